@@ -1,0 +1,25 @@
+"""The two errors that users of the lab meet, each one sentence that ends in what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LabError(Exception):
+    """Something that stops the lab; its text is one sentence that says what to do next."""
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython shows what this returns in place of a traceback: in a notebook the
+        # sentence is what helps, forty lines of library code are not.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class ParameterError(LabError, ValueError):
+    """A parameter that the lab refuses before any model is loaded."""
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest allowed name, or an empty string."""
+    near = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,275 @@
+"""What one trial left: the one schema of all data. SI units: seconds, bytes, hertz, watts.
+
+A record is written once and never changed. ``SCHEMA_VERSION`` rises when the meaning of a
+field changes. A value that could not be had is ``None``; it is never zero in place of missing.
+
+One generation on one clock (``time.perf_counter``), every stamp taken after
+``llama_synchronize``, since on a GPU llama.cpp returns before the work is done::
+
+    t0 ------------ t1 --------- t2 ---- ... ---- tN
+       prefill_s       sample       itl_s[1:]
+    '------ ttft_s -------------'
+    '------------------ total_s ------------------'
+
+``decode_s`` is ``tN - t2``: N - 1 tokens, each one evaluation and one sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_latency.spec import Trial
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused", "cancelled"]
+STATUSES: dict[Status, str] = {
+    "ok": "measured, and every proof held",
+    "invalid": "measured, but a proof failed: not to be relied on",
+    "oom": "memory ran out",
+    "crashed": "the process that held the model died",
+    "timeout": "not finished within the time allowed",
+    "refused": "llama.cpp would not load or run it",
+    "cancelled": "stopped by the user",
+}
+FINAL: frozenset[Status] = frozenset(STATUSES) - {"cancelled"}
+"""Statuses that need no further attempt when a run is resumed."""
+
+
+class Part(BaseModel):
+    """Base of all parts of a record: immutable, closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Timings(Part):
+    """One generation on one clock; see the picture at the head of this module."""
+
+    ttft_s: float
+    prefill_s: float
+    decode_s: float
+    total_s: float
+    itl_s: list[float] = Field(description="Time to each token since the one before; [0] is TTFT")
+    engine_prefill_s: float = Field(description="llama.cpp's own count of prompt evaluation")
+    engine_decode_s: float = Field(description="llama.cpp's own count of token evaluation")
+    tokenize_s: float = Field(0.0, description="Text to tokens, before t0; 0 for given tokens")
+    detokenize_s: float = Field(0.0, description="Tokens to text, after the last token")
+
+    @property
+    def binding_overhead_s(self) -> float:
+        """What the user waits beyond llama.cpp's evaluation: sampling, binding, text and back."""
+        visible_s = self.tokenize_s + self.total_s + self.detokenize_s
+        return visible_s - self.engine_prefill_s - self.engine_decode_s
+
+
+class Generation(Part):
+    """One answer of the model, timed, with the counts that prove what was evaluated."""
+
+    repeat: int = Field(0, description="0 is the first generation after load")
+    prompt_tokens: int
+    evaluated_tokens: int = Field(description="Prompt tokens that llama.cpp says it evaluated")
+    generated_tokens: int
+    finish_reason: Literal["length", "stop"]
+    timings: Timings
+    text: str = Field("", exclude=True, description="The answer; not stored")
+    problem: str | None = Field(None, description="Which proof failed, if one did")
+
+    @property
+    def prefill_tps(self) -> float:
+        """Prompt tokens evaluated per second of prefill."""
+        return self.evaluated_tokens / self.timings.prefill_s
+
+    @property
+    def decode_tps(self) -> float:
+        """Tokens per second after the first; NaN where there was only one."""
+        decoded = self.generated_tokens - 1
+        return decoded / self.timings.decode_s if decoded > 0 else math.nan
+
+
+class LoadTimings(Part):
+    """Where the time from a started interpreter to a ready model goes."""
+
+    import_s: float | None = Field(None, description="Importing llama_cpp; not part of load_s")
+    backend_init_s: float
+    model_load_s: float
+    context_s: float
+    warm_up_s: float = 0.0
+    load_s: float = Field(description="From before the backend to after the warm-up, one interval")
+
+
+class EngineCard(Part):
+    """What the installed engine is and which devices it sees."""
+
+    version: str
+    system_info: str
+    gpu_offload: bool
+    devices: list[str]
+
+
+class Effective(Part):
+    """The settings that are really in force, as llama.cpp reports them after loading."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    n_threads_batch: int
+    n_gpu_layers: int
+    use_mmap: bool
+    use_mlock: bool
+    flash_attn: bool | None
+    offload_kqv: bool | None
+    type_k: str | None
+    type_v: str | None
+
+
+class Buffers(Part):
+    """Bytes that llama.cpp says it allocated, summed over devices; by device in ``by_device``."""
+
+    weights_bytes: int | None = None
+    kv_bytes: int | None = None
+    compute_bytes: int | None = None
+    output_bytes: int | None = None
+    by_device: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+
+class ProcessMemory(Part):
+    """Resident memory of the measured process at one moment."""
+
+    rss_bytes: int
+    rss_anon_bytes: int | None = None
+    rss_file_bytes: int | None = None
+    locked_bytes: int | None = None
+    rss_peak_bytes: int | None = None
+    major_faults: int | None = None
+    minor_faults: int | None = None
+    read_bytes: int | None = None
+
+
+class Vram(Part):
+    """What NVML saw of the card around the trial; all ``None`` where there is no card."""
+
+    before_bytes: int | None = None
+    peak_bytes: int | None = None
+    process_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+class GpuState(Part):
+    """The card while it worked; all ``None`` where there is no card."""
+
+    temperature_c: float | None = None
+    sm_clock_hz: float | None = None
+    power_w: float | None = None
+    throttle: str | None = None
+
+
+class HostState(Part):
+    """What the machine did beside the trial."""
+
+    cpu_other_fraction: float | None = Field(
+        None, description="Share of all CPU time that other processes took during the trial"
+    )
+    cpu_steal_fraction: float | None = Field(None, description="Share that the hypervisor took")
+    available_bytes: int | None = Field(None, description="RAM available before the trial")
+    gpu: GpuState = GpuState()
+
+
+PHASES = ("before", "after_load", "after_first", "after_last")
+
+
+class Record(Part):
+    """One trial's outcome: exactly one per trial that was carried out."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    trial: Trial
+    status: Status
+    reason: str | None = None
+    started_at: str
+    child_s: float = Field(description="Life of the child process, from spawn to reaped")
+    exit_code: int | None = None
+    load: LoadTimings | None = None
+    effective: Effective | None = None
+    generations: list[Generation] = Field(default_factory=list)
+    buffers: Buffers = Buffers()
+    memory: dict[str, ProcessMemory] = Field(default_factory=dict, description="By phase")
+    vram: Vram = Vram()
+    host: HostState = HostState()
+    warnings: list[str] = Field(default_factory=list)
+    system_info: str | None = Field(None, description="llama_print_system_info() of the child")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one flat row per generation; a trial without any leaves one row of its state."""
+        common = self._common()
+        if not self.generations:
+            return [common]
+        return [common | self._generation_row(g) for g in self.generations]
+
+    def _common(self) -> dict[str, Any]:
+        trial = self.trial
+        row: dict[str, Any] = {
+            "run_id": self.run_id,
+            "trial_id": trial.trial_id,
+            "cell_id": trial.cell_id,
+            "round": trial.round,
+            "order": trial.order,
+            "status": self.status,
+            "reason": self.reason,
+            "model": trial.model,
+            "experiment": trial.experiment,
+            **trial.settings.model_dump(),
+            **{f"effective_{k}": v for k, v in _dump(self.effective, Effective).items()},
+            **trial.start.model_dump(),
+            "cache_mode": trial.workload.cache_mode,
+            "length": trial.workload.length,
+            "max_tokens": trial.workload.max_tokens,
+            "prompt_tokens": trial.workload.prompt_tokens,
+            **_dump(self.load, LoadTimings),
+            **self.buffers.model_dump(exclude={"by_device"}),
+        }
+        for phase in PHASES:
+            for name, value in _dump(self.memory.get(phase), ProcessMemory).items():
+                stem = name.removesuffix("_bytes")
+                row[f"{stem}_{phase}{name.removeprefix(stem)}"] = value
+        last = next((self.memory[p] for p in reversed(PHASES) if p in self.memory), None)
+        row |= _dump(last, ProcessMemory)
+        row |= {f"vram_{k}": v for k, v in self.vram.model_dump().items()}
+        known = self.vram.peak_bytes is not None and self.vram.before_bytes is not None
+        row["vram_delta_bytes"] = (
+            self.vram.peak_bytes - self.vram.before_bytes  # type: ignore[operator]
+            if known
+            else None
+        )
+        host = self.host.model_dump()
+        row |= {f"gpu_{k}": v for k, v in host.pop("gpu").items()} | host
+        row |= {
+            "warnings": "; ".join(self.warnings),
+            "child_s": self.child_s,
+            "started_at": self.started_at,
+        }
+        return row
+
+    def _generation_row(self, g: Generation) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "repeat": g.repeat,
+            "prompt_tokens": g.prompt_tokens,
+            "evaluated_tokens": g.evaluated_tokens,
+            "generated_tokens": g.generated_tokens,
+            "finish_reason": g.finish_reason,
+            **g.timings.model_dump(),
+            "binding_overhead_s": g.timings.binding_overhead_s,
+            "prefill_tps": g.prefill_tps,
+            "decode_tps": g.decode_tps,
+        }
+        if g.problem:
+            row |= {"status": "invalid", "reason": g.problem}
+        return row
+
+
+def _dump(part: Part | None, kind: type[Part]) -> dict[str, Any]:
+    """Return the part's fields, all ``None`` where the part is missing, so columns are stable."""
+    return part.model_dump() if part is not None else dict.fromkeys(kind.model_fields)

@@ -1,0 +1,127 @@
+"""The child: ``python -m llm_latency.worker`` measures one trial and sends what it measured.
+
+One process per trial, because llama.cpp can end the process that holds it (an allocation that
+fails during decode aborts, running out of memory kills), and because only processes are
+independent samples. Nothing that a trial does not need is imported here: each import is part
+of what every trial waits for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TextIO
+
+import psutil
+
+from llm_latency import host
+from llm_latency.protocol import Event, Request
+from llm_latency.record import ProcessMemory
+from llm_latency.spec import Trial
+
+
+def main() -> None:
+    """Read one request from standard input, carry it out, and end this process."""
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    request = Request.model_validate_json(sys.stdin.readline())
+    log = open(request.log_path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115
+    for descriptor in (1, 2):
+        os.dup2(log.fileno(), descriptor)
+    _die_with_parent()
+    _die_first()
+
+    def send(event: Event) -> None:
+        pipe.write(event.model_dump_json(exclude_defaults=True) + "\n")
+        pipe.flush()
+
+    if request.trial is None:
+        from llm_latency.engine import engine_card
+
+        send(Event(phase="end", engine=engine_card(), ended="done"))
+    else:
+        measure(request.trial, Path(request.model_path), log, send)
+    log.flush()
+    # Leave without unloading anything: the system frees memory faster than destructors do.
+    os._exit(0)
+
+
+def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]) -> None:
+    """Load, warm up, generate first and repeat, sending each part as it is measured."""
+    memory: dict[str, ProcessMemory] = {"before": host.process_memory()}
+    send(Event(phase="import llama_cpp", memory=memory))
+    from llm_latency import engine
+
+    try:
+        send(Event(phase="load"))
+        model = engine.Model(path, trial.settings, log)
+        send(
+            Event(
+                phase="warm-up",
+                system_info=engine.system_info(),
+                effective=model.effective,
+                buffers=model.buffers,
+                load=model.load,
+            )
+        )
+        model.warm_up(trial.start.warm_up)
+        memory["after_load"] = host.process_memory()
+        workload = trial.workload
+        prompt = (
+            model.passage(workload.prompt_tokens)
+            if workload.prompt_tokens is not None
+            else workload.prompt or ""
+        )
+        send(Event(phase="generation 0", load=model.load, memory=memory))
+        for repeat in range(workload.repeats + 1):
+            generation = model.generate(
+                prompt, workload.max_tokens, length=workload.length, repeat=repeat
+            )
+            if repeat == 0:
+                memory["after_first"] = host.process_memory()
+            send(Event(phase=f"generation {repeat + 1}", generation=generation, memory=memory))
+        memory["after_last"] = host.process_memory()
+        times = psutil.Process().cpu_times()
+        send(
+            Event(
+                phase="end",
+                ended="done",
+                memory=memory,
+                buffers=model.log.buffers(),
+                warnings=model.log.warnings(),
+                cpu_s=times.user + times.system,
+            )
+        )
+    except engine.EngineError as error:
+        ended: Literal["oom", "refused"] = "oom" if error.out_of_memory else "refused"
+        send(Event(phase="end", ended=ended, reason=str(error)))
+    except MemoryError as error:
+        send(Event(phase="end", ended="oom", reason=f"Python ran out of memory: {error}"))
+
+
+def _die_with_parent() -> None:
+    """End this process when the parent's end of the request pipe closes.
+
+    A thread that is blocked in a read costs no CPU, and this works on every system.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.readline():
+                pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _die_first() -> None:
+    """Ask Linux to end this process first when memory runs out, not the notebook's kernel."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+if __name__ == "__main__":
+    main()
