@@ -27,6 +27,8 @@ from llm_latency.protocol import Event, Request
 from llm_latency.record import EngineCard, Generation, ProcessMemory, Record, Status
 from llm_latency.spec import Trial
 
+WORKER = (sys.executable, "-m", "llm_latency.worker")
+"""The command line of a child."""
 POLL_S = 0.05
 """How often the GPU is looked at while a child works, in seconds; not at all without a GPU."""
 
@@ -134,7 +136,7 @@ def _spawn(request: Request, *, hide_gpu: bool) -> subprocess.Popen[str]:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with open(request.log_path, "a", encoding="utf-8") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "llm_latency.worker"],
+            WORKER,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

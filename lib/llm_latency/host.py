@@ -73,6 +73,16 @@ def usable_cpus() -> int:
     return max(1, int(min(allowed, physical, cgroup_cpus() or allowed)))
 
 
+def memory_limit_bytes() -> int:
+    """Return all the memory there is for this process: RAM and swap, or its cgroup's limit."""
+    there_is = psutil.virtual_memory().total + psutil.swap_memory().total
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+    except OSError:
+        limit = "max"
+    return min(there_is, int(limit)) if limit.isdigit() else there_is
+
+
 def _cpu_info() -> tuple[str, list[str]]:
     wanted = "avx avx2 fma f16c bmi2 avx512f avx512_vnni amx_tile amx_int8 asimddp i8mm sve"
     try:

@@ -33,6 +33,7 @@ def main() -> None:
         os.dup2(log.fileno(), descriptor)
     _die_with_parent()
     _die_first()
+    _refuse_what_cannot_be()
 
     def send(event: Event) -> None:
         pipe.write(event.model_dump_json(exclude_defaults=True) + "\n")
@@ -121,6 +122,22 @@ def _die_first() -> None:
     """Ask Linux to end this process first when memory runs out, not the notebook's kernel."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _refuse_what_cannot_be() -> None:
+    """Let an allocation fail that is larger than all memory of the machine.
+
+    Where Linux promises memory that it does not have, llama.cpp's allocation succeeds and the
+    process is killed while it fills it; a clean failure names the buffer in llama.cpp's log.
+    Mapped files do not count. Not beside an NVIDIA driver, which reserves address space freely.
+    """
+    if sys.platform != "linux" or Path("/dev/nvidiactl").exists():
+        return
+    import resource
+
+    memory = host.memory_limit_bytes()
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

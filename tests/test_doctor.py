@@ -1,0 +1,63 @@
+"""The doctor: what the engine supports, and what to do where it dies."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import FakeChild
+
+from llm_latency import doctor, gpu, host
+from llm_latency.__main__ import main
+from llm_latency.record import EngineCard
+
+
+@pytest.mark.engine
+def test_a_working_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("machine", "GPU", "llama_cpp_python", "device    CPU", "the engine works"):
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("death", "words"),
+    [
+        ("os.kill(os.getpid(), signal.SIGILL)", ["does not start", "SIGILL", "--engine portable"]),
+        (
+            """
+            if request["trial"] is None:
+                send(phase="end", ended="done", engine=dict(
+                    version="0", system_info="CPU", gpu_offload=False, devices=[]))
+            else:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            """,
+            ["token     none: crashed", "AMX", "--engine portable"],
+        ),
+    ],
+)
+def test_an_engine_that_dies_names_the_build_line(
+    capsys: pytest.CaptureFixture[str], fake_child: FakeChild, death: str, words: list[str]
+) -> None:
+    fake_child(death)
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    for word in words:
+        assert word in shown
+
+
+def test_hints_name_what_the_engine_leaves_unused() -> None:
+    machine = host.machine_card().model_copy(update={"cpu_features": ["avx2", "fma"]})
+    slow = EngineCard(version="0", system_info="CPU : SSE3 = 1", gpu_offload=False, devices=[])
+    fast = slow.model_copy(update={"system_info": "AVX2 = 1 | FMA = 1"})
+    card = gpu.GpuCard(available=True, name="A Card")
+    none = gpu.GpuCard(available=False)
+    assert "avx2, fma" in doctor.hints(slow, machine, none)[0]
+    assert doctor.hints(fast, machine, none) == []
+    assert "--engine cuda" in doctor.hints(fast, machine, card)[0]
+
+
+def test_wrong_commands_end_with_one_sentence(
+    capsys: pytest.CaptureFixture[str], outputs: object
+) -> None:
+    assert main(["report", "nosuch.ipynb"]) == 2
+    assert "nosuch.ipynb" in capsys.readouterr().err
+    assert main(["runs"]) == 0

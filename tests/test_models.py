@@ -1,0 +1,100 @@
+"""Where a GGUF comes from and what its header says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llm_latency import models, synthetic
+from llm_latency.errors import LabError, ParameterError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LLM_LATENCY_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_names_are_checked_without_touching_a_model(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "my model é.gguf"
+    file.write_bytes(b"x")
+    assert models.check(str(file)) == str(file)
+    assert models.check("Synthetic:Tiny") == "synthetic:tiny:q8_0"
+    assert models.check("hf:o/r/f.gguf@abc") == "hf:o/r/f.gguf@abc"
+    assert not cache.exists()
+
+
+def test_a_home_folder_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "m.gguf").write_bytes(b"x")
+    assert models.check("~/m.gguf") == str(tmp_path / "m.gguf")
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "zephyr-7b.gguf").write_bytes(b"x")
+    with pytest.raises(ParameterError, match=r"does not exist.*did you mean 'zephyr-7b.gguf'"):
+        models.check(str(tmp_path / "zephir-7b.gguf"))
+    with pytest.raises(ParameterError, match="is a folder"):
+        models.check(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("hf:o/r/f.gguf", ("o/r", "f.gguf", None)),
+        ("hf:o/r/sub/f.gguf@v1", ("o/r", "sub/f.gguf", "v1")),
+    ],
+)
+def test_hub_names(name: str, parts: tuple[str, str, str | None]) -> None:
+    assert tuple(models.parse_hub_name(name)) == parts
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:o/r", "hf:o/r/f.bin", "hf:o//f.gguf", "hf:o/r/@x"])
+def test_hub_names_that_cannot_be(name: str) -> None:
+    with pytest.raises(ParameterError, match=r"hf:owner/repo/file\.gguf"):
+        models.check(name)
+
+
+def test_the_hub_out_of_reach_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(LabError, match=r"f\.gguf of o/r could not be fetched") as caught:
+        models.resolve("hf:o/r/f.gguf@v1")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_card_tells_what_the_header_says(tiny: Path, cache: Path) -> None:
+    card = models.card("synthetic:tiny", tiny)
+    shape = synthetic.SHAPES["tiny"]
+    assert card.architecture == "llama"
+    assert card.quantisation == "Q8_0"
+    assert (card.n_layer, card.n_embd, card.n_head_kv) == (
+        shape.n_layer,
+        shape.n_embd,
+        shape.n_head_kv,
+    )
+    assert (card.n_vocab, card.n_ctx_train) == (shape.n_vocab, shape.n_ctx_train)
+    assert card.kv_bytes_per_token == 4096
+    assert card.size_bytes == tiny.stat().st_size
+    assert card.notice == synthetic.RANDOM_WEIGHTS_NOTICE
+    assert (cache / "cards").is_dir()
+
+
+def test_the_checksum_is_kept_and_follows_the_file(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "m.gguf"
+    file.write_bytes(b"abc")
+    first = models.card("m", file)
+    assert first.sha256.startswith("ba7816bf")  # SHA-256 of abc
+    assert first.notice is None
+    assert "cannot be read" in str(first.why)
+    assert models.card("other name", file).name == "other name"
+    file.write_bytes(b"abd")
+    os.utime(file, ns=(1, 1))
+    assert models.card("m", file).sha256 != first.sha256

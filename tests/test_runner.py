@@ -1,0 +1,167 @@
+"""A plan becomes records: with children that pretend, and with the real llama.cpp."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import FakeChild
+
+import llm_latency as lab
+from llm_latency import child, models, runner
+from llm_latency.record import Record
+
+OK = 'answer(0); answer(1); send(phase="end", ended="done", cpu_s=0.0)'
+ENGINE = """
+if request["trial"] is None:
+    send(phase="end", ended="done", engine=dict(
+        version="0", system_info="CPU", gpu_offload=False, devices=[]))
+    sys.exit()
+"""
+
+
+@pytest.fixture
+def plan(tiny: Path) -> lab.Plan:
+    return lab.experiments.sweep(
+        model=str(tiny), n_ctx=[512, 1024], n_batch=256, prompt_tokens=8, max_tokens=3, run_id="r"
+    )
+
+
+@pytest.mark.usefixtures("outputs")
+def test_every_trial_is_carried_out_once_and_in_order(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    run = lab.run(plan, progress=False)
+    assert run.complete
+    assert [r.trial for r in run.records()] == plan.trials()
+    frame = run.frame()
+    assert len(frame) == run.planned * 2
+    assert set(frame["status"]) == {"ok"}
+    assert run.info["plan_id"] == plan.plan_id
+    assert run.info["model"]["sha256"] == models.card("x", Path(plan.model)).sha256
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_run_goes_on_where_it_stopped(
+    plan: lab.Plan, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + OK)
+    carry_out = child.carry_out
+    done: list[str] = []
+
+    def interrupted(job: child.Job) -> Record:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(job.trial.trial_id)
+        return carry_out(job)
+
+    monkeypatch.setattr(child, "carry_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(plan, progress=False)
+    assert lab.open_run("r").final == 2
+    first = lab.open_run("r").records()
+    monkeypatch.setattr(child, "carry_out", carry_out)
+    run = lab.run(plan, progress=False)
+    assert run.complete
+    assert run.records()[:2] == first
+    assert len({r.trial.trial_id for r in run.records()}) == len(run.records()) == run.planned
+    # Once more: nothing is left to do, and nothing is measured twice.
+    assert len(lab.run(plan, progress=False).records()) == run.planned
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_run_id_that_holds_another_plan_is_refused(plan: lab.Plan, fake_child: FakeChild) -> None:
+    fake_child(ENGINE + OK)
+    lab.run(plan, progress=False)
+    other = lab.experiments.sweep(model=plan.model, n_ctx=768, n_batch=256, run_id="r")
+    with pytest.raises(lab.ParameterError, match="run_id='r' holds another plan"):
+        lab.run(other)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_any_executor_will_do(plan: lab.Plan, fake_child: FakeChild) -> None:
+    fake_child(ENGINE + OK)
+    with ThreadPoolExecutor(2) as executor:
+        run = lab.run(plan, executor=executor, progress=False)
+    assert run.complete
+    assert {r.trial.trial_id for r in run.records()} == {t.trial_id for t in plan.trials()}
+
+
+@pytest.mark.usefixtures("outputs")
+def test_an_engine_that_does_not_start_stops_the_run_with_a_way_out(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child("os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.raises(lab.LabError, match=r"SIGILL.*doctor"):
+        lab.run(plan)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_names_of_new_runs_are_plain_and_free(plan: lab.Plan) -> None:
+    odd = plan.model_copy(update={"model": "/models/Zéphyr 7B (β).gguf"})
+    name = runner.new_run_id(odd)
+    assert name.startswith("sweep-")
+    assert not set(name) & set(' ()/:"')
+    (runner.outputs_dir() / "runs" / name).mkdir(parents=True)
+    assert runner.new_run_id(odd) != name
+
+
+@pytest.mark.engine
+def test_real_trials_leave_real_figures(outputs: Path) -> None:
+    plan = lab.experiments.sweep(n_ctx=512, n_batch=[128, 256], prompt_tokens=200, rounds=2)
+    run = lab.run(plan, progress=False)
+    frame = lab.load_runs(outputs / "runs" / "*")
+    assert len(frame) == 2 * 2 * 2
+    assert set(frame["status"]) == {"ok"}
+    assert (frame["evaluated_tokens"] == 200).all()
+    assert (frame["generated_tokens"] == 32).all()
+    assert (frame["ttft_s"] > 0).all()
+    assert (frame["effective_n_batch"] == frame["n_batch"]).all()
+    assert (frame["kv_bytes"] == 512 * 4096).all()
+    assert (frame["rss_bytes"] > frame["weights_bytes"]).all()
+    assert (frame["load_s"] < frame["child_s"]).all()
+    assert sorted(frame["repeat"].unique()) == [0, 1]
+    text = (run.path / "trials.jsonl").read_text()
+    assert all(json.loads(line)["schema_version"] == 1 for line in text.splitlines())
+    for record in run.records():
+        assert "llama_model_loader" in run.log_path(record.trial.trial_id).read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_cells_that_cannot_be_say_why_and_the_others_are_measured(
+    tiny: Path, tmp_path: Path
+) -> None:
+    plan = lab.experiments.sweep(
+        n_ctx=[512, 16_384, 20_000_000],
+        n_batch=[256, 1024],
+        prompt_tokens=32,
+        max_tokens=4,
+        rounds=1,
+        repeats=0,
+    )
+    run = lab.run(plan, progress=False)
+    cells = {(r.trial.settings.n_ctx, r.trial.settings.n_batch): r for r in run.records()}
+    assert cells[512, 256].status == "ok"
+    assert cells[512, 1024].status == "invalid"
+    assert "n_batch=1024 was asked, 512 is in force" in str(cells[512, 1024].reason)
+    for n_batch in (256, 1024):
+        beyond = cells[16_384, n_batch]
+        assert beyond.status == "ok"
+        assert "possible training context overflow" in " ".join(beyond.warnings)
+        huge = cells[20_000_000, n_batch]
+        assert huge.status == "oom"
+        assert "failed to allocate" in str(huge.reason)
+        assert huge.generations == []
+
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny.read_bytes()[:5_000_000])
+    run = lab.run(
+        lab.experiments.sweep(model=str(broken), n_ctx=512, n_batch=256, prompt_tokens=8, rounds=1)
+    )
+    assert [r.status for r in run.records()] == ["refused"]
+    assert "tensor" in str(run.records()[0].reason)
+    assert run.info["model"]["sha256"]

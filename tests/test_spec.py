@@ -1,0 +1,133 @@
+"""Settings, plans and the values that the command line mangles."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_latency.errors import ParameterError
+from llm_latency.spec import Plan, Settings, Trial, Workload, as_list, build, grid, plain
+
+
+def trial(**settings: object) -> Trial:
+    return Trial(
+        experiment="t",
+        model="m",
+        settings=Settings(**settings),  # type: ignore[arg-type]
+        workload=Workload(prompt_tokens=8),
+    )
+
+
+def plan(**changes: object) -> Plan:
+    cells = tuple(trial(n_ctx=n) for n in (256, 512, 768, 1024))
+    return Plan(**({"experiment": "t", "model": "m", "cells": cells, "rounds": 3} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"n_bacth": 512}, ["n_bacth", "did you mean 'n_batch'?"]),
+        ({"n_batch": "many"}, ["n_batch='many'", "integer", "prompt tokens"]),
+        ({"n_batch": -5}, ["n_batch=-5", "greater than or equal to 1"]),
+        ({"n_batch": 512.0}, ["n_batch=512.0", "integer"]),
+        ({"n_batch": True}, ["n_batch=True", "integer"]),
+        ({"use_mmap": "yes"}, ["use_mmap='yes'", "boolean"]),
+        ({"n_ctx": 2**31}, ["n_ctx=2147483648", "2147483647"]),
+        ({"n_gpu_layers": -2}, ["n_gpu_layers=-2", "-1"]),
+        ({"type_k": "q3"}, ["type_k='q3'", "'q8_0'"]),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_with_name_value_and_remedy(
+    values: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        build(Settings, values)
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_a_workload_has_exactly_one_prompt() -> None:
+    for values in ({}, {"prompt": "a", "prompt_tokens": 3}, {"prompt": ""}):
+        with pytest.raises(ParameterError, match="prompt"):
+            build(Workload, values)
+    assert build(Workload, {"prompt": "a"}).prompt_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("given_", "understood"),
+    [
+        ("[512, 1024]", [512, 1024]),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("12", 12),
+        ("1e-3", 0.001),
+        ("many", "many"),
+        ("none", "none"),
+        ("[512", "[512"),
+        ("-5", -5),
+        ("f16", "f16"),
+        (7, 7),
+    ],
+)
+def test_text_that_is_plainly_a_value_becomes_it(given_: object, understood: object) -> None:
+    assert plain(given_) == understood
+    assert type(plain(given_)) is type(understood)
+
+
+def test_a_grid_parameter_takes_one_value_or_a_list() -> None:
+    assert as_list("n_ctx", 512) == [512]
+    assert as_list("n_ctx", "[512, 1024]") == [512, 1024]
+    assert as_list("n_ctx", (512, "1024", 512)) == [512, 1024]
+    assert as_list("x", [1, True]) == [1, True]  # equal in Python, not the same value
+    with pytest.raises(ParameterError, match=r"n_ctx=\[\]"):
+        as_list("n_ctx", "[]")
+
+
+@given(st.lists(st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False), min_size=1))
+def test_json_lists_survive_the_command_line(values: list[object]) -> None:
+    assert as_list("x", json.dumps(values)) == as_list("x", values)
+
+
+def test_the_grid_holds_every_combination_once() -> None:
+    cells = grid({"a": [1, 2], "b": ["x", "y", "z"]})
+    assert len(cells) == 6
+    assert {(c["a"], c["b"]) for c in cells} == {(a, b) for a in (1, 2) for b in "xyz"}
+
+
+def test_identifiers_depend_on_what_determines_the_result_and_on_nothing_else() -> None:
+    one = trial(n_ctx=512)
+    assert one.cell_id == trial(n_ctx=512).cell_id
+    assert one.cell_id == one.model_copy(update={"round": 3, "order": 9}).cell_id
+    assert one.cell_id != trial(n_ctx=513).cell_id
+    assert one.cell_id != one.model_copy(update={"model": "other"}).cell_id
+    assert one.trial_id != one.model_copy(update={"round": 1}).trial_id
+
+
+def test_rounds_hold_every_cell_and_are_shuffled_by_the_seed() -> None:
+    trials = plan().trials()
+    assert [t.order for t in trials] == list(range(12))
+    rounds = [[t.cell_id for t in trials if t.round == r] for r in range(3)]
+    assert all(sorted(r) == sorted(rounds[0]) for r in rounds)
+    assert len({tuple(r) for r in rounds}) > 1
+    assert plan().plan_id == plan().plan_id
+    assert plan(seed=1).plan_id != plan().plan_id
+    assert len({t.trial_id for t in trials}) == len(trials)
+
+
+def test_a_plan_survives_json() -> None:
+    before = plan(parameters={"n_ctx": [256, 512]})
+    after = Plan.model_validate_json(before.model_dump_json())
+    assert after == before
+    assert after.plan_id == before.plan_id
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "x" * 200])
+def test_a_run_id_is_a_plain_folder_name(name: str) -> None:
+    with pytest.raises(ParameterError, match="run_id"):
+        build(Plan, {"experiment": "t", "model": "m", "cells": (trial(),), "run_id": name})
