@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 import llm_latency as lab
-from llm_latency import engine
-from llm_latency.engine import EngineError, Model
+from llm_latency import engine, generation
+from llm_latency.engine import EngineError
+from llm_latency.generation import TimedModel as Model
 from llm_latency.spec import Settings
 
 pytestmark = pytest.mark.engine
@@ -31,7 +32,7 @@ def test_one_model_by_hand() -> None:
 
 
 def test_a_wrong_setting_stops_before_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "Model", None)  # loading would fail in another way
+    monkeypatch.setattr(generation, "TimedModel", None)  # loading would fail in another way
     with pytest.raises(lab.ParameterError, match="n_bacth"):
         lab.load("synthetic:tiny", n_bacth=512)
     with pytest.raises(lab.ParameterError, match=r"nosuch\.gguf"):
@@ -113,7 +114,7 @@ def test_the_passage_has_exactly_the_tokens_asked_for(model: Model) -> None:
     whole = model.passage(3000)
     assert len(whole) == 3000
     assert whole[:100] == model.passage(100)
-    begin = model._llama.token_bos()
+    begin = model.beginning
     assert whole[0] == begin
     assert begin not in whole[1:]
 

@@ -20,14 +20,14 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from llm_latency import answers, experiments, models, plots, report, stats, tables
-    from llm_latency.engine import load
     from llm_latency.errors import LabError, ParameterError
+    from llm_latency.generation import load
     from llm_latency.runner import run
     from llm_latency.spec import Plan, Settings, Start, Trial, Workload
     from llm_latency.store import RunStore, load_runs, open_run
 
 _HOMES = {
-    "load": "engine",
+    "load": "generation",
     "LabError": "errors",
     "ParameterError": "errors",
     "run": "runner",

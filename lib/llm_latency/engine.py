@@ -1,35 +1,27 @@
-"""llama.cpp, loaded and timed: the only room that knows ``llama_cpp``.
-
-Two phases make an answer. *Prefill* evaluates the prompt in batches: many tokens per pass over
-the weights, bound by arithmetic. *Decode* evaluates one token per pass: every weight is read
-once per token, bound by memory bandwidth. The first token comes at the end of prefill; TTFT is
-prefill plus one sampling.
+"""llama.cpp, loaded: the only room that knows ``llama_cpp``.
 
 What would make a figure false, and what is done about it here:
 
-- On a GPU ``llama_decode`` returns before the work is done: every stamp follows a
-  ``llama_synchronize``.
-- llama.cpp keeps the tokens of the answer before; the same prompt again would evaluate none of
-  them. The KV memory is cleared before each generation, and llama.cpp's own count of evaluated
-  tokens must equal the prompt's length, else the generation says which proof failed.
 - Unknown keyword arguments of ``Llama`` are dropped silently and sizes are clamped: what is in
   force is read back after loading (:class:`~llm_latency.record.Effective`).
-- The tokens are produced by llama.cpp's own calls with one preallocated batch; the time stamp
-  is the only work of Python between two tokens. The cyclic garbage collector runs between
-  generations, not inside them.
+- ``Llama(verbose=False)`` sends what llama.cpp prints to /dev/null and hides its real errors:
+  the lab takes the log through a callback of its own.
+- The loading calls that ``Llama()`` makes are clocked one by one, since the constructor itself
+  reads the file, allocates the KV cache and reserves the compute buffers.
+
+The clock of a generation is in :mod:`llm_latency.generation`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 _import_started_s = time.perf_counter()
 import llama_cpp  # noqa: E402
@@ -38,17 +30,15 @@ import llama_cpp.llama_cpp as C  # noqa: E402
 IMPORT_S = time.perf_counter() - _import_started_s
 """Seconds that importing llama_cpp took in this process."""
 
-from llm_latency import host, prompts, proof  # noqa: E402
-from llm_latency.errors import LabError, ParameterError  # noqa: E402
+from llm_latency import host  # noqa: E402
+from llm_latency.errors import LabError  # noqa: E402
 from llm_latency.llama_log import LlamaLog  # noqa: E402
 from llm_latency.record import (  # noqa: E402
     Effective,
     EngineCard,
-    Generation,
     LoadTimings,
-    Timings,
 )
-from llm_latency.spec import Settings, WarmUp  # noqa: E402
+from llm_latency.spec import Settings  # noqa: E402
 
 _GGML_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
@@ -187,6 +177,8 @@ class Model:
         self._memory = C.llama_get_memory(self._ctx)
         self._vocab = self._llama._model.vocab
         self._sampler = C.llama_sampler_init_greedy()
+        self._one = (C.llama_token * 1)()
+        self._step = C.llama_batch_get_one(self._one, 1)
         self.load = LoadTimings(
             import_s=IMPORT_S,
             backend_init_s=spent["llama_backend_init"],
@@ -240,201 +232,67 @@ class Model:
         """Return the tokens of a text, with the model's own beginning token if it has one."""
         return list(self._llama.tokenize(text.encode(), add_bos=True, special=True))
 
-    def passage(self, n_tokens: int) -> list[int]:
-        """Return exactly ``n_tokens`` tokens: the passage that ships with the lab, repeated."""
-        tokens = self.tokenize(prompts.passage())
-        # The beginning token stands once, at the head.
-        body = tokens[1:] if tokens[0] == self._llama.token_bos() else tokens
-        while len(tokens) < n_tokens:
-            tokens += body
-        return tokens[:n_tokens]
+    @property
+    def beginning(self) -> int:
+        """The model's token for the beginning of a text."""
+        return int(self._llama.token_bos())
 
-    def warm_up(self, kind: WarmUp) -> None:
-        """Run what ``Start.warm_up`` names, and forget it again; its time goes to the load.
+    def detokenize(self, tokens: list[int], after: list[int]) -> str:
+        """Return the text of tokens that follow others."""
+        return str(self._llama.detokenize(tokens, prev_tokens=after).decode("utf-8", "replace"))
 
-        ``tokens``: a one-word prompt and two tokens. ``batch``: one full batch and one token.
-        """
-        if kind == "none":
-            return
-        start_s = time.perf_counter()
-        if kind == "tokens":
-            self.generate("Bonjour", max_tokens=2, length="fixed")
-        else:
-            room = self.effective.n_ctx - 1
-            self.generate(
-                self.passage(min(self.effective.n_batch, room)), max_tokens=1, length="fixed"
-            )
-        spent_s = time.perf_counter() - start_s
-        self.load = self.load.model_copy(
-            update={"warm_up_s": spent_s, "load_s": self.load.load_s + spent_s}
-        )
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends an answer."""
+        return bool(C.llama_vocab_is_eog(self._vocab, token))
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int = 64,
-        *,
-        length: Literal["fixed", "natural"] = "natural",
-        repeat: int = 0,
-    ) -> Generation:
-        """Answer a prompt with the most likely tokens, every prompt token evaluated anew.
+    def forget(self) -> int:
+        """Empty the KV cache and set the counters to zero; return what is still cached."""
+        C.llama_memory_clear(self._memory, False)
+        left = int(C.llama_memory_seq_pos_max(self._memory, 0)) + 1
+        C.llama_perf_context_reset(self._ctx)
+        C.llama_synchronize(self._ctx)
+        return left
 
-        Parameters
-        ----------
-        prompt
-            Text, or the tokens themselves.
-        max_tokens
-            Most tokens to generate; with ``length="fixed"`` exactly so many.
-        length
-            ``natural`` stops at end-of-generation, ``fixed`` ignores it.
-        repeat
-            Number of this generation in its process.
-
-        Returns
-        -------
-        Generation
-            With ``.timings`` in seconds, ``.text``, and ``.problem`` if a proof failed.
-
-        Raises
-        ------
-        EngineError
-            If prompt and answer do not fit the context, or llama.cpp fails to evaluate.
-        """
-        start_s = time.perf_counter()
-        tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
-        tokenize_s = time.perf_counter() - start_s if isinstance(prompt, str) else 0.0
-        if not tokens:
-            raise EngineError("the prompt has no token; give at least one word")
-        room = self.effective.n_ctx
-        if len(tokens) + max_tokens > room:
-            raise EngineError(
-                f"prompt of {len(tokens)} tokens and max_tokens={max_tokens} need "
-                f"{len(tokens) + max_tokens} tokens of context, n_ctx in force is {room}; "
-                "raise n_ctx, or shorten the prompt or the answer"
-            )
-        generated, evaluated, left, stopped, timings = self._decode(
-            tokens, max_tokens, natural=length == "natural"
-        )
-        start_s = time.perf_counter()
-        text = self._llama.detokenize(generated, prev_tokens=tokens).decode("utf-8", "replace")
-        detokenize_s = time.perf_counter() - start_s
-        return Generation(
-            repeat=repeat,
-            prompt_tokens=len(tokens),
-            evaluated_tokens=evaluated,
-            generated_tokens=len(generated),
-            finish_reason="stop" if stopped else "length",
-            timings=timings.model_copy(
-                update={"tokenize_s": tokenize_s, "detokenize_s": detokenize_s}
-            ),
-            text=text,
-            problem=proof.problem(
-                asked=(len(tokens), max_tokens if length == "fixed" else None),
-                counted=(evaluated, len(generated)),
-                cached=left,
-            ),
-        )
-
-    def _decode(
-        self, tokens: list[int], max_tokens: int, *, natural: bool
-    ) -> tuple[list[int], int, int, bool, Timings]:
-        """Prefill, then one token after another; see the picture in :mod:`llm_latency.record`."""
-        ctx, sampler, clock = self._ctx, self._sampler, time.perf_counter
-        prompt = (C.llama_token * len(tokens))(*tokens)
+    def batches(self, tokens: list[int]) -> list[Any]:
+        """Return the tokens as llama.cpp's batches of at most ``n_batch``, ready to evaluate."""
+        # The batches point into this array: it must live as long as they do.
+        self._prompt = (C.llama_token * len(tokens))(*tokens)
         size = self.effective.n_batch
-        batches = [
+        return [
             C.llama_batch_get_one(
-                ctypes.cast(ctypes.byref(prompt, 4 * at), C.llama_token_p),
+                ctypes.cast(ctypes.byref(self._prompt, 4 * at), C.llama_token_p),
                 min(size, len(tokens) - at),
             )
             for at in range(0, len(tokens), size)
         ]
-        one = (C.llama_token * 1)()
-        step = C.llama_batch_get_one(one, 1)
-        generated: list[int] = []
-        stamps: list[float] = []
-        stopped = False
 
-        gc.collect()
-        gc.disable()
-        try:
-            C.llama_memory_clear(self._memory, False)
-            left = C.llama_memory_seq_pos_max(self._memory, 0) + 1
-            C.llama_perf_context_reset(ctx)
-            C.llama_synchronize(ctx)
-            t0 = clock()
-            for batch in batches:
-                self._check(C.llama_decode(ctx, batch))
-            C.llama_synchronize(ctx)
-            t1 = clock()
-            after_prefill = C.llama_perf_context(ctx)
-            token = C.llama_sampler_sample(sampler, ctx, -1)
-            stamp = clock()
-            while True:
-                if natural and C.llama_vocab_is_eog(self._vocab, token):
-                    stopped = True
-                    break
-                generated.append(token)
-                stamps.append(stamp)
-                if len(generated) == max_tokens:
-                    break
-                one[0] = token
-                self._check(C.llama_decode(ctx, step))
-                token = C.llama_sampler_sample(sampler, ctx, -1)  # synchronises
-                stamp = clock()
-            after_decode = C.llama_perf_context(ctx)
-        finally:
-            gc.enable()
-        first_s = stamps[0] if stamps else stamp
-        engine_prefill_s = (after_prefill.t_p_eval_ms + after_prefill.t_eval_ms) / 1e3
-        engine_total_s = (after_decode.t_p_eval_ms + after_decode.t_eval_ms) / 1e3
-        timings = Timings(
-            ttft_s=first_s - t0,
-            prefill_s=t1 - t0,
-            decode_s=(stamps[-1] if stamps else first_s) - first_s,
-            total_s=stamp - t0,
-            itl_s=[b - a for a, b in zip([t0, *stamps], stamps, strict=False)],
-            engine_prefill_s=engine_prefill_s,
-            engine_decode_s=engine_total_s - engine_prefill_s,
-        )
-        return generated, int(after_prefill.n_p_eval), int(left), stopped, timings
+    def evaluate(self, batch: Any) -> None:
+        """Begin to evaluate a batch; on a GPU this returns before the work is done."""
+        answer = C.llama_decode(self._ctx, batch)
+        if answer:
+            raise EngineError(
+                f"llama_decode returned {answer}: {self.log.reason('no reason in its log')}",
+                out_of_memory=self.log.out_of_memory(),
+            )
 
-    def _check(self, answer: int) -> None:
-        if answer == 0:
-            return
-        reason = self.log.reason("no reason in its log")
-        raise EngineError(
-            f"llama_decode returned {answer}: {reason}", out_of_memory=self.log.out_of_memory()
-        )
+    def evaluate_one(self, token: int) -> None:
+        """Begin to evaluate one token."""
+        self._one[0] = token
+        self.evaluate(self._step)
 
+    def wait(self) -> None:
+        """Return when all that was begun is done."""
+        C.llama_synchronize(self._ctx)
 
-def load(model: str | Path, **settings: Any) -> Model:
-    """Load one model by hand, in this process.
+    def sample(self) -> int:
+        """Wait, and return the most likely next token."""
+        return int(C.llama_sampler_sample(self._sampler, self._ctx, -1))
 
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:tiny`` or ``hf:owner/repo/file.gguf@revision``.
-    **settings
-        llama-cpp-python's names, see :class:`~llm_latency.spec.Settings`.
+    def counters(self) -> tuple[int, float]:
+        """Return llama.cpp's count of prompt tokens evaluated and its seconds of evaluation.
 
-    Raises
-    ------
-    ParameterError
-        If a setting or the model's name is wrong: before anything is loaded.
-    EngineError
-        If llama.cpp refuses; with its own reason.
-
-    Examples
-    --------
-    >>> with load("synthetic:tiny", n_ctx=1024) as model:  # doctest: +SKIP
-    ...     model.generate("Bonjour", max_tokens=50).timings.ttft_s
-    """
-    from llm_latency import models
-    from llm_latency.spec import build
-
-    wanted = build(Settings, settings)
-    path = models.resolve(str(model), progress=True)
-    if not path.is_file():
-        raise ParameterError(f"model={str(model)!r} is not a file; give the path of a GGUF file")
-    return Model(path, wanted)
+        llama.cpp counts a batch of one token as generation, and never answers less than one:
+        after a prompt of one token the count is one, which is right by that accident.
+        """
+        perf = C.llama_perf_context(self._ctx)
+        return int(perf.n_p_eval), (perf.t_p_eval_ms + perf.t_eval_ms) / 1e3

@@ -54,11 +54,11 @@ def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]
     """Load, warm up, generate first and repeat, sending each part as it is measured."""
     memory: dict[str, ProcessMemory] = {"before": host.process_memory()}
     send(Event(phase="import llama_cpp", memory=memory))
-    from llm_latency import engine
+    from llm_latency import engine, generation
 
     try:
         send(Event(phase="load"))
-        model = engine.Model(path, trial.settings, log)
+        model = generation.TimedModel(path, trial.settings, log)
         send(
             Event(
                 phase="warm-up",
@@ -78,12 +78,12 @@ def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]
         )
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
-            generation = model.generate(
+            answer = model.generate(
                 prompt, workload.max_tokens, length=workload.length, repeat=repeat
             )
             if repeat == 0:
                 memory["after_first"] = host.process_memory()
-            send(Event(phase=f"generation {repeat + 1}", generation=generation, memory=memory))
+            send(Event(phase=f"generation {repeat + 1}", generation=answer, memory=memory))
         memory["after_last"] = host.process_memory()
         times = psutil.Process().cpu_times()
         send(

@@ -1,0 +1,61 @@
+# Everything that a person or CI does here, in one command each; 'make' lists them.
+# Without make: README.md gives the same as plain commands.
+
+# portable, native, cuda, metal or vulkan: see bootstrap.py. Left empty, the engine that .venv
+# has is kept, so that 'make sweep' after 'make setup ENGINE=cuda' measures the CUDA engine;
+# a fresh .venv gets the portable one.
+ENGINE ?=
+PRESET ?= quick
+# More parameters for papermill, such as ARGS="-p n_batch 1024 -p model ~/models/some.gguf"
+ARGS ?=
+
+ifeq ($(OS),Windows_NT)
+PYTHON ?= python
+BIN := .venv/Scripts
+else
+PYTHON ?= python3
+BIN := .venv/bin
+endif
+PY := $(BIN)/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep test lint types gpu-test format lab doctor clean
+
+help: ## list these targets
+	@$(PYTHON) -c "import re; [print(f'make {t:<10}{d}') for t, d in re.findall(r'^([a-z-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
+
+setup: ## make .venv, compile llama.cpp (ENGINE=portable|native|cuda|metal|vulkan), install the lock
+	@$(PYTHON) bootstrap.py $(if $(ENGINE),--engine $(ENGINE))
+
+sweep: setup ## run the main job: outputs/sweep.ipynb and outputs/sweep.html (PRESET=quick, ARGS=)
+	$(BIN)/papermill notebooks/sweep.ipynb outputs/sweep.ipynb -f params/$(PRESET).yaml $(ARGS)
+	$(PY) -m llm_latency report outputs/sweep.ipynb
+
+test: lint types ## check style and types, then run the tests (all but those that need a GPU)
+	$(PY) -m pytest
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: setup ## mypy --strict on the library, bootstrap.py and the notebooks
+	$(BIN)/mypy
+	$(BIN)/nbqa mypy notebooks
+
+gpu-test: setup ## run the tests that need an NVIDIA card (and ENGINE=cuda)
+	$(PY) -m pytest -m gpu
+
+format: setup ## let ruff and nbstripout tidy the sources and notebooks
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill" notebooks/*.ipynb
+
+lab: setup ## open JupyterLab
+	$(BIN)/jupyter lab
+
+doctor: setup ## say what this machine is, and what would disturb a measurement
+	$(PY) -m llm_latency doctor
+
+clean: ## delete caches; never .venv, outputs/ or the compiled engines
+	@$(PYTHON) -c "import pathlib, shutil; [shutil.rmtree(p) for t in 'lib tests notebooks benchmarks'.split() for p in pathlib.Path(t).rglob('__pycache__')]"
+	@$(PYTHON) -c "import shutil; [shutil.rmtree(f'.{t}', True) for t in 'mypy_cache pytest_cache ruff_cache hypothesis'.split()]"
