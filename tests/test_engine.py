@@ -11,6 +11,7 @@ import pytest
 import llm_latency as lab
 from llm_latency import engine, generation
 from llm_latency.engine import EngineError
+from llm_latency.generation import WAYS
 from llm_latency.generation import TimedModel as Model
 from llm_latency.spec import Settings
 
@@ -68,9 +69,48 @@ def test_a_prompt_cache_hit_under_cold_is_caught(
 ) -> None:
     prompt = model.passage(64)
     model.generate(prompt, max_tokens=1)
-    monkeypatch.setattr(engine.C, "llama_memory_clear", lambda *_: None)
-    caught = model.generate(prompt, max_tokens=1)
-    assert "still in the KV cache" in str(caught.problem)
+    monkeypatch.setattr(model, "forget", lambda: None)
+    caught = model.generate(prompt, max_tokens=1, via="generate")
+    assert "cold was asked" in str(caught.problem)
+    assert "in the KV cache" in str(caught.problem)
+
+
+def test_a_prefix_is_found_in_the_cache_and_the_rest_evaluated(model: Model) -> None:
+    prompt = model.passage(500)
+    cold = model.generate(prompt, max_tokens=4)
+    for _ in range(2):
+        warm = model.generate(prompt, max_tokens=4, prefix_tokens=400)
+        assert (warm.problem, warm.evaluated_tokens) == (None, 100)
+        assert warm.text == cold.text  # the same answer, sooner
+    last = model.generate(prompt, max_tokens=4, prefix_tokens=499)
+    assert (last.problem, last.evaluated_tokens, last.text) == (None, 1, cold.text)
+
+
+@pytest.mark.parametrize("prefix", [0, 90, 99])
+def test_every_way_through_the_binding_gives_the_same_answer(model: Model, prefix: int) -> None:
+    prompt = model.passage(100)
+    answers = {
+        via: model.generate(prompt, max_tokens=6, length="fixed", prefix_tokens=prefix, via=via)
+        for via in WAYS
+    }
+    for via, answer in answers.items():
+        assert answer.problem is None, via
+        assert answer.text.strip() == answers["engine"].text.strip(), via
+        assert answer.generated_tokens == 6
+        assert answer.evaluated_tokens == 100 - prefix
+        t = answer.timings
+        assert 0 < t.engine_prefill_s <= t.ttft_s
+        assert t.binding_overhead_s >= 0
+        assert sum(t.itl_s) <= t.total_s + 1e-9
+        assert (t.prefill_s is None) == (via != "engine")
+        assert answer.prefill_tps > 0
+
+
+def test_one_token_by_every_way(model: Model) -> None:
+    for via in WAYS:
+        for length in (1, 5):
+            answer = model.generate(model.passage(length), 1, length="fixed", via=via)
+            assert (answer.problem, answer.generated_tokens) == (None, 1), (via, length)
 
 
 def test_prompts_of_one_token_and_at_the_edges_of_a_batch(model: Model) -> None:

@@ -80,7 +80,7 @@ def test_a_notebooks_variables_become_the_plan() -> None:
 
 def test_a_misspelt_injected_parameter_stops_the_notebook() -> None:
     cells = ["", "n_ctx = 512", "# Parameters\nn_bacth = 1024\nn_ctx = 512\n"]
-    with pytest.raises(ParameterError, match="n_bacth=1024.*did you mean 'n_batch'"):
+    with pytest.raises(ParameterError, match=r"n_bacth=1024.*did you mean 'n_batch'"):
         experiments.from_notebook("sweep", notebook(In=cells, n_bacth=1024))
 
 

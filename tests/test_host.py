@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llm_latency import host
-from llm_latency.record import GpuState, HostState
+from llm_latency.record import Generation, GpuState, HostState, Timings
 
 
 def test_the_card_is_that_of_this_machine() -> None:
@@ -70,7 +70,7 @@ def test_a_busy_neighbour_is_seen_and_named() -> None:
         neighbour.wait()
     state = watch.state(child_cpu_s=0.0)
     assert (state.cpu_other_fraction or 0) > 0.4
-    assert "other processes took" in host.warnings(state)[0]
+    assert "other processes took" in host.disturbances(state, 1.5)[0]
 
 
 def test_the_measured_process_is_no_neighbour_of_its_own() -> None:
@@ -93,17 +93,43 @@ def test_nobody_can_say_what_others_took_of_a_child_that_died() -> None:
     assert watch.state(child_cpu_s=None).cpu_other_fraction is None
 
 
-def test_warnings_are_sentences_with_a_remedy_and_silence_is_quiet() -> None:
-    assert host.warnings(HostState()) == []
-    assert host.warnings(HostState(cpu_other_fraction=0.01, cpu_steal_fraction=0.01)) == []
+def generation(other: float | None) -> Generation:
+    timings = Timings(
+        ttft_s=1, prefill_s=1, decode_s=0, total_s=1, itl_s=[1],
+        engine_prefill_s=1, engine_decode_s=0,
+    )  # fmt: skip
+    return Generation(
+        prompt_tokens=1, evaluated_tokens=1, generated_tokens=1, finish_reason="length",
+        timings=timings, cpu_other_fraction=other,
+    )  # fmt: skip
+
+
+def test_disturbances_are_sentences_with_a_remedy_and_silence_is_quiet() -> None:
+    assert host.disturbances(HostState(), 10) == []
+    quiet = HostState(cpu_other_fraction=0.01, cpu_steal_fraction=0.01)
+    assert host.disturbances(quiet, 10, [generation(0.02), generation(None)]) == []
     loud = HostState(
-        cpu_other_fraction=0.5, cpu_steal_fraction=0.1, gpu=GpuState(throttle="HwSlowdown")
+        cpu_other_fraction=0.5,
+        cpu_steal_fraction=0.1,
+        memory_pressure_fraction=0.2,
+        swapped_bytes=2**26,
+        gpu=GpuState(throttle="HwSlowdown", foreign_processes=2),
     )
-    texts = host.warnings(loud)
-    assert len(texts) == 3
-    assert "50%" in texts[0]
-    assert "hypervisor" in texts[1]
-    assert "HwSlowdown" in texts[2]
+    texts = host.disturbances(loud, 10)
+    assert len(texts) == 6
+    for text, word in zip(
+        texts, ("50%", "hypervisor", "20%", "64 MiB", "HwSlowdown", "2 other processes"),
+        strict=True,
+    ):  # fmt: skip
+        assert word in text
+
+
+def test_the_worst_generation_counts_and_a_short_trial_is_not_blamed_for_a_tick() -> None:
+    quiet = HostState(cpu_other_fraction=0.02)
+    assert "40%" in host.disturbances(quiet, 10, [generation(0.0), generation(0.4)])[0]
+    one_tick_in_ten = HostState(cpu_other_fraction=0.1)
+    assert host.disturbances(one_tick_in_ten, 0.1) == []
+    assert host.disturbances(one_tick_in_ten, 10)
 
 
 def test_the_engine_build_is_read_where_it_was_written(

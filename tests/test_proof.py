@@ -41,11 +41,19 @@ def record(asked: dict[str, Any], real: dict[str, Any], trouble: str | None = No
 
 
 def test_a_generation_proves_that_everything_was_evaluated() -> None:
-    assert problem((500, 50), (500, 50), 0) is None
-    assert problem((500, None), (500, 7), 0) is None
-    assert "evaluated 1 of 500" in str(problem((500, 50), (1, 50), 0))
-    assert "50 tokens were to be generated, 7 came" in str(problem((500, 50), (500, 7), 0))
-    assert "12 tokens were still in the KV cache" in str(problem((500, 50), (500, 50), 12))
+    def found(**changes: int | None) -> str:
+        counts: dict[str, Any] = {"prompt": 500, "prefix": 0, "cached": 0, "evaluated": 500,
+                                  "asked": 50, "generated": 50}  # fmt: skip
+        return str(problem(**(counts | changes)))
+
+    assert found() == "None"
+    assert found(asked=None, generated=7) == "None"
+    assert found(prefix=400, cached=400, evaluated=100) == "None"
+    assert "cold was asked, but llama.cpp evaluated 1 of the 500" in found(evaluated=1)
+    assert "50 tokens were to be generated, 7 came" in found(generated=7)
+    assert "cold was asked, but 12 tokens were in the KV cache" in found(cached=12)
+    assert "a prefix of 400 tokens was asked, but 0" in found(prefix=400, evaluated=100)
+    assert "evaluated 500 of the 100" in found(prefix=400, cached=400)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +70,7 @@ def test_a_generation_proves_that_everything_was_evaluated() -> None:
 def test_a_setting_that_is_not_in_force_makes_the_record_invalid(
     asked: dict[str, Any], real: dict[str, Any], sentence: str
 ) -> None:
-    found = proven(record(asked, real))
+    found = proven(record(asked, real), 0)
     assert found.status == "invalid"
     assert found.reason is not None
     assert found.reason.startswith(sentence)
@@ -83,10 +91,10 @@ def test_what_the_engine_may_choose_is_no_failure(
     asked: dict[str, Any], real: dict[str, Any]
 ) -> None:
     assert not_in_force(record(asked, real)) == []
-    assert proven(record(asked, real)).status == "ok"
+    assert proven(record(asked, real), 0).status == "ok"
 
 
 def test_a_failed_proof_of_a_generation_marks_record_and_row() -> None:
-    found = proven(record({}, {}, trouble="cold was asked, but …"))
+    found = proven(record({}, {}, trouble="cold was asked, but …"), 0)
     assert (found.status, found.reason) == ("invalid", "cold was asked, but …")
     assert [row["status"] for row in found.rows()] == ["invalid"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +17,10 @@ from llm_latency import child, models, runner
 from llm_latency.record import Record
 
 OK = 'answer(0); answer(1); send(phase="end", ended="done", cpu_s=0.0)'
+AGAIN = """
+answer(0, 0.1 if request["trial"].get("attempt") else 0.3)
+send(phase="end", ended="done", cpu_s=0.0)
+"""
 ENGINE = """
 if request["trial"] is None:
     send(phase="end", ended="done", engine=dict(
@@ -165,3 +172,56 @@ def test_cells_that_cannot_be_say_why_and_the_others_are_measured(
     assert [r.status for r in run.records()] == ["refused"]
     assert "tensor" in str(run.records()[0].reason)
     assert run.info["model"]["sha256"]
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_disturbed_trial_is_measured_again_and_both_records_stay(
+    tiny: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + AGAIN)
+    disturb = {"n": 0}
+
+    def noisy(*_: object) -> list[str]:
+        disturb["n"] += 1
+        return ["a neighbour"] if disturb["n"] == 2 else []
+
+    monkeypatch.setattr(child.host, "disturbances", noisy)
+    plan = lab.experiments.sweep(
+        model=str(tiny), n_ctx=512, n_batch=256, prompt_tokens=8, max_tokens=3, rounds=3,
+        repeats=0, repeat_disturbed=True, run_id="again",
+    )  # fmt: skip
+    run = lab.run(plan, progress=False)
+    assert [r.trial.attempt for r in run.records()] == [0, 0, 0, 1]
+    again = run.records()[3].trial
+    assert again.trial_id == run.records()[1].trial.trial_id + "-again1"
+    assert (run.planned, run.final, run.complete) == (3, 3, True)
+    frame = run.frame()
+    assert list(frame["superseded"]) == [False, True, False, False]
+    assert list(frame["disturbed"]) == [False, True, False, False]
+    assert list(frame["ttft_s"]) == [0.3, 0.3, 0.3, 0.1]
+    # Once more: the second attempt is not made twice.
+    assert len(lab.run(plan, progress=False).records()) == 4
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_a_busy_neighbour_on_all_cores_is_seen_beside_the_number() -> None:
+    spin = "import sys\nwhile True: pass"
+    neighbours = [
+        subprocess.Popen([sys.executable, "-c", spin]) for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        run = lab.run(
+            lab.experiments.sweep(
+                n_ctx=512, n_batch=256, prompt_tokens=400, max_tokens=16, rounds=1, repeats=0
+            ),
+            progress=False,
+        )
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    (record,) = run.records()
+    assert "other processes took" in " ".join(record.disturbed)
+    assert bool(run.frame()["disturbed"].all())
+    assert "other processes took" in run.frame()["warnings"][0]

@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO
 
-from llm_latency import host
+from llm_latency import host, pagecache
 from llm_latency.gpu import GpuWatch
 from llm_latency.proof import proven
 from llm_latency.protocol import Event, Request
@@ -70,6 +70,7 @@ def carry_out(job: Job) -> Record:
     """
     heard = _Heard()
     started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    page_cache = pagecache.prepare(Path(job.model_path), job.trial.start.page_cache)
     cpu = host.CpuWatch.start()
     with GpuWatch() as gpu:
         request = Request(trial=job.trial, model_path=job.model_path, log_path=job.log_path)
@@ -103,13 +104,18 @@ def carry_out(job: Job) -> Record:
             "generations": generations,
             "buffers": heard.last("buffers") or {},
             "memory": memory,
+            "page_cache": page_cache,
             "vram": vram,
             "host": state,
-            "warnings": [*(said.warnings if said else []), *host.warnings(state)],
+            "warnings": [
+                *(said.warnings if said else []),
+                *([page_cache.why] if page_cache.why else []),
+            ],
+            "disturbed": host.disturbances(state, child_s, generations),
             "system_info": heard.last("system_info"),
         }
     )
-    return proven(record)
+    return proven(record, _size(Path(job.model_path)))
 
 
 def engine_card(log_path: Path) -> EngineCard | str:
@@ -224,6 +230,10 @@ def death(exit_code: int) -> str:
         "SIGBUS": "bus error: the model file became shorter, or the disk is full",
     }.get(name)
     return f"the child died by {name}" + (f" ({meaning})" if meaning else "")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _tail(log: Path) -> str:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 _import_started_s = time.perf_counter()
 import llama_cpp  # noqa: E402
@@ -130,6 +130,29 @@ def engine_card() -> EngineCard:
     )
 
 
+class Counters(NamedTuple):
+    """What llama.cpp counted: tokens and seconds, of prompts and of single tokens.
+
+    llama.cpp counts a batch of one token as generation, and never answers less than one: after
+    a prompt of one token both counts are one.
+    """
+
+    prompt_tokens: int
+    single_tokens: int
+    prompt_s: float
+    single_s: float
+
+    @property
+    def singles(self) -> int:
+        """Tokens evaluated one by one, none being none."""
+        return self.single_tokens if self.single_s > 0 else 0
+
+    @property
+    def engine_s(self) -> float:
+        """All seconds of evaluation."""
+        return self.prompt_s + self.single_s
+
+
 class Model:
     """A model that is loaded, with the time stamps, sizes and settings that proved it.
 
@@ -173,6 +196,8 @@ class Model:
             except (ValueError, RuntimeError, MemoryError, AssertionError) as error:
                 short = isinstance(error, MemoryError) or self.log.out_of_memory()
                 raise EngineError(self.log.reason(str(error)), out_of_memory=short) from None
+        # From here on it would print, and reset the counters, at every completion.
+        self._llama.verbose = False
         self._ctx = self._llama.ctx
         self._memory = C.llama_get_memory(self._ctx)
         self._vocab = self._llama._model.vocab
@@ -226,6 +251,7 @@ class Model:
             offload_kqv=self.log.kv_on_gpu() if self.log.offloaded_layers() else None,
             type_k=kv_types[0] if kv_types else None,
             type_v=kv_types[1] if kv_types else None,
+            backend=self.log.backend(),
         )
 
     def tokenize(self, text: str) -> list[int]:
@@ -245,13 +271,26 @@ class Model:
         """Whether a token ends an answer."""
         return bool(C.llama_vocab_is_eog(self._vocab, token))
 
-    def forget(self) -> int:
-        """Empty the KV cache and set the counters to zero; return what is still cached."""
+    def forget(self) -> None:
+        """Empty the KV cache, and let llama-cpp-python know of it."""
         C.llama_memory_clear(self._memory, False)
-        left = int(C.llama_memory_seq_pos_max(self._memory, 0)) + 1
+        self._llama.reset()
+
+    def cached(self) -> int:
+        """Return how many tokens the KV cache holds, by llama.cpp's own account."""
+        return int(C.llama_memory_seq_pos_max(self._memory, 0)) + 1
+
+    def hold(self, tokens: list[int]) -> None:
+        """Have exactly these tokens in the KV cache: evaluate them, before any clock starts."""
+        self.forget()
+        if tokens:
+            self._llama.eval(tokens)
+            self.wait()
+
+    def reset_counters(self) -> None:
+        """Set llama.cpp's counters to zero, when all that was begun is done."""
         C.llama_perf_context_reset(self._ctx)
         C.llama_synchronize(self._ctx)
-        return left
 
     def batches(self, tokens: list[int]) -> list[Any]:
         """Return the tokens as llama.cpp's batches of at most ``n_batch``, ready to evaluate."""
@@ -288,11 +327,18 @@ class Model:
         """Wait, and return the most likely next token."""
         return int(C.llama_sampler_sample(self._sampler, self._ctx, -1))
 
-    def counters(self) -> tuple[int, float]:
-        """Return llama.cpp's count of prompt tokens evaluated and its seconds of evaluation.
+    def generate_tokens(self, prompt: list[int]) -> Iterator[int]:
+        """Return llama-cpp-python's own generator of tokens, greedy; it does not end by itself."""
+        return iter(self._llama.generate(prompt, temp=0.0))
 
-        llama.cpp counts a batch of one token as generation, and never answers less than one:
-        after a prompt of one token the count is one, which is right by that accident.
-        """
+    def stream(self, prompt: list[int], max_tokens: int) -> Iterator[dict[str, Any]]:
+        """Return llama-cpp-python's streamed completion: chunks of text, as applications use."""
+        options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "stream": True}
+        return iter(self._llama.create_completion(prompt, **options))
+
+    def counters(self) -> Counters:
+        """Return what llama.cpp counted since the counters were last reset."""
         perf = C.llama_perf_context(self._ctx)
-        return int(perf.n_p_eval), (perf.t_p_eval_ms + perf.t_eval_ms) / 1e3
+        return Counters(
+            int(perf.n_p_eval), int(perf.n_eval), perf.t_p_eval_ms / 1e3, perf.t_eval_ms / 1e3
+        )

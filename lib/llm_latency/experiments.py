@@ -35,11 +35,13 @@ def sweep(
     type_v: Grid = "f16",
     prompt_tokens: Grid = (64, 192, 448),
     max_tokens: int = 32,
-    warm_up: str = "none",
+    page_cache: Grid = "resident",
+    warm_up: Grid = "none",
     rounds: int = 2,
     repeats: int = 1,
     seed: int = 0,
     timeout_s: float = 900.0,
+    repeat_disturbed: bool = False,
     run_id: str = "",
 ) -> Plan:
     """Plan which ``n_ctx`` and ``n_batch`` answer soonest, and what memory they take.
@@ -57,8 +59,11 @@ def sweep(
         Prompt lengths, in tokens; every cell is measured with each.
     max_tokens
         Tokens to generate, exactly.
+    page_cache
+        State of the model file when a process starts: ``resident``, ``evicted`` or ``as_is``.
     warm_up
-        What is run after loading and before the first generation.
+        What is run after loading and before the first generation: ``none``, ``tokens`` (two)
+        or ``batch`` (a full one).
     rounds
         How often every cell is measured, each time in a fresh process.
     repeats
@@ -67,6 +72,8 @@ def sweep(
         Of the shuffled order.
     timeout_s
         Longest life of one trial's process, in seconds.
+    repeat_disturbed
+        Measure trials again, at the end, during which the machine was disturbed.
     run_id
         A new name, or that of a run to go on with; empty makes a name.
 
@@ -95,12 +102,16 @@ def sweep(
         )
         for length in as_list("prompt_tokens", prompt_tokens)
     ]
-    start = build(Start, {"warm_up": plain(warm_up)})
+    starts = [
+        build(Start, values)
+        for values in grid({key: as_list(key, given[key]) for key in Start.model_fields})
+    ]
     name = models.check(model)
     cells = tuple(
         Trial(experiment="sweep", model=name, settings=s, workload=w, start=start)
         for s in all_settings
         for w in workloads
+        for start in starts
     )
     return build(
         Plan,
@@ -111,6 +122,7 @@ def sweep(
             "rounds": plain(rounds),
             "seed": plain(seed),
             "timeout_s": float(t) if isinstance(t := plain(timeout_s), int) else t,
+            "repeat_disturbed": plain(repeat_disturbed),
             "run_id": str(run_id).strip() or None,
             "parameters": {key: _listed(value) for key, value in given.items()},
         },

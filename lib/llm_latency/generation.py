@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llm_latency import models, prompts, proof
-from llm_latency.engine import EngineError, Model
+from llm_latency.engine import Counters, EngineError, Model
 from llm_latency.errors import ParameterError
 from llm_latency.record import Generation, Timings
-from llm_latency.spec import Settings, WarmUp, build
+from llm_latency.spec import Settings, Via, WarmUp, build
 
 
 class TimedModel(Model):
@@ -77,9 +77,11 @@ class TimedModel(Model):
         max_tokens: int = 64,
         *,
         length: Literal["fixed", "natural"] = "natural",
+        prefix_tokens: int = 0,
+        via: Via = "engine",
         repeat: int = 0,
     ) -> Generation:
-        """Answer a prompt with the most likely tokens, every prompt token evaluated anew.
+        """Answer a prompt with the most likely tokens, and time it.
 
         Parameters
         ----------
@@ -88,7 +90,13 @@ class TimedModel(Model):
         max_tokens
             Most tokens to generate; with ``length="fixed"`` exactly so many.
         length
-            ``natural`` stops at end-of-generation, ``fixed`` ignores it.
+            ``natural`` stops at end-of-generation, ``fixed`` ignores it (a streamed completion
+            cannot: it fails its proof where the model ends early).
+        prefix_tokens
+            How many tokens of the prompt are in the KV cache when the clock starts; 0: every
+            prompt token is evaluated anew.
+        via
+            The way through llama-cpp-python, see :class:`~llm_latency.spec.Workload`.
         repeat
             Number of this generation in its process.
 
@@ -105,29 +113,39 @@ class TimedModel(Model):
         start_s = time.perf_counter()
         tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         tokenize_s = time.perf_counter() - start_s if isinstance(prompt, str) else 0.0
-        self._check_room(len(tokens), max_tokens)
-        answer = _Answer(self, tokens, max_tokens, natural=length == "natural")
+        self._check_room(len(tokens), max_tokens, prefix_tokens)
+        answer = WAYS[via](self, tokens, max_tokens, prefix_tokens, natural=length == "natural")
         start_s = time.perf_counter()
-        text = self.detokenize(answer.tokens, after=tokens)
+        text = answer.text
+        if text is None:
+            text = self.detokenize(answer.tokens, after=tokens)
         detokenize_s = time.perf_counter() - start_s
         return Generation(
             repeat=repeat,
             prompt_tokens=len(tokens),
             evaluated_tokens=answer.evaluated,
-            generated_tokens=len(answer.tokens),
+            generated_tokens=answer.generated,
             finish_reason="stop" if answer.stopped else "length",
             timings=answer.timings(tokenize_s=tokenize_s, detokenize_s=detokenize_s),
             text=text,
             problem=proof.problem(
-                asked=(len(tokens), max_tokens if length == "fixed" else None),
-                counted=(answer.evaluated, len(answer.tokens)),
+                prompt=len(tokens),
+                prefix=prefix_tokens,
                 cached=answer.cached,
+                evaluated=answer.evaluated,
+                asked=max_tokens if length == "fixed" else None,
+                generated=answer.generated,
             ),
         )
 
-    def _check_room(self, prompt: int, max_tokens: int) -> None:
+    def _check_room(self, prompt: int, max_tokens: int, prefix: int) -> None:
         if not prompt:
             raise EngineError("the prompt has no token; give at least one word")
+        if not 0 <= prefix < prompt:
+            raise EngineError(
+                f"prefix_tokens={prefix} leaves nothing to evaluate of a prompt of {prompt} "
+                "tokens; give fewer"
+            )
         room = self.effective.n_ctx
         if prompt + max_tokens > room:
             raise EngineError(
@@ -137,44 +155,49 @@ class TimedModel(Model):
             )
 
 
-class _Answer:
-    """One run of the clock; see the picture in :mod:`llm_latency.record`."""
+class Answer:
+    """One run of the clock; see the picture in :mod:`llm_latency.record`.
 
-    def __init__(self, model: Model, prompt: list[int], limit: int, *, natural: bool) -> None:
+    The kinds differ in the way through llama-cpp-python. Each does all that is not the model's
+    work before ``t0_s`` or after ``end_s``.
+    """
+
+    t1_s: float | None = None
+    text: str | None = None
+
+    def __init__(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, *, natural: bool
+    ) -> None:
         self.tokens: list[int] = []
+        self.stamps_s: list[float] = []
         self.stopped = False
-        batches = model.batches(prompt)
-        tokens, stamps, clock = self.tokens, [], time.perf_counter
-        sample, evaluate_one = model.sample, model.evaluate_one
-
+        model.hold(prompt[:prefix])
+        self.cached = model.cached()
         gc.collect()
         gc.disable()
         try:
-            self.cached = model.forget()
-            self.t0_s = clock()
-            for batch in batches:
-                model.evaluate(batch)
-            model.wait()
-            self.t1_s = clock()
-            self.evaluated, self.engine_prefill_s = model.counters()
-            token = sample()
-            stamp = clock()
-            while True:
-                if natural and model.is_end(token):
-                    self.stopped = True
-                    break
-                tokens.append(token)
-                stamps.append(stamp)
-                if len(tokens) == limit:
-                    break
-                evaluate_one(token)
-                token = sample()  # waits
-                stamp = clock()
-            _, self.engine_s = model.counters()
+            model.reset_counters()
+            self.clock(model, prompt, limit, prefix, natural)
+            last = model.counters()
         finally:
             gc.enable()
-        self.stamps_s = stamps
-        self.end_s = stamp
+        # A prompt of one token is counted among the single ones.
+        alone = len(prompt) - prefix == 1
+        self.evaluated = last.prompt_tokens
+        self.engine_prefill_s = self.first.engine_s if alone else last.prompt_s
+        self.engine_s = last.engine_s
+        self.singles = last.singles - alone
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Set ``t0_s``, ``end_s``, ``first``, the tokens and their stamps."""
+        raise NotImplementedError
+
+    @property
+    def generated(self) -> int:
+        """How many tokens came."""
+        return len(self.tokens)
 
     def timings(self, *, tokenize_s: float, detokenize_s: float) -> Timings:
         """Return the stamps as durations in seconds."""
@@ -183,7 +206,7 @@ class _Answer:
         before = [self.t0_s, *self.stamps_s]
         return Timings(
             ttft_s=first_s - self.t0_s,
-            prefill_s=self.t1_s - self.t0_s,
+            prefill_s=None if self.t1_s is None else self.t1_s - self.t0_s,
             decode_s=last_s - first_s,
             total_s=self.end_s - self.t0_s,
             itl_s=[b - a for a, b in zip(before, self.stamps_s, strict=False)],
@@ -192,6 +215,100 @@ class _Answer:
             tokenize_s=tokenize_s,
             detokenize_s=detokenize_s,
         )
+
+    t0_s: float
+    end_s: float
+    first: Counters
+
+
+class EngineAnswer(Answer):
+    """llama.cpp's calls alone: the least that stands between the user and the engine."""
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Prefill, wait, then one token after another."""
+        tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
+        sample, evaluate_one = model.sample, model.evaluate_one
+        batches = model.batches(prompt[prefix:])
+        self.t0_s = clock()
+        for batch in batches:
+            model.evaluate(batch)
+        model.wait()
+        self.t1_s = clock()
+        self.first = model.counters()
+        token = sample()
+        stamp = clock()
+        while True:
+            if natural and model.is_end(token):
+                self.stopped = True
+                break
+            tokens.append(token)
+            stamps.append(stamp)
+            if len(tokens) == limit:
+                break
+            evaluate_one(token)
+            token = sample()  # waits
+            stamp = clock()
+        self.end_s = stamp
+
+
+class GenerateAnswer(Answer):
+    """``Llama.generate``, token by token."""
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Take what the generator yields; it would go on for ever."""
+        tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
+        self.t0_s = clock()
+        for token in model.generate_tokens(prompt):
+            stamp = clock()
+            if not tokens:
+                self.first = model.counters()
+            if natural and model.is_end(token):
+                self.stopped = True
+                break
+            tokens.append(token)
+            stamps.append(stamp)
+            if len(tokens) == limit:
+                break
+        self.end_s = stamp
+
+
+class StreamAnswer(Answer):
+    """A streamed completion as an application sees it: chunks of text, which are not tokens."""
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Stamp every chunk that carries text; the last chunk says why it ended."""
+        parts: list[str] = []
+        stamps, clock = self.stamps_s, time.perf_counter
+        self.t0_s = clock()
+        for chunk in model.stream(prompt, limit):
+            stamp = clock()
+            if not parts:
+                self.first = model.counters()
+            choice = chunk["choices"][0]
+            if choice["text"]:
+                stamps.append(stamp)
+            parts.append(choice["text"])
+            self.stopped = choice["finish_reason"] == "stop"
+        self.end_s = clock()
+        self.text = "".join(parts)
+
+    @property
+    def generated(self) -> int:
+        """Tokens by llama.cpp's count: all but the first were evaluated one by one."""
+        return self.singles + 1
+
+
+WAYS: dict[Via, type[Answer]] = {
+    "engine": EngineAnswer,
+    "generate": GenerateAnswer,
+    "stream": StreamAnswer,
+}
 
 
 def load(model: str | Path, **settings: Any) -> TimedModel:

@@ -55,6 +55,7 @@ class GpuWatch:
         self._clock: float | None = None
         self._power: float | None = None
         self._throttle = 0
+        self._foreign: set[int] = set()
 
     def __enter__(self) -> GpuWatch:
         try:
@@ -100,7 +101,9 @@ class GpuWatch:
             self._peak = max(self._peak or 0, int(memory.used))
         for process in self._ask("nvmlDeviceGetComputeRunningProcesses", device) or []:
             used = getattr(process, "usedGpuMemory", None)
-            if process.pid == pid and used is not None:
+            if process.pid != pid:
+                self._foreign.add(int(process.pid))
+            elif used is not None:
                 self._process = max(self._process or 0, int(used))
         hot = self._ask("nvmlDeviceGetTemperature", device, self._nvml.NVML_TEMPERATURE_GPU)
         clock = self._ask("nvmlDeviceGetClockInfo", device, self._nvml.NVML_CLOCK_SM)
@@ -126,6 +129,8 @@ class GpuWatch:
         """Return the highest temperature, clock and power seen, and what throttled the card."""
         reasons = [name for name, bit in THROTTLES.items() if self._throttle & bit]
         return GpuState(
+            # In a container the driver's process numbers are not ours: then who is who is open.
+            foreign_processes=len(self._foreign) if self._process is not None else None,
             temperature_c=self._hot,
             sm_clock_hz=self._clock,
             power_w=self._power,

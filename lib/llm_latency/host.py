@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +22,18 @@ from typing import Any
 import psutil
 from pydantic import Field
 
-from llm_latency.record import HostState, Part, ProcessMemory
+from llm_latency.record import Generation, HostState, Part, ProcessMemory
 
 OTHER_LIMIT = 0.05
 """Share of CPU time taken by others above which a trial is called disturbed."""
 STEAL_LIMIT = 0.02
 """Share of CPU time taken by the hypervisor above which a trial is called disturbed."""
+PRESSURE_LIMIT = 0.05
+"""Share of time spent waiting for memory above which a trial is called disturbed."""
+SWAP_LIMIT = 1 << 24
+"""Bytes swapped above which a trial is called disturbed."""
+TICK_S = 0.01
+"""The grain of the kernel's CPU clocks."""
 
 
 class MachineCard(Part):
@@ -179,13 +186,23 @@ class CpuWatch:
     busy_s: float
     steal_s: float
     own_s: float
+    waited_s: float | None
+    swapped_bytes: int
     available_bytes: int
 
     @classmethod
     def start(cls) -> CpuWatch:
         """Read the clocks."""
         busy, steal = _cpu_clocks()
-        return cls(time.perf_counter(), busy, steal, _own_cpu_s(), _available_bytes())
+        return cls(
+            started_s=time.perf_counter(),
+            busy_s=busy,
+            steal_s=steal,
+            own_s=_own_cpu_s(),
+            waited_s=_waited_for_memory_s(),
+            swapped_bytes=_swapped_bytes(),
+            available_bytes=_available_bytes(),
+        )
 
     def state(self, child_cpu_s: float | None) -> HostState:
         """Return what others took of all CPU time since the start.
@@ -197,19 +214,39 @@ class CpuWatch:
             telling: then nobody can say what was taken by others.
         """
         busy, steal = _cpu_clocks()
-        span = (time.perf_counter() - self.started_s) * (os.cpu_count() or 1)
-        # The kernel counts in ticks of 10 ms: a shorter span says nothing.
-        if span < 0.1:
-            return HostState(available_bytes=self.available_bytes)
-        other = None
-        if child_cpu_s is not None:
-            own = child_cpu_s + _own_cpu_s() - self.own_s
-            other = min(1.0, max(0.0, (busy - self.busy_s - own) / span))
+        elapsed_s = time.perf_counter() - self.started_s
+        capacity_s = elapsed_s * (os.cpu_count() or 1)
+        waited_s = _waited_for_memory_s()
+        pressure = other = stolen = None
+        if waited_s is not None and self.waited_s is not None:
+            pressure = min(1.0, (waited_s - self.waited_s) / elapsed_s)
+        # A few ticks say nothing.
+        if capacity_s >= 10 * TICK_S:
+            stolen = min(1.0, max(0.0, (steal - self.steal_s) / capacity_s))
+            if child_cpu_s is not None:
+                own_s = child_cpu_s + _own_cpu_s() - self.own_s
+                other = min(1.0, max(0.0, (busy - self.busy_s - own_s) / capacity_s))
         return HostState(
             cpu_other_fraction=other,
-            cpu_steal_fraction=min(1.0, max(0.0, (steal - self.steal_s) / span)),
+            cpu_steal_fraction=stolen,
+            memory_pressure_fraction=pressure,
+            swapped_bytes=_swapped_bytes() - self.swapped_bytes,
             available_bytes=self.available_bytes,
         )
+
+
+def _waited_for_memory_s() -> float | None:
+    """Return the seconds in which some process waited for memory; ``None`` where untold."""
+    try:
+        some = Path("/proc/pressure/memory").read_text().splitlines()[0]
+        return int(some.rpartition("total=")[2]) / 1e6
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _swapped_bytes() -> int:
+    swap = psutil.swap_memory()
+    return int(swap.sin + swap.sout)
 
 
 def _cpu_clocks() -> tuple[float, float]:
@@ -231,19 +268,49 @@ def _available_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def warnings(state: HostState) -> list[str]:
-    """Return what disturbed a trial, one sentence each: what was seen and what to do."""
+def disturbances(
+    state: HostState, span_s: float, generations: Sequence[Generation] = ()
+) -> list[str]:
+    """Return what disturbed a trial, one sentence each: what was seen and what to do.
+
+    Parameters
+    ----------
+    state
+        The machine during the whole trial.
+    span_s
+        How long the trial took, in seconds. The kernel counts CPU time in ticks of 10 ms, so
+        the shorter the trial, the coarser the share.
+    generations
+        The trial's generations: the worst moment counts, where it was long enough to be seen.
+    """
+    blur = 2 * TICK_S / max(span_s * (os.cpu_count() or 1), TICK_S)
+    other = [state.cpu_other_fraction, *(g.cpu_other_fraction for g in generations)]
+    steal = [state.cpu_steal_fraction, *(g.cpu_steal_fraction for g in generations)]
+    most_other = max((x for x in other if x is not None), default=0.0)
+    most_steal = max((x for x in steal if x is not None), default=0.0)
     found = []
-    if (state.cpu_other_fraction or 0) > OTHER_LIMIT:
+    if most_other > OTHER_LIMIT + blur:
         found.append(
-            f"other processes took {state.cpu_other_fraction:.0%} of the CPU time during this "
-            "trial; close them and measure again"
+            f"other processes took {most_other:.0%} of the CPU time; close them and measure again"
         )
-    if (state.cpu_steal_fraction or 0) > STEAL_LIMIT:
+    if most_steal > STEAL_LIMIT + blur:
         found.append(
-            f"the hypervisor took {state.cpu_steal_fraction:.0%} of the CPU time during this "
-            "trial; measure again, or on a machine of your own"
+            f"the hypervisor took {most_steal:.0%} of the CPU time; measure again, or on a "
+            "machine of your own"
+        )
+    if (state.memory_pressure_fraction or 0) > PRESSURE_LIMIT:
+        found.append(
+            f"processes waited for memory {state.memory_pressure_fraction:.0%} of the time; free "
+            "some RAM, or choose a smaller n_ctx or model"
+        )
+    if (state.swapped_bytes or 0) > SWAP_LIMIT:
+        found.append(
+            f"{(state.swapped_bytes or 0) / 2**20:.0f} MiB went to or from swap; free some RAM"
         )
     if state.gpu.throttle:
         found.append(f"the GPU slowed itself down ({state.gpu.throttle}); let it cool and repeat")
+    if state.gpu.foreign_processes:
+        found.append(
+            f"{state.gpu.foreign_processes} other processes computed on the GPU; close them"
+        )
     return found

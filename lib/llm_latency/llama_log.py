@@ -105,6 +105,15 @@ class LlamaLog:
         devices = [d for d, held in self.buffers().by_device.items() if "kv_bytes" in held]
         return any(not d.startswith("CPU") for d in devices) if devices else None
 
+    def backend(self) -> str | None:
+        """Return the devices that hold weights, by llama.cpp's names, such as ``CPU + CUDA0``."""
+        names = [
+            device.partition("_")[0]
+            for device, held in self.buffers().by_device.items()
+            if "weights_bytes" in held
+        ]
+        return " + ".join(dict.fromkeys(names)) or None
+
     def warnings(self) -> list[str]:
         """Return llama.cpp's warnings, without those that every ordinary load gives."""
         lines = (_sentence(text) for level, text in self.lines if level == WARN)

@@ -7,35 +7,57 @@ cannot prove it is marked ``invalid`` with the reason: it is kept, and never ave
 
 from __future__ import annotations
 
+from llm_latency import pagecache
 from llm_latency.record import Record
 
 
-def problem(asked: tuple[int, int | None], counted: tuple[int, int], cached: int) -> str | None:
+def problem(
+    *, prompt: int, prefix: int, cached: int, evaluated: int, asked: int | None, generated: int
+) -> str | None:
     """Return which proof of one generation failed, as a sentence; ``None`` where all held.
 
     Parameters
     ----------
-    asked
-        Prompt tokens, and tokens to generate (``None``: as many as it takes).
-    counted
-        Prompt tokens that llama.cpp evaluated, and tokens that came.
+    prompt
+        Tokens of the prompt.
+    prefix
+        How many of them were to be in the KV cache beforehand; 0 is a cold cache.
     cached
-        Tokens in the KV cache when the clock started.
+        How many tokens the KV cache held when the clock started.
+    evaluated
+        Prompt tokens that llama.cpp says it evaluated.
+    asked, generated
+        Tokens to generate (``None``: as many as it takes), and tokens that came.
     """
-    if cached:
-        return f"cold was asked, but {cached} tokens were still in the KV cache"
-    if counted[0] != asked[0]:
-        return f"cold was asked, but llama.cpp evaluated {counted[0]} of {asked[0]} prompt tokens"
-    if asked[1] is not None and counted[1] != asked[1]:
-        return f"{asked[1]} tokens were to be generated, {counted[1]} came"
+    mode = f"a prefix of {prefix} tokens" if prefix else "cold"
+    if cached != prefix:
+        return f"{mode} was asked, but {cached} tokens were in the KV cache"
+    if evaluated != prompt - prefix:
+        return (
+            f"{mode} was asked, but llama.cpp evaluated {evaluated} of the "
+            f"{prompt - prefix} prompt tokens that were left"
+        )
+    if asked is not None and generated != asked:
+        return f"{asked} tokens were to be generated, {generated} came"
     return None
 
 
-def proven(record: Record) -> Record:
-    """Return the record, marked ``invalid`` with the reason if one of its proofs failed."""
+def proven(record: Record, file_bytes: int) -> Record:
+    """Return the record, marked ``invalid`` with the reason if one of its proofs failed.
+
+    ``file_bytes`` is the size of the model's file, all of which loading must have read where
+    it was to be put out of the page cache.
+    """
     if record.status != "ok":
         return record
-    reasons = not_in_force(record) + [g.problem for g in record.generations if g.problem]
+    read_bytes = record.between("before", "after_load", "read_bytes")
+    asked = record.trial.start.page_cache
+    start = pagecache.problem(asked, record.page_cache, read_bytes, file_bytes)
+    reasons = [
+        *([start] if start else []),
+        *not_in_force(record),
+        *(g.problem for g in record.generations if g.problem),
+    ]
     if not reasons:
         return record
     return record.model_copy(

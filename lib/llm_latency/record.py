@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llm_latency.spec import Trial
+from llm_latency.spec import PageCache, Trial
 
 SCHEMA_VERSION = 1
 
@@ -49,10 +49,12 @@ class Timings(Part):
     """One generation on one clock; see the picture at the head of this module."""
 
     ttft_s: float
-    prefill_s: float
+    prefill_s: float | None = Field(description="None where the way through hides its end")
     decode_s: float
     total_s: float
-    itl_s: list[float] = Field(description="Time to each token since the one before; [0] is TTFT")
+    itl_s: list[float] = Field(
+        description="Time to each token (streamed: chunk) since the one before; [0] is TTFT"
+    )
     engine_prefill_s: float = Field(description="llama.cpp's own count of prompt evaluation")
     engine_decode_s: float = Field(description="llama.cpp's own count of token evaluation")
     tokenize_s: float = Field(0.0, description="Text to tokens, before t0; 0 for given tokens")
@@ -76,17 +78,23 @@ class Generation(Part):
     timings: Timings
     text: str = Field("", exclude=True, description="The answer; not stored")
     problem: str | None = Field(None, description="Which proof failed, if one did")
+    cpu_other_fraction: float | None = Field(
+        None, description="Share of all CPU time that others took during this generation"
+    )
+    cpu_steal_fraction: float | None = Field(None, description="Share the hypervisor took")
 
     @property
     def prefill_tps(self) -> float:
-        """Prompt tokens evaluated per second of prefill."""
-        return self.evaluated_tokens / self.timings.prefill_s
+        """Prompt tokens evaluated per second of prefill, by our clock if it can see its end."""
+        seconds = self.timings.prefill_s or self.timings.engine_prefill_s
+        return self.evaluated_tokens / seconds if seconds else math.nan
 
     @property
     def decode_tps(self) -> float:
         """Tokens per second after the first; NaN where there was only one."""
         decoded = self.generated_tokens - 1
-        return decoded / self.timings.decode_s if decoded > 0 else math.nan
+        seconds = self.timings.decode_s
+        return decoded / seconds if decoded > 0 and seconds > 0 else math.nan
 
 
 class LoadTimings(Part):
@@ -124,6 +132,7 @@ class Effective(Part):
     offload_kqv: bool | None
     type_k: str | None
     type_v: str | None
+    backend: str | None = Field(None, description="Devices that hold weights, llama.cpp's names")
 
 
 class Buffers(Part):
@@ -149,6 +158,14 @@ class ProcessMemory(Part):
     read_bytes: int | None = None
 
 
+class PageCacheState(Part):
+    """The model file in the system's page cache, when the trial began."""
+
+    in_force: PageCache = "as_is"
+    resident_before: float | None = Field(None, description="Share of its pages in RAM")
+    why: str | None = Field(None, description="Why it is not in the state that was asked")
+
+
 class Vram(Part):
     """What NVML saw of the card around the trial; all ``None`` where there is no card."""
 
@@ -160,6 +177,8 @@ class Vram(Part):
 
 class GpuState(Part):
     """The card while it worked; all ``None`` where there is no card."""
+
+    foreign_processes: int | None = Field(None, description="Others that computed on the card")
 
     temperature_c: float | None = None
     sm_clock_hz: float | None = None
@@ -174,6 +193,10 @@ class HostState(Part):
         None, description="Share of all CPU time that other processes took during the trial"
     )
     cpu_steal_fraction: float | None = Field(None, description="Share that the hypervisor took")
+    memory_pressure_fraction: float | None = Field(
+        None, description="Share of the time in which some process waited for memory (Linux PSI)"
+    )
+    swapped_bytes: int | None = Field(None, description="Moved to or from swap meanwhile")
     available_bytes: int | None = Field(None, description="RAM available before the trial")
     gpu: GpuState = GpuState()
 
@@ -197,9 +220,13 @@ class Record(Part):
     generations: list[Generation] = Field(default_factory=list)
     buffers: Buffers = Buffers()
     memory: dict[str, ProcessMemory] = Field(default_factory=dict, description="By phase")
+    page_cache: PageCacheState = PageCacheState()
     vram: Vram = Vram()
     host: HostState = HostState()
-    warnings: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list, description="llama.cpp's and the lab's")
+    disturbed: list[str] = Field(
+        default_factory=list, description="What else happened on the machine, one sentence each"
+    )
     system_info: str | None = Field(None, description="llama_print_system_info() of the child")
 
     def rows(self) -> list[dict[str, Any]]:
@@ -209,6 +236,11 @@ class Record(Part):
             return [common]
         return [common | self._generation_row(g) for g in self.generations]
 
+    def between(self, first: str, last: str, name: str) -> int | None:
+        """Return by how much a figure of the process grew from one phase to another."""
+        start, end = (getattr(self.memory.get(phase), name, None) for phase in (first, last))
+        return None if start is None or end is None else end - start
+
     def _common(self) -> dict[str, Any]:
         trial = self.trial
         row: dict[str, Any] = {
@@ -217,6 +249,8 @@ class Record(Part):
             "cell_id": trial.cell_id,
             "round": trial.round,
             "order": trial.order,
+            "twin": trial.twin,
+            "attempt": trial.attempt,
             "status": self.status,
             "reason": self.reason,
             "model": trial.model,
@@ -224,7 +258,11 @@ class Record(Part):
             **trial.settings.model_dump(),
             **{f"effective_{k}": v for k, v in _dump(self.effective, Effective).items()},
             **trial.start.model_dump(),
+            "effective_page_cache": self.page_cache.in_force,
+            "resident_before": self.page_cache.resident_before,
+            "via": trial.workload.via,
             "cache_mode": trial.workload.cache_mode,
+            "prefix_tokens": trial.workload.prefix_tokens,
             "length": trial.workload.length,
             "max_tokens": trial.workload.max_tokens,
             "prompt_tokens": trial.workload.prompt_tokens,
@@ -237,6 +275,11 @@ class Record(Part):
                 row[f"{stem}_{phase}{name.removeprefix(stem)}"] = value
         last = next((self.memory[p] for p in reversed(PHASES) if p in self.memory), None)
         row |= _dump(last, ProcessMemory)
+        row |= {
+            "read_bytes": self.between("before", "after_load", "read_bytes"),
+            "major_faults": self.between("before", "after_last", "major_faults"),
+            "minor_faults": self.between("before", "after_last", "minor_faults"),
+        }
         row |= {f"vram_{k}": v for k, v in self.vram.model_dump().items()}
         known = self.vram.peak_bytes is not None and self.vram.before_bytes is not None
         row["vram_delta_bytes"] = (
@@ -247,7 +290,8 @@ class Record(Part):
         host = self.host.model_dump()
         row |= {f"gpu_{k}": v for k, v in host.pop("gpu").items()} | host
         row |= {
-            "warnings": "; ".join(self.warnings),
+            "warnings": "; ".join([*self.warnings, *self.disturbed]),
+            "disturbed": bool(self.disturbed),
             "child_s": self.child_s,
             "started_at": self.started_at,
         }
@@ -265,6 +309,9 @@ class Record(Part):
             "prefill_tps": g.prefill_tps,
             "decode_tps": g.decode_tps,
         }
+        if g.cpu_other_fraction is not None:
+            row["cpu_other_fraction"] = g.cpu_other_fraction
+            row["cpu_steal_fraction"] = g.cpu_steal_fraction
         if g.problem:
             row |= {"status": "invalid", "reason": g.problem}
         return row

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from llm_latency import child, gpu, host, models
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.record import SCHEMA_VERSION, Record
-from llm_latency.spec import Plan
+from llm_latency.spec import Plan, Trial
 from llm_latency.store import RunStore, outputs_dir
 
 
@@ -52,23 +52,24 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
             f"run_id={folder.name!r} holds another plan; give a new run_id, or the parameters "
             f"that {folder / 'run.json'} names"
         )
+    if resumed and RunStore(folder).complete and not plan.repeat_disturbed:
+        return RunStore(folder)
     path = models.resolve(plan.model, progress=progress)
     store = RunStore(folder) if resumed else RunStore.create(folder, describe(plan, path, folder))
     store.mend()
-    done = store.done()
-    jobs = [
-        child.Job(
-            run_id=store.run_id,
-            trial=trial,
-            model_path=str(path),
-            log_path=str(store.log_path(trial.trial_id)),
-            timeout_s=plan.timeout_s,
-        )
-        for trial in plan.trials()
-        if trial.trial_id not in done
-    ]
+
+    def job(trial: Trial) -> child.Job:
+        log_path = str(store.log_path(trial.trial_id))
+        return child.Job(store.run_id, trial, str(path), log_path, plan.timeout_s)
+
+    def left(trials: list[Trial]) -> list[child.Job]:
+        done = store.done()
+        return [job(trial) for trial in trials if trial.trial_id not in done]
+
     try:
-        _carry_out(jobs, store, executor, progress=progress)
+        _carry_out(left(plan.trials()), store, executor, progress=progress)
+        if plan.repeat_disturbed:
+            _carry_out(left(again(store)), store, executor, progress=progress)
     except KeyboardInterrupt:
         print(
             f"Stopped: {store.final} of {store.planned} trials are stored in {store.path}; "
@@ -77,6 +78,15 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
         )
         raise
     return store
+
+
+def again(store: RunStore) -> list[Trial]:
+    """Return the trials to be measured a second time because the machine was disturbed."""
+    return [
+        record.trial.model_copy(update={"attempt": 1})
+        for record in store.records()
+        if record.disturbed and record.status == "ok" and record.trial.attempt == 0
+    ]
 
 
 def _carry_out(

@@ -22,8 +22,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llm_latency.errors import ParameterError, did_you_mean
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
-PageCache = Literal["as_is"]
+PageCache = Literal["as_is", "resident", "evicted"]
 WarmUp = Literal["none", "tokens", "batch"]
+Via = Literal["engine", "generate", "stream"]
 
 MAX_INT32 = 2**31 - 1
 """llama.cpp holds counts in 32-bit integers."""
@@ -71,14 +72,23 @@ class Workload(Frozen):
     Either ``prompt`` (text, tokenised by the model) or ``prompt_tokens`` (an exact number of
     tokens of a passage that ships with the lab). ``length="fixed"`` generates exactly
     ``max_tokens`` and ignores end-of-generation; ``"natural"`` stops there. ``cache_mode="cold"``
-    evaluates every prompt token in every generation.
+    evaluates every prompt token in every generation; ``"prefix"`` finds the first
+    ``prefix_tokens`` of them in the KV cache. ``via`` is the way through llama-cpp-python:
+    ``engine`` (llama.cpp's calls alone), ``generate`` (``Llama.generate``, token by token) or
+    ``stream`` (a streamed completion, chunk by chunk, as an application sees it).
     """
 
     prompt: str | None = Field(None, description="The prompt as text")
     prompt_tokens: Count | None = Field(None, description="The prompt as a number of tokens")
     max_tokens: Count = Field(32, description="Tokens to generate")
     length: Literal["fixed", "natural"] = Field("fixed", description="When generation ends")
-    cache_mode: Literal["cold"] = Field("cold", description="What the KV cache holds beforehand")
+    cache_mode: Literal["cold", "prefix"] = Field(
+        "cold", description="Whether the KV cache holds a part of the prompt beforehand"
+    )
+    prefix_tokens: Annotated[int, Field(ge=0, le=MAX_INT32)] = Field(
+        0, description="Prompt tokens that are in the KV cache beforehand, with cache_mode prefix"
+    )
+    via: Via = Field("engine", description="Way through llama-cpp-python")
     repeats: Annotated[int, Field(ge=0, le=10_000)] = Field(
         1, description="Further generations in the same process after the first"
     )
@@ -89,6 +99,13 @@ class Workload(Frozen):
             raise ValueError("give either prompt or prompt_tokens, and not both")
         if self.prompt == "":
             raise ValueError("prompt is empty; give at least one word, or prompt_tokens instead")
+        if (self.cache_mode == "prefix") != (self.prefix_tokens > 0):
+            raise ValueError("cache_mode='prefix' and prefix_tokens above 0 go together")
+        if self.prompt_tokens is not None and self.prefix_tokens >= self.prompt_tokens:
+            raise ValueError(
+                f"prefix_tokens={self.prefix_tokens} leaves nothing to evaluate of "
+                f"prompt_tokens={self.prompt_tokens}; give fewer"
+            )
         return self
 
 
@@ -111,6 +128,8 @@ class Trial(Frozen):
     start: Start = Start()
     round: Annotated[int, Field(ge=0)] = 0
     order: Annotated[int, Field(ge=0)] = 0
+    twin: bool = Field(False, description="The same cell once more: two of a kind show the noise")
+    attempt: Annotated[int, Field(ge=0)] = Field(0, description="1: measured again, disturbed")
 
     @property
     def cell_id(self) -> str:
@@ -121,8 +140,9 @@ class Trial(Frozen):
 
     @property
     def trial_id(self) -> str:
-        """The cell and its round: unique in a plan."""
-        return f"{self.cell_id}-r{self.round:02d}"
+        """The cell and its round, whether it is a twin, which attempt: unique in a run."""
+        name = f"{self.cell_id}-r{self.round:02d}"
+        return name + "-twin" * self.twin + f"-again{self.attempt}" * bool(self.attempt)
 
 
 class Plan(Frozen):
@@ -138,6 +158,9 @@ class Plan(Frozen):
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
     seed: int = 0
     timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    repeat_disturbed: bool = Field(
+        False, description="Measure disturbed trials again at the end; both records stay"
+    )
     run_id: Annotated[str, Field(pattern=r"^[\w][\w.\-]{0,99}$")] | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
 

@@ -95,14 +95,14 @@ class RunStore:
 
     @property
     def planned(self) -> int:
-        """How many trials the plan holds."""
+        """How many trials the plan holds; attempts made again are not counted."""
         plan = self.info["plan"]
         return len(plan["cells"]) * int(plan["rounds"])
 
     @property
     def final(self) -> int:
-        """How many trials have a final record."""
-        return len(self.done())
+        """How many planned trials have a final record."""
+        return len(self.done() & {trial.trial_id for trial in self.plan.trials()})
 
     @property
     def complete(self) -> bool:
@@ -155,11 +155,28 @@ class RunStore:
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return the records as a tidy frame; of a trial tried twice, all attempts but cancelled."""
+    """Return the records as a tidy frame.
+
+    A disturbed trial that was measured again has both records: the first is ``superseded`` and
+    enters no estimate.
+    """
     import pandas as pd
 
     kept = [record for record in records if record.status in FINAL]
-    return pd.DataFrame([row for record in kept for row in record.rows()])
+    # Replaced because the machine was disturbed, never because of what was measured.
+    again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
+    return pd.DataFrame(
+        [
+            row | {"superseded": not record.trial.attempt and _first(record) in again}
+            for record in kept
+            for row in record.rows()
+        ]
+    )
+
+
+def _first(record: Record) -> tuple[str, str]:
+    """Return what a trial and its second attempt have in common."""
+    return record.run_id, record.trial.model_copy(update={"attempt": 0}).trial_id
 
 
 def load_runs(place: str | Path) -> pd.DataFrame:

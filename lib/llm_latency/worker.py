@@ -52,12 +52,12 @@ def main() -> None:
 
 def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]) -> None:
     """Load, warm up, generate first and repeat, sending each part as it is measured."""
-    memory: dict[str, ProcessMemory] = {"before": host.process_memory()}
-    send(Event(phase="import llama_cpp", memory=memory))
+    send(Event(phase="import llama_cpp"))
     from llm_latency import engine, generation
 
+    memory: dict[str, ProcessMemory] = {"before": host.process_memory()}
     try:
-        send(Event(phase="load"))
+        send(Event(phase="load", memory=memory))
         model = generation.TimedModel(path, trial.settings, log)
         send(
             Event(
@@ -78,8 +78,21 @@ def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]
         )
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
+            watch = host.CpuWatch.start()
             answer = model.generate(
-                prompt, workload.max_tokens, length=workload.length, repeat=repeat
+                prompt,
+                workload.max_tokens,
+                length=workload.length,
+                prefix_tokens=workload.prefix_tokens,
+                via=workload.via,
+                repeat=repeat,
+            )
+            beside = watch.state(child_cpu_s=0.0)
+            answer = answer.model_copy(
+                update={
+                    "cpu_other_fraction": beside.cpu_other_fraction,
+                    "cpu_steal_fraction": beside.cpu_steal_fraction,
+                }
             )
             if repeat == 0:
                 memory["after_first"] = host.process_memory()
