@@ -274,7 +274,7 @@ class Model:
     def forget(self) -> None:
         """Empty the KV cache, and let llama-cpp-python know of it."""
         C.llama_memory_clear(self._memory, False)
-        self._llama.reset()
+        self._llama.reset()  # type: ignore[no-untyped-call]
 
     def cached(self) -> int:
         """Return how many tokens the KV cache holds, by llama.cpp's own account."""
@@ -334,7 +334,8 @@ class Model:
     def stream(self, prompt: list[int], max_tokens: int) -> Iterator[dict[str, Any]]:
         """Return llama-cpp-python's streamed completion: chunks of text, as applications use."""
         options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "stream": True}
-        return iter(self._llama.create_completion(prompt, **options))
+        chunks: Any = self._llama.create_completion(prompt, **options)
+        return iter(chunks)
 
     def counters(self) -> Counters:
         """Return what llama.cpp counted since the counters were last reset."""

@@ -118,7 +118,7 @@ def sweep(
         {
             "experiment": "sweep",
             "model": name,
-            "cells": cells,
+            "cells": with_twin(cells),
             "rounds": plain(rounds),
             "seed": plain(seed),
             "timeout_s": float(t) if isinstance(t := plain(timeout_s), int) else t,
@@ -127,6 +127,11 @@ def sweep(
             "parameters": {key: _listed(value) for key, value in given.items()},
         },
     )
+
+
+def with_twin(cells: tuple[Trial, ...]) -> tuple[Trial, ...]:
+    """Return the cells and one of them once more: two that are equal show the noise."""
+    return (*cells, cells[-1].model_copy(update={"twin": True}))
 
 
 def _listed(value: Any) -> Any:

@@ -1,0 +1,206 @@
+"""The answer to a sweep: which settings answer soonest, at what cost, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+
+from llm_latency import frame as fr
+from llm_latency.answers.page import in_words, markdown
+from llm_latency.host import OTHER_LIMIT, STEAL_LIMIT
+from llm_latency.stats import FEWEST, Estimate, estimates
+from llm_latency.wording import (
+    MIB,
+    MS,
+    counts,
+    enumerate_words,
+    escape,
+    number,
+    percent,
+    several,
+    span,
+)
+
+
+def sweep(df: pd.DataFrame, info: Mapping[str, Any]) -> Markdown:
+    """Return the answer: which settings answer soonest, at what cost, and how sure that is.
+
+    Parameters
+    ----------
+    df
+        Rows of a run, ``run.frame()``.
+    info
+        The content of ``run.json``.
+    """
+    data = fr.prepare(df)
+    longest = fr.longest_prompt(data)
+    if data.empty:
+        return markdown("**Nothing has been measured yet.** Run the plan to get an answer.")
+    if longest is None:
+        return markdown(_all_failed(data))
+    part = data[data["prompt_tokens"] == longest]
+    found = {k: v for k, v in estimates(part, "ttft_s", ["cell"]).items() if v.n}
+    best, slowest = (pick(found, key=lambda cell: found[cell].median) for pick in (min, max))
+    name = str((info.get("model") or {}).get("name") or "")
+    sentences = [
+        _soonest(part, found, best, longest, name),
+        _cost(data, part, best),
+        _slowest(found, best, slowest),
+    ]
+    asked = data["prompt_tokens"].max()
+    if asked > longest:
+        sentences.append(f"At the longest prompt, {asked:,.0f} tokens, nothing could be measured.")
+    warnings = [_failed(data), _disturbed(data), _useless_batch(data)]
+    paragraphs = [" ".join(filter(None, sentences)), *filter(None, warnings)]
+    return markdown("\n\n".join(paragraphs))
+
+
+def _soonest(
+    part: pd.DataFrame, found: dict[str, Estimate], best: str, longest: float, model: str
+) -> str:
+    total = estimates(part, "total_s", ["cell"])[best]
+    tokens = fr.ok(part)["generated_tokens"]
+    low, high = int(tokens.min()), int(tokens.max())
+    length = several(high, "token") if low == high else f"{low:,}–{high:,} tokens"
+    rivals = [cell for cell in found if cell != best and not found[best].below(found[cell])]
+    if len(found) == 1:
+        claim, verdict = "is the only cell that was measured", ""
+    elif not rivals:
+        claim = f"answers soonest of {len(found)} measured cells"
+        verdict = " This is **decided**: its interval lies wholly below that of every other cell."
+    else:
+        claim = f"has the lowest median TTFT of {len(found)} measured cells"
+        where = escape(fr.describe(part[part["cell"].isin(found)], rivals))
+        why = f"its interval overlaps with that of {where}"
+        if min(value.n for value in found.values()) < FEWEST:
+            why = (
+                f"fewer than {FEWEST} processes per cell give no 95 % interval; "
+                f"set rounds={FEWEST} or more"
+            )
+        verdict = f" Whether it is the fastest is **undecided**: {why}."
+    start = f"With {escape(model)} and a" if model else "With a"
+    return (
+        f"{start} prompt of {longest:,.0f} tokens, **{escape(best)}** {claim}: "
+        f"TTFT {bold(found[best])}; {length} generated after "
+        f"{bold(total)}.{verdict}"
+    )
+
+
+def bold(value: Estimate) -> str:
+    """Return an estimate in ms with its median in bold."""
+    middle, rest = in_words(value, MS, "ms").split(" (", 1)
+    return f"**{middle}** ({rest}"
+
+
+def _cost(data: pd.DataFrame, part: pd.DataFrame, best: str) -> str:
+    column, word, why = fr.memory_choice(data)
+    sizes = fr.ok(part).groupby("cell")[column].max().dropna() * MIB
+    if best not in sizes:
+        return "What it takes in memory could not be measured."
+    text = f"It takes **{number(sizes[best])} MiB of {word}** ({why})"
+    if len(sizes) > 1:
+        text += f"; over all cells {span(sizes.min(), sizes.max(), 'MiB')}"
+    return f"{text}."
+
+
+def _slowest(found: dict[str, Estimate], best: str, slowest: str) -> str:
+    if best == slowest:
+        return ""
+    longer = found[slowest].median / found[best].median - 1
+    text = (
+        f"The slowest cell, {escape(slowest)}, takes {percent(longer)} longer to its first token: "
+        f"{in_words(found[slowest], MS, 'ms')}"
+    )
+    if not found[best].below(found[slowest]):
+        text += ", a difference that these measurements cannot tell from none"
+    return f"{text}."
+
+
+def _all_failed(data: pd.DataFrame) -> str:
+    each = fr.processes(data)
+    reasons = each.loc[each["reason"] != "", "reason"]
+    first = f" The most frequent reason: {escape(reasons.mode().iloc[0])}" if len(reasons) else ""
+    return (
+        f"**No cell could be measured:** of {several(len(each), 'trial')} none ended ok "
+        f"({escape(counts(each['status']))}).{first.rstrip('.')}. The table of failures names "
+        "the logs."
+    )
+
+
+def _failed(data: pd.DataFrame) -> str:
+    each = fr.processes(data)
+    bad = each[each["status"] != "ok"]
+    if bad.empty:
+        return ""
+    good = set(each.loc[each["status"] == "ok", "cell"])
+    lost = [cell for cell in fr.cells(data)["cell"] if cell not in good]
+    total = data["cell"].nunique()
+    sentences = []
+    if lost:
+        where = escape(fr.describe_by_status(data, bad[bad["cell"].isin(lost)]))
+        sentences.append(f"**{len(lost)} of {several(total, 'cell')} failed:** {where}.")
+    partly = bad[~bad["cell"].isin(lost)]
+    if len(partly):
+        where = escape(fr.describe_by_status(data, partly))
+        sentences.append(f"**Some trials failed** in cells that otherwise ran: {where}.")
+    return " ".join(sentences)
+
+
+def _useless_batch(data: pd.DataFrame) -> str:
+    """Say that n_batch above n_ubatch cannot matter, and whether the measurements agree."""
+    good = fr.ok(data)
+    above = good[good["effective_n_batch"] > good["effective_n_ubatch"]]
+    if above.empty:
+        return ""
+    sizes = enumerate_words([f"{v:.0f}" for v in sorted(above["effective_n_ubatch"].unique())], 9)
+    used = enumerate_words([f"{v:.0f}" for v in sorted(above["effective_n_batch"].unique())], 9)
+    text = (
+        f"**n&#95;batch above n&#95;ubatch ({sizes}) cannot matter:** llama.cpp computes at most "
+        f"n&#95;ubatch tokens at once. This concerns n&#95;batch {used}"
+    )
+    twins = good[good["effective_n_batch"] >= good["effective_n_ubatch"]]
+    same = [key for key in fr.keys(data) if key not in ("n_batch", "n_ubatch")]
+    same += ["effective_n_ubatch", "prompt_tokens"]
+    found = estimates(twins, "ttft_s", [*same, "cell"])
+    groups: dict[tuple[Any, ...], list[Estimate]] = {}
+    for key, value in found.items():
+        groups.setdefault(key[:-1], []).append(value)
+    pairs = [group for group in groups.values() if len(group) > 1]
+    if not pairs:
+        return f"{text}; raise n&#95;ubatch with it."
+    apart = max(max(v.median for v in g) / min(v.median for v in g) - 1 for g in pairs)
+    told = any(a.below(b) for group in pairs for a in group for b in group)
+    if told:
+        return (
+            f"{text}, yet TTFT differs by {percent(apart)} between cells that differ in nothing "
+            "else: something disturbed the measurements; measure again."
+        )
+    return f"{text}; TTFT differs by up to {percent(apart)}, which is not told from none."
+
+
+def _disturbed(data: pd.DataFrame) -> str:
+    """Say how many trials the machine disturbed, by what, and what to do."""
+    worst = data.groupby("process")[["cpu_other_fraction", "cpu_steal_fraction"]].max()
+    flags = (worst["cpu_other_fraction"] > OTHER_LIMIT) | (
+        worst["cpu_steal_fraction"] > STEAL_LIMIT
+    )
+    if "disturbed" in data:
+        # The record's own judgement, which knows how coarse the clocks of short trials are.
+        busy = set(data.loc[data["disturbed"].isin([True]), "process"])
+        flags = pd.Series(worst.index.isin(busy), index=worst.index)
+    if not flags.any():
+        return ""
+    other, steal = worst[flags].max()
+    causes = []
+    if other > OTHER_LIMIT:
+        causes.append(f"other processes took up to {percent(other)} of the CPU time")
+    if steal > STEAL_LIMIT:
+        causes.append(f"the hypervisor took up to {percent(steal)} of it")
+    cause = f": {' and '.join(causes)}" if causes else ", as the notes beside the cells say"
+    return (
+        f"**Disturbed:** {flags.sum():,} of {several(len(flags), 'trial')}{cause}. "
+        "Close other programs and measure again before relying on small differences."
+    )

@@ -1,0 +1,264 @@
+"""Is B slower than A? A paired comparison within rounds, and a verdict that may be "undecided".
+
+In each round every cell is measured once, shortly after the others: what the machine did at that
+time fell on all of them alike. So the cells are compared round by round, as the logarithm of a
+ratio of two processes; the median over the rounds has a distribution-free interval and needs no
+more than independent rounds. How large a difference arises between two cells that *are* equal
+is measured too: every comparing plan measures one cell twice (its *twin*), and without that
+noise floor there is no verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.stats import theilslopes
+
+from llm_latency.errors import ParameterError
+from llm_latency.stats import FEWEST, Estimate, estimate
+
+Verdict = Literal["faster", "slower", "same", "undecided"]
+
+SMALLEST_EFFECT = 0.02
+"""Relative difference below which nobody would change a setting."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A, as B's time divided by A's.
+
+    Attributes
+    ----------
+    ratio
+        Median over the rounds of B / A, with its interval; above 1: B takes longer.
+    noise_floor
+        Relative difference that two equal cells show; ``None`` where no twin was measured.
+    verdict
+        Of B against A.
+    why
+        One sentence: what the verdict rests on, or what it lacks.
+    """
+
+    ratio: Estimate
+    noise_floor: float | None
+    verdict: Verdict
+    why: str
+
+    @property
+    def change(self) -> float:
+        """Relative change of the time, B against A: 0.05 is 5 % longer."""
+        return self.ratio.median - 1
+
+
+def samples(
+    frame: pd.DataFrame, column: str, *, twin: bool = False, **cell: Any
+) -> pd.Series[float]:
+    """Return one number per round of one cell: the median over its process's generations.
+
+    Parameters
+    ----------
+    frame
+        Rows of :meth:`llm_latency.store.RunStore.frame`.
+    column
+        A measured column, such as ``"total_s"``.
+    twin
+        The cell's twin instead.
+    **cell
+        Column = value, which together name the cell.
+
+    Raises
+    ------
+    ParameterError
+        If the frame lacks a column.
+    """
+    keep = (frame["status"] == "ok") & (frame["twin"] == twin)
+    if "superseded" in frame:
+        keep &= ~frame["superseded"].astype(bool)
+    for name, value in cell.items():
+        if name not in frame:
+            raise ParameterError(f"the frame has no column {name!r}; name a setting of the plan.")
+        keep &= frame[name].isna() if value is None else frame[name] == value
+    if column not in frame:
+        raise ParameterError(f"the frame has no column {column!r}; name a measured column.")
+    values = pd.to_numeric(frame.loc[keep, column], errors="coerce")
+    rounds = [frame.loc[keep, "run_id"], frame.loc[keep, "round"]]
+    return values.groupby(rounds).median().dropna()
+
+
+def ratios(a: pd.Series[float], b: pd.Series[float]) -> npt.NDArray[np.float64]:
+    """Return B / A for every round in which both were measured."""
+    both = pd.concat([a.rename("a"), b.rename("b")], axis=1, join="inner")
+    return np.asarray(both["b"] / both["a"], dtype=float)
+
+
+def noise_floor(frame: pd.DataFrame, column: str) -> float | None:
+    """Return the relative difference that two equal cells show; ``None`` without a twin.
+
+    It is twice the standard error of the median ratio of a cell to its twin, estimated from the
+    median absolute logarithm (1.4826 makes that a standard deviation, 1.2533 is the price of a
+    median, for normal noise): of two equal cells, one in twenty comparisons lies beyond it.
+    """
+    found = []
+    for _, cell in frame[frame["twin"].astype(bool)].groupby("cell_id"):
+        name = cell["cell_id"].iloc[0]
+        pair = ratios(
+            samples(frame, column, cell_id=name), samples(frame, column, twin=True, cell_id=name)
+        )
+        found += list(np.log(pair))
+    if len(found) < 3:
+        return None
+    deviation = 1.4826 * float(np.median(np.abs(found)))
+    return math.expm1(2 * 1.2533 * deviation / math.sqrt(len(found)))
+
+
+def compare(
+    a: pd.Series[float],
+    b: pd.Series[float],
+    floor: float | None,
+    smallest_effect: float = SMALLEST_EFFECT,
+) -> Comparison:
+    """Compare B with A round by round and say which is faster, if that can be said.
+
+    Parameters
+    ----------
+    a, b
+        Times by round, see :func:`samples`.
+    floor
+        See :func:`noise_floor`.
+    smallest_effect
+        Relative difference that would matter to the user.
+
+    Returns
+    -------
+    Comparison
+        ``faster`` and ``slower`` are said of B: the whole interval lies on one side, and the
+        median beyond both the noise floor and the smallest effect. ``same``: the whole interval
+        lies within the smallest effect. Everything else is ``undecided``.
+    """
+    if not 0 < smallest_effect < 1:
+        raise ParameterError(
+            f"smallest_effect={smallest_effect!r} is refused: give a share such as 0.02 (2 %)."
+        )
+    log = estimate(np.log(ratios(a, b)))
+    middle, low, high = (math.exp(x) for x in (log.median, log.low, log.high))
+    ratio = Estimate(middle, low, high, log.n, log.kind, log.coverage)
+    verdict, why = _judge(log, ratio, floor, smallest_effect)
+    return Comparison(ratio, floor, verdict, why)
+
+
+def _judge(
+    log: Estimate, ratio: Estimate, floor: float | None, smallest: float
+) -> tuple[Verdict, str]:
+    if log.kind != "interval":
+        return "undecided", f"{log.n} paired rounds; {FEWEST} are the fewest for a verdict"
+    if floor is None:
+        return "undecided", "no cell was measured twice, so the noise floor is not known"
+    size = math.expm1(abs(log.median))
+    interval = f"{ratio.low - 1:+.1%} to {ratio.high - 1:+.1%} in {log.n} rounds"
+    needed = max(floor, smallest)
+    if log.high < 0 or log.low > 0:
+        if size >= needed:
+            return ("faster" if log.high < 0 else "slower"), interval
+        if max(abs(log.low), abs(log.high)) > math.log1p(smallest):
+            return "undecided", f"{interval}; below the {needed:.1%} that noise or need asks for"
+    if max(abs(log.low), abs(log.high)) <= math.log1p(smallest):
+        return "same", f"{interval}; all within {smallest:.1%}"
+    return "undecided", f"{interval}; more rounds would narrow it"
+
+
+def against(
+    frame: pd.DataFrame,
+    column: str,
+    base: Mapping[str, Any],
+    others: Iterable[Mapping[str, Any]],
+    smallest_effect: float = SMALLEST_EFFECT,
+) -> pd.DataFrame:
+    """Return one row per other cell: its comparison with the base cell.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The cell's columns, then ``change, low, high, n, noise_floor, verdict, why``.
+    """
+    floor = noise_floor(frame, column)
+    start = samples(frame, column, **base)
+    rows = []
+    for cell in others:
+        found = compare(start, samples(frame, column, **cell), floor, smallest_effect)
+        rows.append(
+            {
+                **cell,
+                "change": found.change,
+                "low": found.ratio.low - 1,
+                "high": found.ratio.high - 1,
+                "n": found.ratio.n,
+                "noise_floor": found.noise_floor,
+                "verdict": found.verdict,
+                "why": found.why,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def outliers(values: Iterable[float], beyond: float = 5.0) -> npt.NDArray[np.bool_]:
+    """Flag values further than ``beyond`` scaled median absolute deviations from the median.
+
+    They are flagged beside the number, never dropped. Fewer than five values flag nothing.
+    """
+    sample = np.asarray(list(values), dtype=float)
+    known = sample[~np.isnan(sample)]
+    if len(known) < 5:
+        return np.zeros(len(sample), dtype=bool)
+    middle = float(np.median(known))
+    spread = 1.4826 * float(np.median(np.abs(known - middle)))
+    # Clocks have a grain: where most values are equal, a tiny difference is no outlier.
+    return np.abs(sample - middle) > beyond * max(spread, 1e-3 * abs(middle))
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """Return a percentile, or ``None`` where the sample is too small to carry it.
+
+    A sample of n carries the share p if, with 95 % probability, at least one value lies beyond
+    it: ``n >= log(0.05) / log(p)``; 59 for the 95th percentile, 299 for the 99th.
+    """
+    if not 0 < share < 1:
+        raise ParameterError(f"share={share!r} is refused: give a number such as 0.95.")
+    sample = np.asarray([v for v in values if not math.isnan(v)], dtype=float)
+    far = max(share, 1 - share)
+    if len(sample) < math.log(0.05) / math.log(far):
+        return None
+    return float(np.quantile(sample, share))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line with intervals of 95 %, by the method of Theil and Sen.
+
+    Its slope is the median of the slopes of all pairs of points, so a few outliers do not bend
+    it. The points must be independent: one per process.
+    """
+
+    slope: float
+    slope_low: float
+    slope_high: float
+    intercept: float
+    n: int
+
+    def at(self, x: float) -> float:
+        """Return the line's value."""
+        return self.intercept + self.slope * x
+
+
+def line(x: Iterable[float], y: Iterable[float]) -> Line | None:
+    """Fit a line; ``None`` below six points or where all x are equal."""
+    points = np.asarray([(a, b) for a, b in zip(x, y, strict=True) if a == a and b == b])
+    if len(points) < FEWEST or len(set(points[:, 0])) < 2:
+        return None
+    slope, intercept, low, high = theilslopes(points[:, 1], points[:, 0], alpha=0.95)
+    return Line(float(slope), float(low), float(high), float(intercept), len(points))

@@ -1,0 +1,125 @@
+"""The report of the real notebook as Chromium shows it: offline, whole, and readable.
+
+The run is made up, the notebook and all that reads a run are real.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+
+from llm_latency.report import write_report
+
+pytestmark = [pytest.mark.browser, pytest.mark.notebook]
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
+    None,
+)
+HOSTILE = "<script>document.title='taken'</script><img src=x onerror=alert(1)>"
+RUN = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from pathlib import Path
+from types import SimpleNamespace
+
+import factories
+import llm_latency as lab
+
+df = factories.frame(rounds=6, failed=factories.FAILED, warnings=[{HOSTILE!r}])
+run = SimpleNamespace(
+    planned=162, final=162, info=factories.info(title={HOSTILE!r}), path=Path("runs/made-up")
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    notebook = nbformat.read(ROOT / "notebooks" / "sweep.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if "progress" in cell.metadata.get("tags", []):
+            cell.source = RUN
+    nbformat.write(notebook, folder / "in.ipynb")
+    papermill.execute_notebook(
+        folder / "in.ipynb", folder / "out.ipynb", progress_bar=False, kernel_name="python3"
+    )
+    return write_report(folder / "out.ipynb")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium here: install one to look at reports")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def visit(browser: Any, report: Path) -> Iterator[Any]:
+    """Return a function that opens the report, and keep what the browser asked for and said."""
+    pages = []
+
+    def visit(width: int, height: int = 800) -> Any:
+        page = browser.new_page(viewport={"width": width, "height": height})
+        pages.append(page)
+        page.asked, page.said = [], []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.on("console", lambda message: page.said.append(message.text))
+        page.on("pageerror", lambda error: page.said.append(str(error)))
+        page.on("dialog", lambda dialog: (page.said.append(dialog.message), dialog.dismiss()))
+        page.goto(report.as_uri())
+        page.wait_for_load_state("load")
+        return page
+
+    yield visit
+    for page in pages:
+        page.close()
+
+
+def test_nothing_is_fetched_and_nothing_complains(visit: Any) -> None:
+    page = visit(1280)
+    assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
+    assert len([url for url in page.asked if url.startswith("file:")]) == 1
+    assert page.said == []
+    assert page.title() == "Which n_ctx and n_batch answer soonest?"
+    assert page.locator("script").count() == 0
+
+
+def test_the_answer_and_one_figure_are_on_the_first_screen(visit: Any) -> None:
+    page = visit(1280)
+    answer = page.get_by_text("lowest median TTFT").or_(page.get_by_text("answers soonest")).first
+    figure = page.locator("img").first
+    for thing in (answer, figure):
+        box = thing.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 800, box
+    assert answer.bounding_box()["y"] < figure.bounding_box()["y"]
+
+
+@pytest.mark.parametrize("width", [800, 1280])
+def test_only_tables_scroll_sideways(visit: Any, width: int) -> None:
+    page = visit(width)
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= width
+    for figure in page.locator("img").all():
+        box = figure.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+def test_every_figure_and_table_is_there(visit: Any) -> None:
+    page = visit(1280)
+    assert page.locator("img").count() == 5
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 1000)")
+    assert page.locator("table").count() == 7
+    assert "INCOMPLETE" not in page.inner_text("body")
+    assert "<script>" in page.inner_text("body"), "foreign text is shown as text"

@@ -1,0 +1,100 @@
+"""What every notebook keeps: thin, empty, and parameters that explain themselves."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from llm_latency import experiments
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+# What papermill --help-notebook can show; a union hides the parameter.
+ANNOTATIONS = {"int", "float", "str", "bool"} | {
+    f"list[{kind}]" for kind in ("int", "float", "str", "bool")
+}
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request: pytest.FixtureRequest) -> Any:
+    read = nbformat.read(request.param, as_version=4)
+    read.metadata["stem"] = request.param.stem
+    return read
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def tagged(notebook: Any, tag: str) -> list[Any]:
+    return [cell for cell in code_cells(notebook) if tag in cell.metadata.get("tags", [])]
+
+
+def python(source: str) -> ast.Module:
+    lines = ["" if line.startswith("%") else line for line in source.splitlines()]
+    return ast.parse("\n".join(lines))
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
+
+
+def test_parameters_are_annotated_literals_with_a_comment_each(notebook: Any) -> None:
+    (cell,) = tagged(notebook, "parameters")
+    tokens = tokenize.generate_tokens(io.StringIO(cell.source).readline)
+    commented = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    for statement in ast.parse(cell.source).body:
+        assert isinstance(statement, ast.AnnAssign), ast.unparse(statement)
+        assert ast.unparse(statement.annotation) in ANNOTATIONS
+        assert statement.value is not None
+        ast.literal_eval(statement.value)
+        assert statement.lineno == statement.end_lineno in commented, ast.unparse(statement)
+
+
+def test_parameters_are_those_of_the_experiment(notebook: Any) -> None:
+    (cell,) = tagged(notebook, "parameters")
+    names = [s.target.id for s in ast.parse(cell.source).body]  # type: ignore[attr-defined]
+    experiment = experiments.EXPERIMENTS[notebook.metadata["stem"]]
+    assert sorted(names) == sorted(inspect.signature(experiment).parameters)
+
+
+def test_defaults_make_a_plan(notebook: Any) -> None:
+    (cell,) = tagged(notebook, "parameters")
+    values: dict[str, Any] = {}
+    exec(cell.source, values)
+    assert experiments.from_notebook(notebook.metadata["stem"], values)
+
+
+def test_nothing_of_a_run_is_committed(notebook: Any) -> None:
+    assert notebook.nbformat == 4 and notebook.nbformat_minor >= 5
+    assert notebook.metadata["kernelspec"]["name"] == "python3"
+    assert "papermill" not in notebook.metadata
+    identities = [cell.id for cell in notebook.cells]
+    assert len(set(identities)) == len(identities)
+    for cell in code_cells(notebook):
+        assert cell.outputs == [] and cell.execution_count is None
+        assert "papermill" not in cell.metadata
+
+
+def test_notebooks_are_thin(notebook: Any) -> None:
+    for cell in code_cells(notebook):
+        for node in ast.walk(python(cell.source)):
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+            assert not isinstance(node, kinds), cell.source
+        assert len(cell.source.splitlines()) <= 30
+
+
+def test_the_question_comes_first_and_the_run_is_one_cell(notebook: Any) -> None:
+    assert notebook.cells[0].cell_type == "markdown"
+    assert notebook.cells[0].source.startswith("# ")
+    assert "?" in notebook.cells[0].source.splitlines()[0]
+    (run,) = tagged(notebook, "progress")
+    assert ".run(plan)" in run.source
+    assert any("lab.answers.completeness(" in cell.source for cell in code_cells(notebook))
