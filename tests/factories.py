@@ -56,6 +56,7 @@ def record(
     warnings: Sequence[str] = (),
     model: str = "synthetic:tiny",
     kv_per_token: int = 8192,
+    twin: bool = False,
 ) -> Record:
     """Return one trial's record; a failure other than ``invalid`` has no generations."""
     rng = rng or np.random.default_rng(0)
@@ -67,6 +68,7 @@ def record(
         start=Start(),
         round=round,
         order=order,
+        twin=twin,
     )
     common: dict[str, Any] = {
         "run_id": "run-1",
@@ -166,28 +168,36 @@ def records(
     seed: int = 0,
     failed: dict[tuple[int, int], Failure] | None = None,
     others: dict[str, Sequence[Any]] | None = None,
+    twin: bool = True,
     **options: Any,
 ) -> list[Record]:
-    """Return the records of a whole grid; ``failed`` names cells by ``(n_ctx, n_batch)``."""
+    """Return the records of a whole grid; ``failed`` names cells by ``(n_ctx, n_batch)``.
+
+    The last cell is measured twice in each round, as in a real plan, unless ``twin`` is off.
+    """
     rng = np.random.default_rng(seed)
     made = []
     for round in range(rounds):
-        for values in grid({"n_ctx": n_ctx, "n_batch": n_batch, **(others or {})}):
-            settings = Settings(**values)
-            for prompt in prompts:
-                made.append(
-                    record(
-                        settings,
-                        prompt,
-                        round=round,
-                        order=len(made),
-                        factor=float(np.exp(rng.normal(0, between))),
-                        rng=rng,
-                        within=within,
-                        failure=(failed or {}).get((settings.n_ctx, settings.n_batch)),
-                        **options,
-                    )
+        cells = [
+            (Settings(**values), prompt, False)
+            for values in grid({"n_ctx": n_ctx, "n_batch": n_batch, **(others or {})})
+            for prompt in prompts
+        ]
+        for settings, prompt, again in [*cells, *([(*cells[-1][:2], True)] if twin else [])]:
+            made.append(
+                record(
+                    settings,
+                    prompt,
+                    twin=again,
+                    round=round,
+                    order=len(made),
+                    factor=float(np.exp(rng.normal(0, between))),
+                    rng=rng,
+                    within=within,
+                    failure=(failed or {}).get((settings.n_ctx, settings.n_batch)),
+                    **options,
                 )
+            )
     return made
 
 

@@ -38,8 +38,10 @@ def same(settings: Any, prompt: int) -> float:
 
 def test_a_clear_winner_is_decided() -> None:
     said = text(answers.sweep(factories.frame(rounds=6, ttft=steps), INFO))
-    assert "n_ctx 512, n_batch 512** answers soonest of 9 measured cells" in said
-    assert "decided" in said and "undecided" not in said
+    assert "n_ctx 512, n_batch 512** has the lowest median TTFT of 9 measured cells" in said
+    assert "It is the fastest, **decided** round by round" in said and "undecided" not in said
+    assert re.search(r"every other cell takes at least (9\d|10\d) % longer", said)
+    assert re.search(r"two equal cells differ by [\d.]+ %", said)
     assert re.search(r"TTFT \*\*11\d ms\*\* \(95 % interval 11\d–11\d ms, n = 6 processes\)", said)
     assert "32 tokens generated after" in said
     assert re.search(r"slowest cell, n_ctx 2048, n_batch 128, takes 1,?\d{3} % longer", said)
@@ -48,14 +50,26 @@ def test_a_clear_winner_is_decided() -> None:
 
 def test_a_draw_is_undecided() -> None:
     said = text(answers.sweep(factories.frame(rounds=6, ttft=same, between=0.05), INFO))
-    assert "undecided" in said and "overlaps" in said
-    assert "has the lowest median TTFT" in said and "answers soonest" not in said
+    assert "undecided" in said and "the rounds do not tell it from" in said
+    assert "the fastest, **decided**" not in said
     assert "cannot tell from none" in said
+
+
+def test_equal_cells_on_a_quiet_machine_are_the_same() -> None:
+    quiet = {"ttft": same, "between": 0.001, "within": 0.001}
+    said = text(answers.sweep(factories.frame(rounds=8, **quiet), INFO))
+    assert "It is **no faster than** all the others: round by round these take the same time" in said
+    assert "decided" not in said
+
+
+def test_without_a_twin_there_is_no_verdict() -> None:
+    said = text(answers.sweep(factories.frame(rounds=6, ttft=steps, twin=False), INFO))
+    assert "undecided" in said and "no cell was measured twice" in said
 
 
 def test_too_few_processes_are_undecided_and_say_what_to_do() -> None:
     said = text(answers.sweep(factories.frame(rounds=2, ttft=steps), INFO))
-    assert "undecided" in said and "rounds=6" in said
+    assert "undecided" in said and "2 paired rounds; set rounds=6" in said
     assert "range" in said and "95 % interval 1" not in said
 
 
@@ -64,7 +78,8 @@ def test_the_winner_is_the_one_in_the_data() -> None:
         return prompt * 0.001 * (2048 / settings.n_ctx) * (settings.n_batch / 128)
 
     said = text(answers.sweep(factories.frame(rounds=6, ttft=turned), INFO))
-    assert "**n_ctx 2048, n_batch 128** answers soonest" in said
+    assert "**n_ctx 2048, n_batch 128** has the lowest" in said
+    assert "It is the fastest" in said
 
 
 def test_failed_cells_are_counted_and_named() -> None:

@@ -30,7 +30,8 @@ def test_every_grid_parameter_takes_one_value_or_a_list() -> None:
         n_ctx="[512, 1024]", n_batch=256, use_mmap=[True, "false"], type_k=["f16", "q8_0"],
         n_threads=[0, 1], prompt_tokens="16",
     )  # fmt: skip
-    assert len(plan.cells) == 2 * 2 * 2 * 2
+    assert len(plan.cells) == 2 * 2 * 2 * 2 + 1  # and the twin
+    assert [c.twin for c in plan.cells].count(True) == 1
     assert {c.settings.n_threads for c in plan.cells} == {None, 1}
     assert {c.settings.use_mmap for c in plan.cells} == {True, False}
     assert {c.workload.prompt_tokens for c in plan.cells} == {16}

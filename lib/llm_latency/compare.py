@@ -77,7 +77,8 @@ def samples(
     ParameterError
         If the frame lacks a column.
     """
-    keep = (frame["status"] == "ok") & (frame["twin"] == twin)
+    is_twin = frame["twin"].astype(bool) if "twin" in frame else False
+    keep = (frame["status"] == "ok") & (is_twin == twin)
     if "superseded" in frame:
         keep &= ~frame["superseded"].astype(bool)
     for name, value in cell.items():
@@ -104,7 +105,9 @@ def noise_floor(frame: pd.DataFrame, column: str) -> float | None:
     median absolute logarithm (1.4826 makes that a standard deviation, 1.2533 is the price of a
     median, for normal noise): of two equal cells, one in twenty comparisons lies beyond it.
     """
-    found = []
+    found: list[float] = []
+    if "twin" not in frame:
+        return None
     for _, cell in frame[frame["twin"].astype(bool)].groupby("cell_id"):
         name = cell["cell_id"].iloc[0]
         pair = ratios(

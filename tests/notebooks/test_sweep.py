@@ -62,7 +62,7 @@ def test_the_sweep_from_the_root_and_its_report(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     frame = load_runs(tmp_path / "o" / "runs" / "*")
-    assert len(frame) == 2 * 2 * 2
+    assert len(frame) == 2 * 2 * 2 + 1  # and the twin
     assert set(frame["status"]) == {"ok"}
     page = write_report(out).read_text(encoding="utf-8")
     assert page.count("data:image/png") + page.count("<svg") >= 4

@@ -10,6 +10,7 @@ from IPython.display import Markdown
 
 from llm_latency import frame as fr
 from llm_latency.answers.page import in_words, markdown
+from llm_latency.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
 from llm_latency.host import OTHER_LIMIT, STEAL_LIMIT
 from llm_latency.stats import FEWEST, Estimate, estimates
 from llm_latency.wording import (
@@ -44,11 +45,13 @@ def sweep(df: pd.DataFrame, info: Mapping[str, Any]) -> Markdown:
     part = data[data["prompt_tokens"] == longest]
     found = {k: v for k, v in estimates(part, "ttft_s", ["cell"]).items() if v.n}
     best, slowest = (pick(found, key=lambda cell: found[cell].median) for pick in (min, max))
+    against_best = _against(df, part, found, best)
     name = str((info.get("model") or {}).get("name") or "")
     sentences = [
         _soonest(part, found, best, longest, name),
+        _verdict(part, against_best),
         _cost(data, part, best),
-        _slowest(found, best, slowest),
+        _slowest(found, against_best, best, slowest),
     ]
     asked = data["prompt_tokens"].max()
     if asked > longest:
@@ -65,28 +68,58 @@ def _soonest(
     tokens = fr.ok(part)["generated_tokens"]
     low, high = int(tokens.min()), int(tokens.max())
     length = several(high, "token") if low == high else f"{low:,}–{high:,} tokens"
-    rivals = [cell for cell in found if cell != best and not found[best].below(found[cell])]
-    if len(found) == 1:
-        claim, verdict = "is the only cell that was measured", ""
-    elif not rivals:
-        claim = f"answers soonest of {len(found)} measured cells"
-        verdict = " This is **decided**: its interval lies wholly below that of every other cell."
-    else:
+    claim = "is the only cell that was measured"
+    if len(found) > 1:
         claim = f"has the lowest median TTFT of {len(found)} measured cells"
-        where = escape(fr.describe(part[part["cell"].isin(found)], rivals))
-        why = f"its interval overlaps with that of {where}"
-        if min(value.n for value in found.values()) < FEWEST:
-            why = (
-                f"fewer than {FEWEST} processes per cell give no 95 % interval; "
-                f"set rounds={FEWEST} or more"
-            )
-        verdict = f" Whether it is the fastest is **undecided**: {why}."
     start = f"With {escape(model)} and a" if model else "With a"
     return (
         f"{start} prompt of {longest:,.0f} tokens, **{escape(best)}** {claim}: "
-        f"TTFT {bold(found[best])}; {length} generated after "
-        f"{bold(total)}.{verdict}"
+        f"TTFT {bold(found[best])}; {length} generated after {bold(total)}."
     )
+
+
+def _against(
+    df: pd.DataFrame, part: pd.DataFrame, found: dict[str, Estimate], best: str
+) -> dict[str, Comparison]:
+    """Compare every other cell with the best, round by round."""
+    ids = fr.ok(part).drop_duplicates("cell").set_index("cell")["cell_id"]
+    floor = noise_floor(df, "ttft_s")
+    times = {cell: samples(df, "ttft_s", cell_id=ids[cell]) for cell in found}
+    return {cell: compare(times[best], times[cell], floor) for cell in found if cell != best}
+
+
+def _verdict(part: pd.DataFrame, against_best: dict[str, Comparison]) -> str:
+    """Say whether the best cell is the fastest, and what that rests on."""
+    if not against_best:
+        return ""
+    results = list(against_best.values())
+    floor = results[0].noise_floor
+    if all(result.verdict == "slower" for result in results):
+        nearest = min(results, key=lambda result: result.ratio.median).change
+        return (
+            f"It is the fastest, **decided** round by round: every other cell takes at least "
+            f"{percent(nearest)} longer, while two equal cells differ by {percent(floor or 0)}."
+        )
+    fewest = min(result.ratio.n for result in results)
+    if fewest < FEWEST:
+        why = f"{several(fewest, 'paired round')}; set rounds={FEWEST} or more"
+    elif floor is None:
+        why = "no cell was measured twice, so nobody knows how much equal cells differ"
+    else:
+        draw = [cell for cell, result in against_best.items() if result.verdict != "slower"]
+        equal = [cell for cell in draw if against_best[cell].verdict == "same"]
+        cells = part[part["cell"].isin(against_best)]
+        if draw == equal:
+            where = escape(fr.describe(cells, equal)).replace("all cells", "all the others")
+            return (
+                f"It is **no faster than** {where}: round by round these take the same time "
+                f"within {percent(SMALLEST_EFFECT)}."
+            )
+        why = (
+            f"the rounds do not tell it from {escape(fr.describe(cells, draw))} (two equal "
+            f"cells differ by {percent(floor)}); more rounds, or a quieter machine, might"
+        )
+    return f"Whether it is the fastest is **undecided**: {why}."
 
 
 def bold(value: Estimate) -> str:
@@ -106,7 +139,9 @@ def _cost(data: pd.DataFrame, part: pd.DataFrame, best: str) -> str:
     return f"{text}."
 
 
-def _slowest(found: dict[str, Estimate], best: str, slowest: str) -> str:
+def _slowest(
+    found: dict[str, Estimate], against_best: dict[str, Comparison], best: str, slowest: str
+) -> str:
     if best == slowest:
         return ""
     longer = found[slowest].median / found[best].median - 1
@@ -114,7 +149,7 @@ def _slowest(found: dict[str, Estimate], best: str, slowest: str) -> str:
         f"The slowest cell, {escape(slowest)}, takes {percent(longer)} longer to its first token: "
         f"{in_words(found[slowest], MS, 'ms')}"
     )
-    if not found[best].below(found[slowest]):
+    if against_best[slowest].verdict != "slower":
         text += ", a difference that these measurements cannot tell from none"
     return f"{text}."
 
