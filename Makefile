@@ -19,7 +19,7 @@ endif
 PY := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test lint types gpu-test format lab doctor clean
+.PHONY: help setup sweep test lint types lab doctor calibration gpu-test format clean
 
 help: ## list these targets
 	@$(PYTHON) -c "import re; [print(f'make {t:<10}{d}') for t, d in re.findall(r'^([a-z-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -42,6 +42,9 @@ types: setup ## mypy --strict on the library, bootstrap.py and the notebooks
 	$(BIN)/mypy
 	$(BIN)/nbqa mypy notebooks
 
+calibration: setup ## compare the lab with llama-bench, built from the same source (ARGS=)
+	$(PY) -m benchmarks.calibration $(ARGS)
+
 gpu-test: setup ## run the tests that need an NVIDIA card (and ENGINE=cuda)
 	$(PY) -m pytest -m gpu
 
@@ -53,7 +56,7 @@ format: setup ## let ruff and nbstripout tidy the sources and notebooks
 lab: setup ## open JupyterLab
 	$(BIN)/jupyter lab
 
-doctor: setup ## say what this machine is, and what would disturb a measurement
+doctor: setup ## say what this engine supports, and whether it really runs
 	$(PY) -m llm_latency doctor
 
 clean: ## delete caches; never .venv, outputs/ or the compiled engines

@@ -19,7 +19,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llm_latency import answers, experiments, models, plots, report, stats, tables
+    from llm_latency import (
+        answers,
+        calibration,
+        compare,
+        experiments,
+        llama_bench,
+        models,
+        plots,
+        report,
+        stats,
+        tables,
+    )
     from llm_latency.errors import LabError, ParameterError
     from llm_latency.generation import load
     from llm_latency.runner import run
@@ -40,7 +51,18 @@ _HOMES = {
     "load_runs": "store",
     "open_run": "store",
 }
-_ROOMS = ("answers", "experiments", "models", "plots", "report", "stats", "tables")
+_ROOMS = (
+    "answers",
+    "calibration",
+    "compare",
+    "experiments",
+    "llama_bench",
+    "models",
+    "plots",
+    "report",
+    "stats",
+    "tables",
+)
 
 __all__ = [
     "LabError",
@@ -52,7 +74,10 @@ __all__ = [
     "Trial",
     "Workload",
     "answers",
+    "calibration",
+    "compare",
     "experiments",
+    "llama_bench",
     "load",
     "load_runs",
     "models",

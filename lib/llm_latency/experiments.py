@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_latency import models
+from llm_latency.calibration import plan as calibration
 from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.spec import Plan, Settings, Start, Trial, Workload, as_list, build, grid, plain
 
@@ -139,10 +140,10 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple | range) else value
 
 
-EXPERIMENTS: dict[str, Callable[..., Plan]] = {"sweep": sweep}
+EXPERIMENTS: dict[str, Callable[..., Any]] = {"sweep": sweep, "calibration": calibration}
 
 
-def from_notebook(name: str, namespace: Mapping[str, Any]) -> Plan:
+def from_notebook(name: str, namespace: Mapping[str, Any]) -> Any:
     """Return the plan of an experiment out of a notebook's variables.
 
     papermill only warns of a parameter that a notebook does not know, and measures with the

@@ -1,0 +1,64 @@
+"""Compare the lab with llama-bench: build llama-bench, measure in turn, print the ratios.
+
+python -m benchmarks.calibration                    # build, then six pairs of every test
+python -m benchmarks.calibration --build-only
+python -m benchmarks.calibration --pairs 2 --n-threads 1 --model synthetic:tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+
+from benchmarks.calibration.build import build
+
+from llm_latency import calibration
+from llm_latency.calibration import page
+from llm_latency.calibration.ratios import parts
+from llm_latency.errors import LabError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build, measure, print; return the exit code."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.calibration",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--build-only", action="store_true", help="build llama-bench and stop")
+    parser.add_argument("--source", type=Path, help="llama-cpp-python's source package, if at hand")
+    parser.add_argument("--whole", action="store_true", help="build all of llama.cpp anew")
+    defaults = {k: p.default for k, p in inspect.signature(calibration.plan).parameters.items()}
+    for name, default in defaults.items():
+        option = f"--{name.replace('_', '-')}"
+        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        text = f"default: {shown}" if shown != "" else "a name for the results"
+        if isinstance(default, tuple):
+            parser.add_argument(option, type=int, nargs="+", default=list(default), help=text)
+        else:
+            parser.add_argument(option, type=type(default), default=default, help=text)
+    asked = parser.parse_args(arguments)
+    try:
+        plan = calibration.plan(**{name: getattr(asked, name) for name in defaults})
+        build(asked.source, whole=asked.whole)
+        if asked.build_only:
+            return 0
+        run = calibration.run(plan)
+    except LabError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nStopped; give the same --run-id to go on.", file=sys.stderr)
+        return 130
+    ratios, rest = run.ratios(), parts(run.frame())
+    for table in (page.table(ratios), page.parts_table(rest)):
+        print(f"\n{table.to_string(index=False)}\n{table.attrs['caption']}")
+    print(f"\n{page.answer(ratios, rest).data}\n{run.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
