@@ -58,7 +58,9 @@ def test_a_draw_is_undecided() -> None:
 def test_equal_cells_on_a_quiet_machine_are_the_same() -> None:
     quiet = {"ttft": same, "between": 0.001, "within": 0.001}
     said = text(answers.sweep(factories.frame(rounds=8, **quiet), INFO))
-    assert "It is **no faster than** all the others: round by round these take the same time" in said
+    assert (
+        "It is **no faster than** all the others: round by round these take the same time" in said
+    )
     assert "decided" not in said
 
 

@@ -121,7 +121,7 @@ def test_real_trials_leave_real_figures(outputs: Path) -> None:
     plan = lab.experiments.sweep(n_ctx=512, n_batch=[128, 256], prompt_tokens=200, rounds=2)
     run = lab.run(plan, progress=False)
     frame = lab.load_runs(outputs / "runs" / "*")
-    assert len(frame) == 2 * 2 * 2
+    assert len(frame) == (2 + 1) * 2 * 2  # two cells and a twin
     assert set(frame["status"]) == {"ok"}
     assert (frame["evaluated_tokens"] == 200).all()
     assert (frame["generated_tokens"] == 32).all()

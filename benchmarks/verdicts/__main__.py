@@ -2,35 +2,40 @@
 
 ``python -m benchmarks.verdicts`` compares equal cells with each other many times (A/A), and equal
 cells with one whose worker pauses for 5 % of every evaluation. A verdict of faster or slower on
-equal cells is wrong; "slower" on the paused one is right. Each comparison measures its own fresh
-processes; the twins that give the noise floor are shared by the comparisons of one block, as
-they are in a sweep.
+equal cells is wrong; "slower" on the paused one is right. Cells are measured in blocks, round by
+round, each time in a fresh process; each cell is compared with two others of its block, and the
+twins that give the noise floor are shared by a block, as in a sweep: the comparisons of a block
+are not independent, so the printed interval of a rate is somewhat too narrow. One thread, so that a core is left for the system. Both rates are printed twice: with the
+quickest generation of each process, which is what verdicts use, and with the median.
 
-Takes about a third of a second per process: 20 to 40 minutes as it stands, on a quiet machine.
+Takes over half a second per process: about 20 minutes as it stands, on a quiet machine.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from scipy.stats import binomtest
 from tqdm import tqdm
 
 from llm_latency import child, models
-from llm_latency.compare import SMALLEST_EFFECT, compare, noise_floor, samples
+from llm_latency.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
 from llm_latency.record import Record
 from llm_latency.spec import Settings, Start, Trial, Workload
 from llm_latency.store import to_frame
 
+Within = Literal["quickest", "median"]
 PAUSING = (sys.executable, "-m", "benchmarks.verdicts.pausing_worker")
 BLOCK = 10
-"""Comparisons that share one pair of twins."""
+"""Cells that share one pair of twins."""
 
 
 def measure(folder: Path, path: Path, number: int, *, pausing: bool) -> Record:
@@ -39,8 +44,8 @@ def measure(folder: Path, path: Path, number: int, *, pausing: bool) -> Record:
     trial = Trial(
         experiment="verdicts",
         model="synthetic:tiny",
-        settings=Settings(n_ctx=512, n_batch=256),
-        workload=Workload(prompt_tokens=256, max_tokens=32, repeats=2),
+        settings=Settings(n_ctx=512, n_batch=256, n_threads=1),
+        workload=Workload(prompt_tokens=96, max_tokens=16, repeats=4),
         start=Start(page_cache="resident"),
         round=number,
     )
@@ -52,73 +57,78 @@ def measure(folder: Path, path: Path, number: int, *, pausing: bool) -> Record:
         child.WORKER = ordinary
 
 
-def block(folder: Path, path: Path, rounds: int, pairs: int, *, pausing: bool) -> pd.DataFrame:
-    """Measure some pairs of cells and one pair of twins, round by round, shuffled."""
+def block(folder: Path, path: Path, rounds: int, *, pausing: bool) -> pd.DataFrame:
+    """Measure the cells of a block and a pair of twins, round by round, shuffled.
+
+    With ``pausing``, every second cell is measured in the worker that pauses.
+    """
     frames = []
     for number in range(rounds):
-        labels = [(f"{side}{k}", False) for k in range(pairs) for side in "ab"]
-        labels += [("twins", False), ("twins", True)]
+        labels = [(k, False) for k in range(BLOCK)] + [(BLOCK, False), (BLOCK, True)]
         random.Random(f"{folder.name}/{number}").shuffle(labels)
         for label, twin in labels:
-            slow = pausing and label.startswith("b")
+            slow = pausing and label % 2 == 1 and label < BLOCK
             rows = to_frame([measure(folder, path, number, pausing=slow)])
             frames.append(rows.assign(cell_id=label, twin=twin))
     return pd.concat(frames, ignore_index=True)
 
 
-def verdicts(frame: pd.DataFrame, pairs: int) -> list[tuple[str, float, float]]:
-    """Return the verdict, change and noise floor of every pair of a block."""
-    floor = noise_floor(frame, "total_s")
+def verdicts(frame: pd.DataFrame, within: Within, *, pausing: bool) -> list[Comparison]:
+    """Compare each cell of a block with two others; the paused one, if any, comes second."""
+    floor = noise_floor(frame, "total_s", within)
     found = []
-    for k in range(pairs):
-        a, b = (samples(frame, "total_s", cell_id=f"{side}{k}") for side in "ab")
-        result = compare(a, b, floor)
-        found.append((result.verdict, result.change, floor or float("nan")))
+    for k, step in itertools.product(range(BLOCK), (1, 3) if pausing else (1, 2)):
+        pair = sorted((k, (k + step) % BLOCK), key=lambda label: pausing and label % 2)
+        a, b = (samples(frame, "total_s", within=within, cell_id=label) for label in pair)
+        found.append(compare(a, b, floor))
     return found
 
 
 def main() -> None:
     """Measure, and print both rates with their intervals."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="as params/standard.yaml")
+    parser.add_argument("--rounds", type=int, default=12, help="as params/standard.yaml")
     parser.add_argument("--equal", type=int, default=200, help="comparisons of equal cells")
-    parser.add_argument("--paused", type=int, default=50, help="comparisons with a paused one")
+    parser.add_argument("--paused", type=int, default=60, help="comparisons with a paused one")
     asked = parser.parse_args()
     path = models.resolve("synthetic:tiny")
     print(
-        f"{asked.rounds} rounds per comparison; total latency of 256 + 32 tokens; smallest effect "
-        f"of interest {SMALLEST_EFFECT:.0%}"
+        f"{asked.rounds} rounds per comparison; total latency of 96 + 16 tokens, one thread; "
+        f"smallest effect of interest {SMALLEST_EFFECT:.0%}",
+        flush=True,
     )
     with tempfile.TemporaryDirectory() as place:
         for name, count, pausing in (("equal", asked.equal, False), ("paused", asked.paused, True)):
-            found: list[tuple[str, float, float]] = []
+            found: dict[Within, list[Comparison]] = {"quickest": [], "median": []}
             disturbed: list[float] = []
-            with tqdm(total=count, desc=name, unit="comparison") as bar:
-                while len(found) < count:
-                    pairs = min(BLOCK, count - len(found))
-                    folder = Path(place) / f"{name}{len(found)}"
-                    folder.mkdir()
-                    frame = block(folder, path, asked.rounds, pairs, pausing=pausing)
-                    found += verdicts(frame, pairs)
-                    disturbed.append(float(frame["disturbed"].mean()))
-                    bar.update(pairs)
-            if found:
-                report(name, found, sum(disturbed) / len(disturbed))
+            for number in tqdm(range(-(-count // (2 * BLOCK))), desc=name, unit="block"):
+                folder = Path(place) / f"{name}{number}"
+                folder.mkdir()
+                frame = block(folder, path, asked.rounds, pausing=pausing)
+                for within, results in found.items():
+                    results += verdicts(frame, within, pausing=pausing)
+                disturbed.append(float(frame["disturbed"].mean()))
+            for within, results in found.items():
+                report(name, within, results, disturbed)
 
 
-def report(name: str, found: list[tuple[str, float, float]], disturbed: float) -> None:
+def report(name: str, within: Within, found: list[Comparison], disturbed: list[float]) -> None:
     """Print how often each verdict came, and the rate that counts with its interval."""
-    tally = Counter(verdict for verdict, _, _ in found)
+    if not found:
+        return
+    tally = Counter(result.verdict for result in found)
     hits = tally["slower"] + (tally["faster"] if name == "equal" else 0)
     rate = binomtest(hits, len(found)).proportion_ci()
-    changes = pd.Series([change for _, change, _ in found])
-    floors = pd.Series([floor for _, _, floor in found])
+    changes = pd.Series([result.change for result in found])
+    floors = pd.Series([result.noise_floor for result in found], dtype=float)
     what = "called faster or slower" if name == "equal" else "called slower"
     print(
-        f"{name}: {dict(tally)}; {what}: {hits} of {len(found)} = {hits / len(found):.1%} "
-        f"(95 % interval {rate.low:.1%} to {rate.high:.1%}); median change {changes.median():+.2%} "
-        f"(middle half {changes.quantile(0.25):+.2%} to {changes.quantile(0.75):+.2%}); median "
-        f"noise floor {floors.median():.2%}; disturbed rows {disturbed:.1%}"
+        f"{name}, by the {within} of each process: {what}: {hits} of {len(found)} = "
+        f"{hits / len(found):.1%} (95 % interval {rate.low:.1%} to {rate.high:.1%}); "
+        f"{dict(tally)}; median change {changes.median():+.2%} (middle half "
+        f"{changes.quantile(0.25):+.2%} to {changes.quantile(0.75):+.2%}); median noise floor "
+        f"{floors.median():.2%}; disturbed rows {sum(disturbed) / len(disturbed):.1%}",
+        flush=True,
     )
 
 

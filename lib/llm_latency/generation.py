@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_latency import models, prompts, proof
+from llm_latency import prompts, proof
 from llm_latency.engine import Counters, EngineError, Model
 from llm_latency.errors import ParameterError
 from llm_latency.record import Generation, Timings
@@ -333,6 +333,8 @@ def load(model: str | Path, **settings: Any) -> TimedModel:
     >>> with load("synthetic:tiny", n_ctx=1024) as model:  # doctest: +SKIP
     ...     model.generate("Bonjour", max_tokens=50).timings.ttft_s
     """
+    from llm_latency import models  # here, because a measured process is given a path
+
     wanted = build(Settings, settings)
     path = models.resolve(str(model), progress=True)
     if not path.is_file():

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +135,8 @@ def machine_card() -> MachineCard:
 
 def versions() -> dict[str, str]:
     """Return the versions of the lab and of what the figures depend on."""
+    from importlib import metadata  # here, because a measured process does not ask
+
     names = ("llm-latency-lab", "llama_cpp_python", "numpy", "pandas", "papermill", "gguf")
     found = {}
     for name in names:
@@ -268,6 +269,11 @@ def _available_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
+def _blur(span_s: float) -> float:
+    """Return the share of CPU time that two ticks of the kernel's clocks make of a span."""
+    return 2 * TICK_S / max(span_s * (os.cpu_count() or 1), TICK_S)
+
+
 def disturbances(
     state: HostState, span_s: float, generations: Sequence[Generation] = ()
 ) -> list[str]:
@@ -279,23 +285,24 @@ def disturbances(
         The machine during the whole trial.
     span_s
         How long the trial took, in seconds. The kernel counts CPU time in ticks of 10 ms, so
-        the shorter the trial, the coarser the share.
+        the shorter a span, the coarser its share; that much is forgiven.
     generations
         The trial's generations: the worst moment counts, where it was long enough to be seen.
     """
-    blur = 2 * TICK_S / max(span_s * (os.cpu_count() or 1), TICK_S)
-    other = [state.cpu_other_fraction, *(g.cpu_other_fraction for g in generations)]
-    steal = [state.cpu_steal_fraction, *(g.cpu_steal_fraction for g in generations)]
-    most_other = max((x for x in other if x is not None), default=0.0)
-    most_steal = max((x for x in steal if x is not None), default=0.0)
+    spans = [
+        (span_s, state.cpu_other_fraction, state.cpu_steal_fraction),
+        *((g.timings.total_s, g.cpu_other_fraction, g.cpu_steal_fraction) for g in generations),
+    ]
+    other = [o for s, o, _ in spans if o is not None and o > OTHER_LIMIT + _blur(s)]
+    steal = [t for s, _, t in spans if t is not None and t > STEAL_LIMIT + _blur(s)]
     found = []
-    if most_other > OTHER_LIMIT + blur:
+    if other:
         found.append(
-            f"other processes took {most_other:.0%} of the CPU time; close them and measure again"
+            f"other processes took {max(other):.0%} of the CPU time; close them and measure again"
         )
-    if most_steal > STEAL_LIMIT + blur:
+    if steal:
         found.append(
-            f"the hypervisor took {most_steal:.0%} of the CPU time; measure again, or on a "
+            f"the hypervisor took {max(steal):.0%} of the CPU time; measure again, or on a "
             "machine of your own"
         )
     if (state.memory_pressure_fraction or 0) > PRESSURE_LIMIT:

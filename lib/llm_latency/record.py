@@ -42,7 +42,7 @@ FINAL: frozenset[Status] = frozenset(STATUSES) - {"cancelled"}
 class Part(BaseModel):
     """Base of all parts of a record: immutable, closed to unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Timings(Part):

@@ -35,7 +35,8 @@ Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
 class Frozen(BaseModel):
     """Immutable, strictly typed, and closed to names that it does not know."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    # Built when first used: a measured process starts sooner, and uses few of them.
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
 class Settings(Frozen):
