@@ -7,17 +7,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from llm_latency.compare import (
     Comparison,
     against,
     compare,
-    line,
     noise_floor,
-    outliers,
-    percentile,
     ratios,
     samples,
 )
@@ -145,46 +140,3 @@ def test_the_noise_floor_follows_the_noise() -> None:
     ]
     assert floors[0] * 2 < floors[1] < floors[2] / 2
     assert noise_floor(measured(0, 2, 0.1, seed=1), "total_s") is None
-
-
-def test_outliers_are_flagged_and_constant_values_are_not() -> None:
-    assert list(outliers([1.0, 1.01, 0.99, 1.0, 1.02, 9.0])) == [False] * 5 + [True]
-    assert not outliers([1.0] * 5 + [1.0001]).any()
-    assert not outliers([1.0, 100.0]).any()
-    assert list(outliers([1.0, 1.1, 0.9, 1.0, math.nan, 50.0])) == [False] * 5 + [True]
-
-
-@given(st.lists(st.floats(0, 1e3), max_size=400), st.floats(0.5, 0.999))
-def test_a_percentile_is_given_only_where_the_sample_carries_it(
-    values: list[float], share: float
-) -> None:
-    found = percentile(values, share)
-    chance_of_none_beyond = share ** len(values)
-    if found is None:
-        assert chance_of_none_beyond > 0.05 * (1 - 1e-9)
-    else:
-        assert chance_of_none_beyond <= 0.05 * (1 + 1e-9)
-        assert min(values) <= found <= max(values)
-
-
-def test_fifty_nine_values_carry_the_95th_percentile() -> None:
-    assert percentile([1.0] * 58, 0.95) is None
-    assert percentile([1.0] * 59, 0.95) == 1.0
-
-
-def test_a_line_has_an_interval_that_holds_the_truth() -> None:
-    held = 0
-    for seed in range(200):
-        random = np.random.default_rng(seed)
-        x = np.repeat([16, 64, 256, 1024], 5)
-        y = 0.01 + 2e-4 * x + 0.005 * random.standard_normal(len(x))
-        fit = line(x, y)
-        assert fit is not None
-        held += fit.slope_low <= 2e-4 <= fit.slope_high
-    assert held >= 0.9 * 200
-    outlier = line([1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 70])
-    assert outlier is not None
-    assert outlier.slope == pytest.approx(1.0, abs=0.2)
-    assert outlier.at(10) == pytest.approx(10, abs=1)
-    assert line([1, 2, 3], [1, 2, 3]) is None
-    assert line([2] * 9, range(9)) is None

@@ -140,6 +140,18 @@ def test_natural_length_stops_at_end_of_generation(
     assert (fixed.generated_tokens, fixed.finish_reason) == (20, "length")
 
 
+def test_an_early_end_under_fixed_length_is_caught(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A streamed completion stops at end-of-generation whatever was asked.
+    ends = itertools.chain([False] * 3, itertools.repeat(True))
+    monkeypatch.setattr(engine.C, "llama_vocab_is_eog", lambda *_: next(ends))
+    early = model.generate(model.passage(20), max_tokens=20, length="fixed", via="stream")
+    assert early.finish_reason == "stop"
+    assert early.problem is not None
+    assert early.problem.startswith("20 tokens were to be generated, ")
+
+
 def test_an_answer_that_ends_at_once_has_no_speed(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:

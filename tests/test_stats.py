@@ -14,7 +14,16 @@ from scipy.stats import binom
 
 from llm_latency.errors import ParameterError
 from llm_latency.frame import prepare
-from llm_latency.stats import FEWEST, Estimate, by_process, estimate, estimates, per_process
+from llm_latency.stats import (
+    FEWEST,
+    Estimate,
+    by_process,
+    estimate,
+    estimates,
+    outliers,
+    per_process,
+    percentile,
+)
 
 NUMBERS = st.floats(min_value=-1e6, max_value=1e6, allow_nan=False)
 
@@ -146,3 +155,28 @@ def test_a_setting_that_was_not_given_is_a_key() -> None:
 def test_an_unknown_column_is_named(column: str) -> None:
     with pytest.raises(ParameterError, match=column):
         by_process(factories.frame(rounds=1), column)
+
+
+def test_outliers_are_flagged_and_constant_values_are_not() -> None:
+    assert list(outliers([1.0, 1.01, 0.99, 1.0, 1.02, 9.0])) == [False] * 5 + [True]
+    assert not outliers([1.0] * 5 + [1.0001]).any()
+    assert not outliers([1.0, 100.0]).any()
+    assert list(outliers([1.0, 1.1, 0.9, 1.0, math.nan, 50.0])) == [False] * 5 + [True]
+
+
+@given(st.lists(st.floats(0, 1e3), max_size=400), st.floats(0.5, 0.999))
+def test_a_percentile_is_given_only_where_the_sample_carries_it(
+    values: list[float], share: float
+) -> None:
+    found = percentile(values, share)
+    chance_of_none_beyond = share ** len(values)
+    if found is None:
+        assert chance_of_none_beyond > 0.05 * (1 - 1e-9)
+    else:
+        assert chance_of_none_beyond <= 0.05 * (1 + 1e-9)
+        assert min(values) <= found <= max(values)
+
+
+def test_fifty_nine_values_carry_the_95th_percentile() -> None:
+    assert percentile([1.0] * 58, 0.95) is None
+    assert percentile([1.0] * 59, 0.95) == 1.0

@@ -5,8 +5,9 @@ cells with one whose worker pauses for 5 % of every evaluation. A verdict of fas
 equal cells is wrong; "slower" on the paused one is right. Cells are measured in blocks, round by
 round, each time in a fresh process; each cell is compared with two others of its block, and the
 twins that give the noise floor are shared by a block, as in a sweep: the comparisons of a block
-are not independent, so the printed interval of a rate is somewhat too narrow. One thread, so that a core is left for the system. Both rates are printed twice: with the
-quickest generation of each process, which is what verdicts use, and with the median.
+are not independent, so the printed interval of a rate is somewhat too narrow. One thread, so that
+a core is left for the system. Both rates are printed twice: with the quickest generation of each
+process, which is what verdicts use, and with the median.
 
 Takes over half a second per process: about 20 minutes as it stands, on a quiet machine.
 """

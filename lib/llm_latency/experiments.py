@@ -36,6 +36,9 @@ def sweep(
     type_v: Grid = "f16",
     prompt_tokens: Grid = (64, 192, 448),
     max_tokens: int = 32,
+    length: str = "fixed",
+    prefix_tokens: int = 0,
+    via: Grid = "engine",
     page_cache: Grid = "resident",
     warm_up: Grid = "none",
     rounds: int = 2,
@@ -59,7 +62,13 @@ def sweep(
     prompt_tokens
         Prompt lengths, in tokens; every cell is measured with each.
     max_tokens
-        Tokens to generate, exactly.
+        Tokens to generate: exactly so many, or at most with ``length="natural"``.
+    length
+        ``fixed``, or ``natural`` to stop at end-of-generation.
+    prefix_tokens
+        Prompt tokens that are in the KV cache when the clock starts; 0: every token is evaluated.
+    via
+        Way through llama-cpp-python: ``engine``, ``generate`` or ``stream``.
     page_cache
         State of the model file when a process starts: ``resident``, ``evicted`` or ``as_is``.
     warm_up
@@ -96,12 +105,17 @@ def sweep(
         build(
             Workload,
             {
-                "prompt_tokens": length,
+                "prompt_tokens": tokens,
                 "max_tokens": plain(max_tokens),
+                "length": plain(length),
+                "cache_mode": "prefix" if plain(prefix_tokens) else "cold",
+                "prefix_tokens": plain(prefix_tokens),
+                "via": way,
                 "repeats": plain(repeats),
             },
         )
-        for length in as_list("prompt_tokens", prompt_tokens)
+        for tokens in as_list("prompt_tokens", prompt_tokens)
+        for way in as_list("via", via)
     ]
     starts = [
         build(Start, values)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.stats import binom
 
@@ -210,3 +211,33 @@ def by_process(
         for key, value in found.items()
     ]
     return pd.DataFrame(rows, columns=[*by, "median", "low", "high", "n", "kind", "coverage"])
+
+
+def outliers(values: Iterable[float], beyond: float = 5.0) -> npt.NDArray[np.bool_]:
+    """Flag values further than ``beyond`` scaled median absolute deviations from the median.
+
+    They are flagged beside the number, never dropped. Fewer than five values flag nothing.
+    """
+    sample = np.asarray(list(values), dtype=float)
+    known = sample[~np.isnan(sample)]
+    if len(known) < 5:
+        return np.zeros(len(sample), dtype=bool)
+    middle = float(np.median(known))
+    spread = 1.4826 * float(np.median(np.abs(known - middle)))
+    # Clocks have a grain: where most values are equal, a tiny difference is no outlier.
+    return np.abs(sample - middle) > beyond * max(spread, 1e-3 * abs(middle))
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """Return a percentile, or ``None`` where the sample is too small to carry it.
+
+    A sample of n carries the share p if, with 95 % probability, at least one value lies beyond
+    it: ``n >= log(0.05) / log(p)``; 59 for the 95th percentile, 299 for the 99th.
+    """
+    if not 0 < share < 1:
+        raise ParameterError(f"share={share!r} is refused: give a number such as 0.95.")
+    sample = np.asarray([v for v in values if not math.isnan(v)], dtype=float)
+    far = max(share, 1 - share)
+    if len(sample) < math.log(0.05) / math.log(far):
+        return None
+    return float(np.quantile(sample, share))

@@ -17,7 +17,7 @@ from pandas.io.formats.style import Styler
 from llm_latency import frame as fr
 from llm_latency.record import STATUSES
 from llm_latency.spec import Settings, Start
-from llm_latency.stats import Estimate, estimate, estimates
+from llm_latency.stats import Estimate, estimate, estimates, outliers, per_process
 from llm_latency.wording import MIB, MS, decimals, missing, number, setting
 
 CAPTION = (
@@ -133,6 +133,10 @@ def _notes(part: pd.DataFrame) -> str:
         _one_text(texts) + ("" if len(texts) == len(each) else f" ({len(texts)} of {len(each)})")
         for texts in said.values()
     ]
+    times = per_process(part, "ttft_s", ["prompt_tokens"])
+    far = sum(int(outliers(group).sum()) for _, group in times.groupby("prompt_tokens")["ttft_s"])
+    if far:
+        notes.append(f"TTFT of {far} of {len(each)} far from the rest (kept)")
     return "; ".join([*notes[:2], f"{len(notes) - 2} more"] if len(notes) > 2 else notes)
 
 
