@@ -19,7 +19,7 @@ endif
 PY := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test lint types lab doctor calibration gpu-test format clean
+.PHONY: help setup sweep test lint types calibration gpu-test format lab doctor clean
 
 help: ## list these targets
 	@$(PYTHON) -c "import re; [print(f'make {t:<10}{d}') for t, d in re.findall(r'^([a-z-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -27,8 +27,10 @@ help: ## list these targets
 setup: ## make .venv, compile llama.cpp (ENGINE=portable|native|cuda|metal|vulkan), install the lock
 	@$(PYTHON) bootstrap.py $(if $(ENGINE),--engine $(ENGINE))
 
+# In a terminal that papermill writes to, a new line of progress every five seconds is enough.
+sweep: export TQDM_MININTERVAL = 5
 sweep: setup ## run the main job: outputs/sweep.ipynb and outputs/sweep.html (PRESET=quick, ARGS=)
-	$(BIN)/papermill notebooks/sweep.ipynb outputs/sweep.ipynb -f params/$(PRESET).yaml $(ARGS)
+	$(BIN)/papermill notebooks/sweep.ipynb outputs/sweep.ipynb -f params/$(PRESET).yaml --log-output --log-level WARNING --no-progress-bar $(ARGS)
 	$(PY) -m llm_latency report outputs/sweep.ipynb
 
 test: lint types ## check style and types, then run the tests (all but those that need a GPU)

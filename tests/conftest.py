@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from factories import FakeChild
 
 from llm_latency import child, models
 
@@ -24,9 +24,6 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tiny() -> Path:
     """Return the file of the smallest synthetic model."""
     return models.resolve("synthetic:tiny")
-
-
-FakeChild = Callable[[str], None]
 
 
 @pytest.fixture

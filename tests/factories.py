@@ -24,6 +24,8 @@ from llm_latency.spec import Settings, Start, Trial, Workload, grid
 
 MIB = 2**20
 Failure = tuple[Status, str]
+FakeChild = Callable[[str], None]
+"""Puts lines of Python in the place of the real worker."""
 
 
 def ttft(settings: Settings, prompt: int) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FakeChild
+from factories import FakeChild
 
 from llm_latency import calibration
 from llm_latency.calibration import bench, page, probe

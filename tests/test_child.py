@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import FakeChild
+from factories import FakeChild
 
 from llm_latency import child
 from llm_latency.spec import Settings, Trial, Workload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import FakeChild
+from factories import FakeChild
 
 from llm_latency import doctor, gpu, host
 from llm_latency.__main__ import main

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import FakeChild
+from factories import FakeChild
 
 import llm_latency as lab
 from llm_latency import child, models, runner

@@ -113,7 +113,9 @@ def test_repeats_in_one_process_do_not_narrow_the_interval() -> None:
 
 
 def test_a_process_counts_with_the_median_of_its_good_generations() -> None:
-    frame = factories.frame(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=1, repeats=2)
+    frame = factories.frame(
+        n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=1, repeats=2, twin=False
+    )
     frame["ttft_s"] = [1.0, 5.0, 2.0]
     assert per_process(frame, "ttft_s")["ttft_s"].tolist() == [2.0]
     frame.loc[0, "status"] = "invalid"
@@ -136,7 +138,7 @@ def test_the_same_trial_in_two_runs_is_two_processes() -> None:
 
 
 def test_twins_and_superseded_trials_do_not_count() -> None:
-    frame = factories.frame(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=3)
+    frame = factories.frame(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=3, twin=False)
     twin = frame.assign(trial_id=frame["trial_id"] + "-twin", twin=True, ttft_s=9.0)
     gone = frame.assign(trial_id=frame["trial_id"] + "-old", superseded=True, ttft_s=9.0)
     both = pd.concat([frame, twin, gone])

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import theilslopes
 
 from llm_latency.stats import FEWEST
 
@@ -35,5 +34,7 @@ def line(x: Iterable[float], y: Iterable[float]) -> Line | None:
     points = np.asarray([(a, b) for a, b in zip(x, y, strict=True) if a == a and b == b])
     if len(points) < FEWEST or len(set(points[:, 0])) < 2:
         return None
+    from scipy.stats import theilslopes  # here, because it takes half a second to import
+
     slope, intercept, low, high = theilslopes(points[:, 1], points[:, 0], alpha=0.95)
     return Line(float(slope), float(low), float(high), float(intercept), len(points))

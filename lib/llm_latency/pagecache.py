@@ -24,7 +24,9 @@ EVICTED_AT_MOST = 0.02
 """Resident share up to which a file counts as evicted: other files' readahead may bring pages."""
 RESIDENT_AT_LEAST = 0.98
 """Resident share from which a file counts as resident."""
-_CHUNK_BYTES = 1 << 24
+_CHUNK_BYTES = 1 << 20
+_LOWEST_BIT = bytes(byte & 1 for byte in range(256))
+"""The lowest bit of each of mincore's bytes says whether the page is there."""
 
 
 @lru_cache(maxsize=1)
@@ -62,8 +64,7 @@ def resident_fraction(path: Path) -> float | None:
                 return None
         finally:
             _libc().munmap(address, size)
-    # The lowest bit of each byte says whether the page is there.
-    return sum(byte & 1 for byte in bytes(state)) / pages
+    return bytes(state).translate(_LOWEST_BIT).count(1) / pages
 
 
 def evict(path: Path) -> None:
@@ -78,7 +79,9 @@ def evict(path: Path) -> None:
 
 
 def bring_in(path: Path) -> None:
-    """Read a file from end to end, so that the system has all of it."""
+    """Read a file from end to end, so that the system has all of it, unless it has."""
+    if resident_fraction(path) == 1.0:
+        return
     with path.open("rb", buffering=0) as file:
         buffer = bytearray(_CHUNK_BYTES)
         while file.readinto(buffer):

@@ -18,8 +18,8 @@ import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 
-from llm_latency.answers.page import MARKER
 from llm_latency.errors import LabError, ParameterError
+from llm_latency.wording import MARKER
 
 HIDDEN = "progress"
 """Tag of cells whose outputs belong to the one who waits, not to the reader."""

@@ -97,8 +97,6 @@ def _carry_out(
         desc=store.run_id,
         unit="trial",
         disable=not progress or not jobs,
-        dynamic_ncols=True,
-        mininterval=0.5,
     ) as bar:
         if executor is None:
             for job in jobs:

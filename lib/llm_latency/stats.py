@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import binom
+from scipy.special import bdtr  # scipy.stats takes half a second to import
 
 from llm_latency.errors import ParameterError
 
@@ -95,7 +95,7 @@ def estimate(values: Iterable[float], confidence: float = 0.95) -> Estimate:
         return Estimate(math.nan, math.nan, math.nan, 0, "range")
     # Leaving out k samples at each end, the rest miss the median with probability
     # 2 P(B <= k), B ~ Binomial(n, 1/2).
-    tails = 2 * binom.cdf(np.arange((n + 1) // 2), n, 0.5)
+    tails = 2 * bdtr(np.arange((n + 1) // 2, dtype=float), n, 0.5)
     k = int(np.count_nonzero(1 - tails >= confidence)) - 1
     middle = float(np.median(sample))
     if k < 0:

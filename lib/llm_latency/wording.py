@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+MARKER = "llm_latency"
+"""Key of the metadata by which a report knows that a notebook reached its answer."""
 MS = 1e3
 """Seconds to ms."""
 MIB = 2.0**-20

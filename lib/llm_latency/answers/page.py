@@ -10,10 +10,7 @@ from typing import Any
 from IPython.display import Markdown
 
 from llm_latency.stats import FEWEST, Estimate
-from llm_latency.wording import decimals, escape, missing, number, several
-
-MARKER = "llm_latency"
-"""Key of the metadata by which a report knows that a notebook reached its answer."""
+from llm_latency.wording import MARKER, decimals, escape, missing, number, several
 
 
 def markdown(text: str, metadata: dict[str, Any] | None = None) -> Markdown:

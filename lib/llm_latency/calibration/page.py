@@ -208,7 +208,7 @@ def method(info: Mapping[str, Any]) -> Markdown:
         f"Each test was measured in {several(int(plan.get('pairs') or 0), 'pair')} of fresh "
         "processes, the lab and llama-bench one right after the other, who goes first "
         f"alternating, in shuffled order (seed {escape(plan.get('seed'))}); each process gives "
-        f"the median of {several(int(plan.get('repeats') or 0), 'run')} after one that is "
+        f"the quickest of {several(int(plan.get('repeats') or 0), 'run')} after one that is "
         "dropped. Same file, threads, batches, KV cache types, attention, mapping and layers on "
         f"the GPU. This llama-bench is {how} (llama-cpp-python {escape(engine)})."
     )

@@ -1,6 +1,6 @@
 """The lab's speed over llama-bench's: a ratio per pair of processes, and where the rest goes.
 
-The process is the sample: each is reduced to the median of its runs, each pair to one ratio, and
+The process is the sample: each is reduced to its quickest run, each pair to one ratio, and
 the estimate is the median of the ratios with its interval. What disturbs the machine for longer
 than a pair falls on both sides of a ratio.
 """
@@ -89,7 +89,10 @@ def _times(test: str, generation: Generation) -> dict[str, float | None]:
 
 
 def processes(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per pair: the medians of its two processes, in seconds per token.
+    """Return one row per pair: the quickest sample of its two processes, in seconds per token.
+
+    What else happens on a machine only adds time, so the quickest is the least disturbed; see
+    :mod:`llm_latency.compare`.
 
     Columns: ``n_threads, test, pair``, ``lab``, ``engine``, ``sampling`` and ``llama_bench``
     (NaN where a process failed), ``failed`` and ``disturbed``.
@@ -103,17 +106,17 @@ def processes(frame: pd.DataFrame) -> pd.DataFrame:
         lab, other = (good[good["tool"] == tool] for tool in ("lab", "llama-bench"))
         tokens = part["tokens"].iloc[0]
 
-        def median(rows: pd.DataFrame, column: str) -> float:
-            return float(pd.to_numeric(rows[column]).median())
+        def quickest(rows: pd.DataFrame, column: str) -> float:
+            return float(pd.to_numeric(rows[column]).min())
 
         made.append(
             dict(zip(keys, values, strict=True))
             | {
-                "lab": median(lab, "seconds") / tokens,
-                "engine": median(lab, "engine_s") / tokens,
+                "lab": quickest(lab, "seconds") / tokens,
+                "engine": quickest(lab, "engine_s") / tokens,
                 # One sampling is of one token already.
-                "sampling": median(part, "sampling_s"),
-                "llama_bench": median(other, "seconds") / tokens,
+                "sampling": float(pd.to_numeric(part["sampling_s"]).median()),
+                "llama_bench": quickest(other, "seconds") / tokens,
                 "failed": bool((part["status"] != "ok").any()),
                 "disturbed": bool((part["disturbed"] != "").any()),
             }
