@@ -85,6 +85,9 @@ def test_the_card_tells_what_the_header_says(tiny: Path, cache: Path) -> None:
     assert card.size_bytes == tiny.stat().st_size
     assert card.notice == synthetic.RANDOM_WEIGHTS_NOTICE
     assert (cache / "cards").is_dir()
+    # The same file by its path is no synthetic model to the lab, whatever was asked first.
+    assert models.card(str(tiny), tiny).notice is None
+    assert models.card("synthetic:tiny", tiny) == card
 
 
 def test_the_checksum_is_kept_and_follows_the_file(tmp_path: Path, cache: Path) -> None:

@@ -159,18 +159,22 @@ def card(name: str, path: Path) -> ModelCard:
     stat = path.stat()
     key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
     stored = cache_dir() / "cards" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    # What the file's content says is kept; what its name says is said anew.
+    said = {
+        "name": name,
+        "revision": _revision(path) if name.startswith("hf:") else None,
+        "notice": synthetic.RANDOM_WEIGHTS_NOTICE if synthetic.is_synthetic(name) else None,
+    }
     try:
         known = ModelCard.model_validate_json(stored.read_text(encoding="utf-8"))
-        return known.model_copy(update={"name": name})
+        return known.model_copy(update=said)
     except (OSError, ValidationError):
         pass
     made = ModelCard(
-        name=name,
         path=str(path.resolve()),
         size_bytes=stat.st_size,
         sha256=_sha256(path),
-        revision=_revision(path) if name.startswith("hf:") else None,
-        notice=synthetic.RANDOM_WEIGHTS_NOTICE if synthetic.is_synthetic(name) else None,
+        **said,
         **_header(path),
     )
     stored.parent.mkdir(parents=True, exist_ok=True)

@@ -84,10 +84,11 @@ def test_the_sweep_runs_in_jupyterlab(lab: str, tmp_path: Path) -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"{lab}/lab/tree/sweep.ipynb?reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
+        page.wait_for_selector("text=Python 3 (ipykernel) | Idle", timeout=90_000)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         # The last cell says where the data lies: when it has, all have run.
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 120
         saved = tmp_path / "sweep.ipynb"
         while time.monotonic() < deadline:
             page.keyboard.press("Control+s")
