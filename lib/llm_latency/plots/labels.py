@@ -38,8 +38,9 @@ def label_ends(ax: Axes, ends: Sequence[End], *, leader: bool = False) -> None:
     # Pushed upwards only so far; now let the whole pile sink back to its middle.
     shift = (sum(at) - sum(placed)) / len(at)
     placed = [max(place + shift, gaps[0] / 2 - 6) for place in placed]
+    # All names of a pile stand in one column.
+    moved = leader or any(abs(a - b) > 5 for a, b in zip(at, placed, strict=True))
     for end, want, place in zip(ordered, at, placed, strict=True):
-        moved = leader or abs(place - want) > 5
         ax.annotate(
             end.text,
             (end.x, end.y),
@@ -55,6 +56,7 @@ def label_ends(ax: Axes, ends: Sequence[End], *, leader: bool = False) -> None:
                 "arrowstyle": "-",
                 "color": end.colour,
                 "linewidth": 1.2 if not leader else 2.2,
+                "relpos": (0.0, 0.5),
                 "shrinkA": 1,
                 "shrinkB": 2,
             }
