@@ -9,7 +9,7 @@ import factories
 import pandas as pd
 import pytest
 
-from llm_latency import tables
+from llm_latency import cards, tables
 from llm_latency.stats import estimate
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -131,24 +131,24 @@ def test_failures_name_reason_and_log() -> None:
 
 
 def test_cards_say_what_is_missing_and_why() -> None:
-    rows = dict(tables.machine(factories.info()).itertuples(index=False, name=None))
+    rows = dict(cards.machine(factories.info()).itertuples(index=False, name=None))
     assert rows["GPU"] == "not available: NVML found no NVIDIA card"
     assert rows["RAM"] == "8,192 MiB"
     assert rows["CPU frequency governor"] == "not available"
     assert rows["llama_cpp_python"] == "0.3.36"
     info = {"machine": {"cpu": None, "cpu_why": "no /proc"}, "model": {"why": "broken header"}}
-    assert dict(tables.machine(info).to_numpy())["CPU"] == "not available: no /proc"
-    assert dict(tables.model(info).to_numpy())["architecture"] == "not available: broken header"
+    assert dict(cards.machine(info).to_numpy())["CPU"] == "not available: no /proc"
+    assert dict(cards.model(info).to_numpy())["architecture"] == "not available: broken header"
 
 
 def test_cards_show_a_gpu() -> None:
     info = factories.info()
     info["machine"]["gpu"] = {"available": True, "name": "RTX", "total_bytes": 6 * 2**30}
-    rows = dict(tables.machine(info).to_numpy())
+    rows = dict(cards.machine(info).to_numpy())
     assert (rows["GPU name"], rows["GPU total"]) == ("RTX", "6,144 MiB")
 
 
-@pytest.mark.parametrize("card", [tables.machine, tables.model, tables.parameters])
+@pytest.mark.parametrize("card", [cards.machine, cards.model, cards.parameters])
 def test_cards_bear_an_empty_info(card) -> None:  # type: ignore[no-untyped-def]
     assert list(card({}).columns)
 
@@ -180,9 +180,9 @@ def test_show_escapes_everything() -> None:
     every = [
         tables.cells(frame),
         tables.failures(frame),
-        tables.machine({"machine": {"cpu": HOSTILE, HOSTILE: HOSTILE}}),
-        tables.model(info),
-        tables.parameters(info),
+        cards.machine({"machine": {"cpu": HOSTILE, HOSTILE: HOSTILE}}),
+        cards.model(info),
+        cards.parameters(info),
     ]
     for table in every:
         page = Tags(tables.show(table).to_html())

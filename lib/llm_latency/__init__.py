@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from llm_latency import (
         answers,
         calibration,
+        cards,
         compare,
         experiments,
         llama_bench,
@@ -54,6 +55,7 @@ _HOMES = {
 _ROOMS = (
     "answers",
     "calibration",
+    "cards",
     "compare",
     "experiments",
     "llama_bench",
@@ -75,6 +77,7 @@ __all__ = [
     "Workload",
     "answers",
     "calibration",
+    "cards",
     "compare",
     "experiments",
     "llama_bench",
