@@ -30,8 +30,8 @@ setup: ## make .venv, compile llama.cpp (ENGINE=portable|native|cuda|metal|vulka
 # In a terminal that papermill writes to, a new line of progress every five seconds is enough.
 sweep: export TQDM_MININTERVAL = 5
 sweep: setup ## run the main job: outputs/sweep.ipynb and outputs/sweep.html (PRESET=quick, ARGS=)
-	$(BIN)/papermill notebooks/sweep.ipynb outputs/sweep.ipynb -f params/$(PRESET).yaml --log-output --log-level WARNING --no-progress-bar $(ARGS)
-	$(PY) -m llm_latency report outputs/sweep.ipynb
+	$(PY) -m llm_latency run notebooks/sweep.ipynb outputs/sweep.ipynb \
+		--log-output --log-level WARNING --no-progress-bar -f params/$(PRESET).yaml $(ARGS)
 
 test: lint types ## check style and types, then run the tests (all but those that need a GPU)
 	$(PY) -m pytest
