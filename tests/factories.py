@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llm_latency.parameters import grid
 from llm_latency.record import (
     Buffers,
     Effective,
@@ -20,7 +21,8 @@ from llm_latency.record import (
     Timings,
     Vram,
 )
-from llm_latency.spec import Settings, Start, Trial, Workload, grid
+from llm_latency.rows import rows
+from llm_latency.spec import Settings, Start, Trial, Workload
 
 MIB = 2**20
 Failure = tuple[Status, str]
@@ -59,15 +61,30 @@ def record(
     model: str = "synthetic:tiny",
     kv_per_token: int = 8192,
     twin: bool = False,
+    workload: Workload | None = None,
+    start: Start | None = None,
+    load: dict[str, float] | None = None,
+    first: float = 1.0,
+    evaluated: Callable[[int], int] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Record:
-    """Return one trial's record; a failure other than ``invalid`` has no generations."""
+    """Return one trial's record; a failure other than ``invalid`` has no generations.
+
+    ``workload`` and ``start`` replace those made of ``prompt``, ``max_tokens`` and ``repeats``;
+    ``load`` replaces loading times; ``first`` multiplies the times of the first generation;
+    ``evaluated`` tells from a repeat how many prompt tokens were evaluated; ``more`` replaces
+    fields of the record.
+    """
+    workload = workload or Workload(prompt_tokens=prompt, max_tokens=max_tokens, repeats=repeats)
+    prompt = workload.prompt_tokens or prompt
+    max_tokens, repeats = workload.max_tokens, workload.repeats
     rng = rng or np.random.default_rng(0)
     trial = Trial(
         experiment="sweep",
         model=model,
         settings=settings,
-        workload=Workload(prompt_tokens=prompt, max_tokens=max_tokens, repeats=repeats),
-        start=Start(),
+        workload=workload,
+        start=start or Start(),
         round=round,
         order=order,
         twin=twin,
@@ -90,23 +107,28 @@ def record(
     n_ubatch = min(settings.n_ubatch or 512, n_batch)
     generations = []
     for repeat in range(repeats + 1):
-        noise = factor * np.exp(rng.normal(0, within, max_tokens))
-        first = ttft(settings, prompt) * float(noise[0])
-        gaps = [first, *(itl(settings, prompt + i) * float(noise[i]) for i in range(1, max_tokens))]
+        count = evaluated(repeat) if evaluated else prompt - workload.prefix_tokens
+        noise = factor * np.exp(rng.normal(0, within, max_tokens)) * (1 if repeat else first)
+        ttft_s = ttft(settings, count) * float(noise[0])
+        gaps = [
+            ttft_s,
+            *(itl(settings, prompt + i) * float(noise[i]) for i in range(1, max_tokens)),
+        ]
         generations.append(
             Generation(
                 repeat=repeat,
                 prompt_tokens=prompt,
-                evaluated_tokens=prompt,
+                prompt_words=prompt * 2 // 3,
+                evaluated_tokens=count,
                 generated_tokens=max_tokens,
                 finish_reason="length",
                 timings=Timings(
-                    ttft_s=first,
-                    prefill_s=first * 0.99,
+                    ttft_s=ttft_s,
+                    prefill_s=ttft_s * 0.99,
                     decode_s=sum(gaps[1:]),
                     total_s=sum(gaps),
                     itl_s=gaps,
-                    engine_prefill_s=first * 0.98,
+                    engine_prefill_s=ttft_s * 0.98,
                     engine_decode_s=sum(gaps[1:]) * 0.98,
                 ),
                 problem=failure[1] if failure else None,
@@ -129,7 +151,7 @@ def record(
             model_load_s=0.05 * factor,
             context_s=0.01,
             load_s=0.062 * factor,
-        ),
+        ).model_copy(update=load or {}),
         effective=Effective(
             n_ctx=n_ctx,
             n_batch=n_batch,
@@ -156,7 +178,7 @@ def record(
         if gpu
         else Vram(),
         **common,
-    )
+    ).model_copy(update=more or {})
 
 
 def records(
@@ -204,7 +226,7 @@ def records(
 
 
 def to_frame(made: Sequence[Record]) -> pd.DataFrame:
-    return pd.DataFrame([row for one in made for row in one.rows()])
+    return pd.DataFrame([row for one in made for row in rows(one)])
 
 
 def frame(**options: Any) -> pd.DataFrame:

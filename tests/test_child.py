@@ -9,6 +9,7 @@ import pytest
 from factories import FakeChild
 
 from llm_latency import child
+from llm_latency.rows import rows
 from llm_latency.spec import Settings, Trial, Workload
 
 
@@ -90,8 +91,8 @@ def test_every_way_to_fail_has_a_status_and_a_reason(
     assert record.status == status
     for word in words:
         assert word in (record.reason or "")
-    assert record.rows()[0]["status"] == status
-    assert "ttft_s" not in record.rows()[0]  # never a number in place of a failure
+    assert rows(record)[0]["status"] == status
+    assert "ttft_s" not in rows(record)[0]  # never a number in place of a failure
 
 
 def test_a_child_that_hangs_is_ended_and_what_it_measured_is_kept(

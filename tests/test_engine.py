@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 import llm_latency as lab
-from llm_latency import engine, generation
-from llm_latency.engine import EngineError
-from llm_latency.generation import WAYS
+from llm_latency import engine, generation, warming, worker
+from llm_latency.clock import WAYS
+from llm_latency.errors import EngineError
 from llm_latency.generation import TimedModel as Model
-from llm_latency.spec import Settings
+from llm_latency.spec import Settings, Start, Workload
 
 pytestmark = pytest.mark.engine
 MIB = 1024 * 1024
+WORKLOAD = Workload(prompt_tokens=8)
 
 
 @pytest.fixture(scope="module")
@@ -201,9 +202,9 @@ def test_loading_time_has_parts_that_add_up(tiny: Path) -> None:
         before = model.load
         parts = before.backend_init_s + before.model_load_s + before.context_s
         assert 0 < before.model_load_s < parts <= before.load_s
-        model.warm_up("none")
+        warming.warm_up(model, Start(), WORKLOAD, Path())
         assert model.load == before
-        model.warm_up("batch")
+        warming.warm_up(model, Start(warm_up="batch"), WORKLOAD, Path())
         after = model.load
     assert after.warm_up_s > 0
     assert after.load_s == pytest.approx(before.load_s + after.warm_up_s)
@@ -211,7 +212,7 @@ def test_loading_time_has_parts_that_add_up(tiny: Path) -> None:
 
 def test_a_warm_up_leaves_nothing_in_the_cache(tiny: Path) -> None:
     with Model(tiny, Settings(n_ctx=512)) as model:
-        model.warm_up("tokens")
+        warming.warm_up(model, Start(warm_up="tokens"), WORKLOAD, Path())
         generation = model.generate(model.passage(100), max_tokens=1)
     assert (generation.evaluated_tokens, generation.problem) == (100, None)
 
@@ -238,7 +239,7 @@ def test_a_broken_file_gives_llama_cpps_own_reason(
 
 
 def test_the_engines_card() -> None:
-    card = engine.engine_card()
+    card = worker.engine_card()
     assert card.devices
     assert "CPU" in card.system_info
     assert card.version

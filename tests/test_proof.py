@@ -8,6 +8,7 @@ import pytest
 
 from llm_latency.proof import not_in_force, problem, proven
 from llm_latency.record import Effective, Generation, Record, Timings
+from llm_latency.rows import rows
 from llm_latency.spec import Settings, Trial, Workload
 
 IN_FORCE: dict[str, Any] = {
@@ -97,4 +98,4 @@ def test_what_the_engine_may_choose_is_no_failure(
 def test_a_failed_proof_of_a_generation_marks_record_and_row() -> None:
     found = proven(record({}, {}, trouble="cold was asked, but …"), 0)
     assert (found.status, found.reason) == ("invalid", "cold was asked, but …")
-    assert [row["status"] for row in found.rows()] == ["invalid"]
+    assert [row["status"] for row in rows(found)] == ["invalid"]

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from llm_latency.record import FINAL, STATUSES, Record
+from llm_latency.rows import rows
 from llm_latency.spec import Settings
 from llm_latency.store import to_frame
 
@@ -34,7 +35,7 @@ def test_the_frame_has_every_column_of_the_contract() -> None:
 
 
 def test_a_failed_trial_is_one_row_of_its_state_without_a_number_in_place_of_failure() -> None:
-    (row,) = factories.record(Settings(), failure=("oom", "no room")).rows()
+    (row,) = rows(factories.record(Settings(), failure=("oom", "no room")))
     assert (row["status"], row["reason"], row["prompt_tokens"]) == ("oom", "no room", 192)
     assert "ttft_s" not in row
     assert row["kv_bytes"] is None
@@ -44,7 +45,7 @@ def test_a_failed_trial_is_one_row_of_its_state_without_a_number_in_place_of_fai
 def test_a_record_survives_json_and_refuses_unknown_names() -> None:
     before = factories.record(Settings(), repeats=2, gpu=True)
     assert Record.model_validate_json(before.model_dump_json()) == before
-    assert before.rows()[0]["vram_delta_bytes"] == before.vram.process_bytes
+    assert rows(before)[0]["vram_delta_bytes"] == before.vram.process_bytes
     with pytest.raises(ValidationError, match="surprise"):
         Record.model_validate(before.model_dump() | {"surprise": 1})
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency.errors import ParameterError
-from llm_latency.spec import Plan, Settings, Trial, Workload, as_list, build, grid, plain
+from llm_latency.parameters import as_list, build, grid, plain
+from llm_latency.spec import Plan, Settings, Trial, Workload
 
 
 def trial(**settings: object) -> Trial:

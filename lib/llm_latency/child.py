@@ -22,10 +22,18 @@ from typing import IO
 
 from llm_latency import host, pagecache
 from llm_latency.gpu import GpuWatch
+from llm_latency.limits import limited
 from llm_latency.proof import proven
 from llm_latency.protocol import Event, Request
-from llm_latency.record import EngineCard, Generation, ProcessMemory, Record, Status
-from llm_latency.spec import Trial
+from llm_latency.record import (
+    EngineCard,
+    Generation,
+    ProcessMemory,
+    Record,
+    StateFile,
+    Status,
+)
+from llm_latency.spec import STATE_WARM_UPS, Trial
 
 WORKER = (sys.executable, "-m", "llm_latency.worker")
 """The command line of a child."""
@@ -42,6 +50,7 @@ class Job:
     model_path: str
     log_path: str
     timeout_s: float
+    state_path: str = ""
 
 
 @dataclass
@@ -70,10 +79,13 @@ def carry_out(job: Job) -> Record:
     """
     heard = _Heard()
     started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    state = stored_state(job) if job.trial.start.warm_up in STATE_WARM_UPS else None
     page_cache = pagecache.prepare(Path(job.model_path), job.trial.start.page_cache)
     cpu = host.CpuWatch.start()
-    with GpuWatch() as gpu:
-        request = Request(trial=job.trial, model_path=job.model_path, log_path=job.log_path)
+    with limited(job.trial.start.memory_limit_bytes) as limit, GpuWatch() as gpu:
+        request = _request(job).model_copy(
+            update={"join": limit.join, "data_bytes": limit.data_bytes}
+        )
         start_s = time.perf_counter()
         child = _spawn(request, hide_gpu=job.trial.settings.n_gpu_layers == 0)
         try:
@@ -81,10 +93,12 @@ def carry_out(job: Job) -> Record:
         finally:
             exit_code = _end(child)
         child_s = time.perf_counter() - start_s
-        status, reason = how_it_ended(heard.ended, exit_code, heard.phase, in_time, job)
+        memory_limit = limit.state()
+        kills = (memory_limit.kills if memory_limit else None) or 0
+        status, reason = how_it_ended(heard.ended, exit_code, heard.phase, in_time, job, kills)
         said = heard.ended
-        state = cpu.state(said.cpu_s if said else None)
-        state = state.model_copy(update={"gpu": gpu.state()})
+        beside = cpu.state(said.cpu_s if said else None)
+        beside = beside.model_copy(update={"gpu": gpu.state()})
         vram = gpu.vram()
     generations: list[Generation] = [e.generation for e in heard.events if e.generation]
     memory: dict[str, ProcessMemory] = {}
@@ -106,16 +120,53 @@ def carry_out(job: Job) -> Record:
             "memory": memory,
             "page_cache": page_cache,
             "vram": vram,
-            "host": state,
+            "memory_limit": memory_limit,
+            "state": state,
+            "host": beside,
             "warnings": [
                 *(said.warnings if said else []),
                 *([page_cache.why] if page_cache.why else []),
             ],
-            "disturbed": host.disturbances(state, child_s, generations),
+            "disturbed": host.disturbances(beside, child_s, generations),
             "system_info": heard.last("system_info"),
         }
     )
     return proven(record, _size(Path(job.model_path)))
+
+
+def stored_state(job: Job) -> StateFile | None:
+    """Have the prompt's KV cache on the disk, made by a process of its own where it is not yet.
+
+    A process that made it would have touched all weights, and its first reply would not be the
+    first. ``None`` where it could not be made: the trial itself then says why.
+    """
+    path = Path(job.state_path)
+    card = path.with_suffix(".json")
+    if not (path.is_file() and card.is_file()):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        heard = _Heard()
+        request = _request(job).model_copy(update={"make_state": True})
+        child = _spawn(request, hide_gpu=job.trial.settings.n_gpu_layers == 0)
+        try:
+            with GpuWatch() as gpu:
+                _listen(child, heard, gpu, time.perf_counter() + job.timeout_s)
+        finally:
+            _end(child)
+        made = heard.last("state")
+        if not isinstance(made, StateFile):
+            return None
+        card.write_text(made.model_dump_json(), encoding="utf-8")
+    pagecache.prepare(path, job.trial.start.page_cache)
+    return StateFile.model_validate_json(card.read_text(encoding="utf-8"))
+
+
+def _request(job: Job) -> Request:
+    return Request(
+        trial=job.trial,
+        model_path=job.model_path,
+        log_path=job.log_path,
+        state_path=job.state_path,
+    )
 
 
 def engine_card(log_path: Path) -> EngineCard | str:
@@ -199,7 +250,7 @@ def _end(child: subprocess.Popen[str]) -> int:
 
 
 def how_it_ended(
-    said: Event | None, exit_code: int, phase: str, in_time: bool, job: Job
+    said: Event | None, exit_code: int, phase: str, in_time: bool, job: Job, kills: int = 0
 ) -> tuple[Status, str | None]:
     """Return the status and reason of a child: by its last word, else by how it died."""
     if said is not None and said.ended is not None:
@@ -207,6 +258,9 @@ def how_it_ended(
     where = f"in phase '{phase}'; llama.cpp's log: {Path(job.log_path).name}"
     if not in_time:
         return "timeout", f"not finished within {job.timeout_s:g} s, {where}"
+    if kills:
+        limit = f"its limit of {(job.trial.start.memory_limit_bytes or 0) / 2**20:.0f} MiB"
+        return "oom", f"killed by the system: it needed more than {limit}, {where}"
     if exit_code == -getattr(signal, "SIGKILL", 9):
         # Nobody but the system's out-of-memory killer, or a person, ends a child like this.
         return "oom", f"killed from outside, most likely because memory ran out, {where}"

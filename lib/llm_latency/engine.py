@@ -17,11 +17,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 _import_started_s = time.perf_counter()
 import llama_cpp  # noqa: E402
@@ -31,29 +32,16 @@ IMPORT_S = time.perf_counter() - _import_started_s
 """Seconds that importing llama_cpp took in this process."""
 
 from llm_latency import host  # noqa: E402
-from llm_latency.errors import LabError  # noqa: E402
+from llm_latency.calls import timed_calls  # noqa: E402
+from llm_latency.counters import Counters  # noqa: E402
+from llm_latency.errors import EngineError  # noqa: E402
 from llm_latency.llama_log import LlamaLog  # noqa: E402
-from llm_latency.record import (  # noqa: E402
-    Effective,
-    EngineCard,
-    LoadTimings,
-)
+from llm_latency.record import Effective, LoadTimings  # noqa: E402
 from llm_latency.spec import Settings  # noqa: E402
 
 _GGML_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
 }  # fmt: skip
-
-
-class EngineError(LabError):
-    """llama.cpp would not load or run it; the text is llama.cpp's own reason.
-
-    ``out_of_memory`` tells that the reason was memory.
-    """
-
-    def __init__(self, text: str, *, out_of_memory: bool = False) -> None:
-        super().__init__(text)
-        self.out_of_memory = out_of_memory
 
 
 _log = LlamaLog()
@@ -76,81 +64,9 @@ def _logging_to(log: LlamaLog) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _timed_calls(*names: str) -> Iterator[dict[str, float]]:
-    """Clock the named llama.cpp calls that ``Llama()`` makes, in seconds."""
-    spent = dict.fromkeys(names, 0.0)
-    originals = {name: getattr(C, name) for name in names}
-
-    def clocked(name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            start_s = time.perf_counter()
-            try:
-                return originals[name](*arguments)
-            finally:
-                spent[name] += time.perf_counter() - start_s
-
-        return call
-
-    for name in names:
-        setattr(C, name, clocked(name))
-    try:
-        yield spent
-    finally:
-        for name, original in originals.items():
-            setattr(C, name, original)
-
-
 def system_info() -> str:
     """Return what llama.cpp says of the CPU features it was compiled for and found."""
     return str(C.llama_print_system_info().decode())
-
-
-def engine_card() -> EngineCard:
-    """Return what the installed engine is and which devices it sees."""
-    C.llama_backend_init()
-    library = C._lib
-    library.ggml_backend_dev_count.restype = ctypes.c_size_t
-    library.ggml_backend_dev_get.restype = ctypes.c_void_p
-    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
-        getattr(library, name).restype = ctypes.c_char_p
-        getattr(library, name).argtypes = [ctypes.c_void_p]
-    devices = []
-    for number in range(library.ggml_backend_dev_count()):
-        device = library.ggml_backend_dev_get(number)
-        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
-        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
-        devices.append(f"{name}: {text}")
-    return EngineCard(
-        version=llama_cpp.__version__,
-        system_info=system_info(),
-        gpu_offload=bool(C.llama_supports_gpu_offload()),
-        devices=devices,
-    )
-
-
-class Counters(NamedTuple):
-    """What llama.cpp counted: tokens and seconds, of prompts and of single tokens.
-
-    llama.cpp counts a batch of one token as generation, and never answers less than one: after
-    a prompt of one token both counts are one.
-    """
-
-    prompt_tokens: int
-    single_tokens: int
-    prompt_s: float
-    single_s: float
-
-    @property
-    def singles(self) -> int:
-        """Tokens evaluated one by one, none being none."""
-        return self.single_tokens if self.single_s > 0 else 0
-
-    @property
-    def engine_s(self) -> float:
-        """All seconds of evaluation."""
-        return self.prompt_s + self.single_s
 
 
 class Model:
@@ -173,7 +89,7 @@ class Model:
         threads = settings.n_threads or host.usable_cpus()
         calls = ("llama_backend_init", "llama_model_load_from_file", "llama_init_from_model")
         start_s = time.perf_counter()
-        with _logging_to(self.log), _timed_calls(*calls) as spent:
+        with _logging_to(self.log), timed_calls(C, *calls) as spent:
             # Llama() does this once per process without saying how long it took.
             C.llama_backend_init()
             try:
@@ -254,9 +170,14 @@ class Model:
             backend=self.log.backend(),
         )
 
-    def tokenize(self, text: str) -> list[int]:
+    def tokenize(self, text: str, *, beginning: bool = True) -> list[int]:
         """Return the tokens of a text, with the model's own beginning token if it has one."""
-        return list(self._llama.tokenize(text.encode(), add_bos=True, special=True))
+        return list(self._llama.tokenize(text.encode(), add_bos=beginning, special=True))
+
+    @property
+    def begins(self) -> bool:
+        """Whether the model wants its beginning token at the head of a prompt."""
+        return bool(C.llama_vocab_get_add_bos(self._vocab))
 
     @property
     def beginning(self) -> int:
@@ -281,11 +202,68 @@ class Model:
         return int(C.llama_memory_seq_pos_max(self._memory, 0)) + 1
 
     def hold(self, tokens: list[int]) -> None:
-        """Have exactly these tokens in the KV cache: evaluate them, before any clock starts."""
-        self.forget()
-        if tokens:
-            self._llama.eval(tokens)
+        """Have exactly these tokens in the KV cache, before any clock starts.
+
+        Those that it holds already, from the left, are kept, and only the others evaluated.
+        """
+        known = self.held()
+        same = 0
+        for have, want in zip(known, tokens, strict=False):
+            if have != want:
+                break
+            same += 1
+        # Not every architecture can give up the end of what it has seen.
+        kept = same > 0 and self.cached() == len(known) and self._cut(same)
+        if not kept:
+            self.forget()
+        rest = tokens[same:] if kept else tokens
+        if rest:
+            self._llama.eval(rest)
             self.wait()
+
+    def _cut(self, length: int) -> bool:
+        """Take all but the first tokens out of the KV cache, if that is possible."""
+        if not C.llama_memory_seq_rm(self._memory, 0, length, -1):
+            return False
+        self._llama.n_tokens = length
+        return True
+
+    def held(self) -> list[int]:
+        """Return the tokens that were evaluated into the KV cache, by our own account."""
+        return [int(token) for token in self._llama.input_ids[: self._llama.n_tokens]]
+
+    def note_held(self, tokens: list[int]) -> None:
+        """Let llama-cpp-python know which tokens were evaluated past it."""
+        self._llama.input_ids[: len(tokens)] = tokens
+        self._llama.n_tokens = len(tokens)
+
+    def save_state(self, path: Path) -> None:
+        """Write the KV cache and its tokens to a file by llama.cpp's own call."""
+        tokens = self.held()
+        array = (C.llama_token * len(tokens))(*tokens)
+        name = os.fsencode(path)
+        if not C.llama_state_seq_save_file(self._ctx, name, 0, array, len(tokens)):
+            raise EngineError(f"the state could not be written to {path}; free some disk space")
+
+    def restore_state(self, path: Path) -> None:
+        """Read what :meth:`save_state` wrote into an empty KV cache."""
+        self.forget()
+        room = self.effective.n_ctx
+        array, count = (C.llama_token * room)(), ctypes.c_size_t()
+        name, counted = os.fsencode(path), ctypes.byref(count)
+        if not C.llama_state_seq_load_file(self._ctx, name, 0, array, room, counted):
+            raise EngineError(f"llama.cpp does not accept the state in {path}; delete that file")
+        self.note_held(array[: count.value])
+
+    def save_python_state(self, path: Path) -> None:
+        """Write the state as llama-cpp-python's ``save_state`` holds it, pickled."""
+        with path.open("wb") as file:
+            pickle.dump(self._llama.save_state(), file, protocol=pickle.HIGHEST_PROTOCOL)
+
+    def restore_python_state(self, path: Path) -> None:
+        """Read what :meth:`save_python_state` wrote: a file of the lab's own making."""
+        with path.open("rb") as file:
+            self._llama.load_state(pickle.load(file))
 
     def reset_counters(self) -> None:
         """Set llama.cpp's counters to zero, when all that was begun is done."""

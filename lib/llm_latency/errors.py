@@ -23,3 +23,14 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest allowed name, or an empty string."""
     near = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class EngineError(LabError):
+    """llama.cpp would not load or run it; the text is llama.cpp's own reason.
+
+    ``out_of_memory`` tells that the reason was memory.
+    """
+
+    def __init__(self, text: str, *, out_of_memory: bool = False) -> None:
+        super().__init__(text)
+        self.out_of_memory = out_of_memory

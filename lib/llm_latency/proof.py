@@ -56,6 +56,7 @@ def proven(record: Record, file_bytes: int) -> Record:
     reasons = [
         *([start] if start else []),
         *not_in_force(record),
+        *([unlimited] if (unlimited := _unlimited(record)) else []),
         *(g.problem for g in record.generations if g.problem),
     ]
     if not reasons:
@@ -63,6 +64,14 @@ def proven(record: Record, file_bytes: int) -> Record:
     return record.model_copy(
         update={"status": "invalid", "reason": "; ".join(dict.fromkeys(reasons))}
     )
+
+
+def _unlimited(record: Record) -> str | None:
+    """Return why memory was not limited, where that was asked for."""
+    limit = record.memory_limit
+    if limit is None or limit.by is not None:
+        return None
+    return f"memory_limit_bytes={limit.asked_bytes} was asked and is not in force: {limit.why}"
 
 
 def not_in_force(record: Record) -> list[str]:

@@ -21,16 +21,21 @@ from llm_latency.record import (
     LoadTimings,
     Part,
     ProcessMemory,
+    StateFile,
 )
 from llm_latency.spec import Trial
 
 
 class Request(Part):
-    """What the child is to do: measure a trial, or only say what the engine is."""
+    """What the child is to do: measure a trial, make its state, or say what the engine is."""
 
     trial: Trial | None = None
     model_path: str = ""
     log_path: str
+    state_path: str = Field("", description="The prompt's stored KV cache, where one is used")
+    make_state: bool = Field(False, description="Write that file, and measure nothing else")
+    join: str = Field("", description="The cgroup file that limits the child's memory")
+    data_bytes: int | None = Field(None, description="Limit of its own allocations instead")
 
 
 class Event(Part):
@@ -43,6 +48,7 @@ class Event(Part):
     effective: Effective | None = None
     buffers: Buffers | None = None
     generation: Generation | None = None
+    state: StateFile | None = None
     memory: dict[str, ProcessMemory] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
     ended: Literal["done", "oom", "refused"] | None = None

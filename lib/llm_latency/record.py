@@ -17,7 +17,7 @@ One generation on one clock (``time.perf_counter``), every stamp taken after
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -72,6 +72,7 @@ class Generation(Part):
 
     repeat: int = Field(0, description="0 is the first generation after load")
     prompt_tokens: int
+    prompt_words: int | None = Field(None, description="Words of the prompt, set apart by spaces")
     evaluated_tokens: int = Field(description="Prompt tokens that llama.cpp says it evaluated")
     generated_tokens: int
     finish_reason: Literal["length", "stop"]
@@ -166,6 +167,25 @@ class PageCacheState(Part):
     why: str | None = Field(None, description="Why it is not in the state that was asked")
 
 
+class StateFile(Part):
+    """A prompt's KV cache on the disk, made once, before the trials that restore it."""
+
+    tokens: int
+    bytes: int
+    evaluate_s: float = Field(description="Evaluating the prompt, when the file was made")
+    save_s: float = Field(description="Writing it to the disk, when the file was made")
+
+
+class MemoryLimit(Part):
+    """The cap on the process's memory, and what it did."""
+
+    asked_bytes: int
+    by: Literal["cgroup", "rlimit"] | None = Field(None, description="What enforced it")
+    peak_bytes: int | None = Field(None, description="Most that was counted against it")
+    kills: int | None = Field(None, description="Processes ended because of it")
+    why: str | None = Field(None, description="What it does not cover, or why there is none")
+
+
 class Vram(Part):
     """What NVML saw of the card around the trial; all ``None`` where there is no card."""
 
@@ -221,6 +241,8 @@ class Record(Part):
     buffers: Buffers = Buffers()
     memory: dict[str, ProcessMemory] = Field(default_factory=dict, description="By phase")
     page_cache: PageCacheState = PageCacheState()
+    memory_limit: MemoryLimit | None = None
+    state: StateFile | None = None
     vram: Vram = Vram()
     host: HostState = HostState()
     warnings: list[str] = Field(default_factory=list, description="llama.cpp's and the lab's")
@@ -229,94 +251,7 @@ class Record(Part):
     )
     system_info: str | None = Field(None, description="llama_print_system_info() of the child")
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one flat row per generation; a trial without any leaves one row of its state."""
-        common = self._common()
-        if not self.generations:
-            return [common]
-        return [common | self._generation_row(g) for g in self.generations]
-
     def between(self, first: str, last: str, name: str) -> int | None:
         """Return by how much a figure of the process grew from one phase to another."""
         start, end = (getattr(self.memory.get(phase), name, None) for phase in (first, last))
         return None if start is None or end is None else end - start
-
-    def _common(self) -> dict[str, Any]:
-        trial = self.trial
-        row: dict[str, Any] = {
-            "run_id": self.run_id,
-            "trial_id": trial.trial_id,
-            "cell_id": trial.cell_id,
-            "round": trial.round,
-            "order": trial.order,
-            "twin": trial.twin,
-            "attempt": trial.attempt,
-            "status": self.status,
-            "reason": self.reason,
-            "model": trial.model,
-            "experiment": trial.experiment,
-            **trial.settings.model_dump(),
-            **{f"effective_{k}": v for k, v in _dump(self.effective, Effective).items()},
-            **trial.start.model_dump(),
-            "effective_page_cache": self.page_cache.in_force,
-            "resident_before": self.page_cache.resident_before,
-            "via": trial.workload.via,
-            "cache_mode": trial.workload.cache_mode,
-            "prefix_tokens": trial.workload.prefix_tokens,
-            "length": trial.workload.length,
-            "max_tokens": trial.workload.max_tokens,
-            "prompt_tokens": trial.workload.prompt_tokens,
-            **_dump(self.load, LoadTimings),
-            **self.buffers.model_dump(exclude={"by_device"}),
-        }
-        for phase in PHASES:
-            for name, value in _dump(self.memory.get(phase), ProcessMemory).items():
-                stem = name.removesuffix("_bytes")
-                row[f"{stem}_{phase}{name.removeprefix(stem)}"] = value
-        last = next((self.memory[p] for p in reversed(PHASES) if p in self.memory), None)
-        row |= _dump(last, ProcessMemory)
-        row |= {
-            "read_bytes": self.between("before", "after_load", "read_bytes"),
-            "major_faults": self.between("before", "after_last", "major_faults"),
-            "minor_faults": self.between("before", "after_last", "minor_faults"),
-        }
-        row |= {f"vram_{k}": v for k, v in self.vram.model_dump().items()}
-        known = self.vram.peak_bytes is not None and self.vram.before_bytes is not None
-        row["vram_delta_bytes"] = (
-            self.vram.peak_bytes - self.vram.before_bytes  # type: ignore[operator]
-            if known
-            else None
-        )
-        host = self.host.model_dump()
-        row |= {f"gpu_{k}": v for k, v in host.pop("gpu").items()} | host
-        row |= {
-            "warnings": "; ".join([*self.warnings, *self.disturbed]),
-            "disturbed": bool(self.disturbed),
-            "child_s": self.child_s,
-            "started_at": self.started_at,
-        }
-        return row
-
-    def _generation_row(self, g: Generation) -> dict[str, Any]:
-        row: dict[str, Any] = {
-            "repeat": g.repeat,
-            "prompt_tokens": g.prompt_tokens,
-            "evaluated_tokens": g.evaluated_tokens,
-            "generated_tokens": g.generated_tokens,
-            "finish_reason": g.finish_reason,
-            **g.timings.model_dump(),
-            "binding_overhead_s": g.timings.binding_overhead_s,
-            "prefill_tps": g.prefill_tps,
-            "decode_tps": g.decode_tps,
-        }
-        if g.cpu_other_fraction is not None:
-            row["cpu_other_fraction"] = g.cpu_other_fraction
-            row["cpu_steal_fraction"] = g.cpu_steal_fraction
-        if g.problem:
-            row |= {"status": "invalid", "reason": g.problem}
-        return row
-
-
-def _dump(part: Part | None, kind: type[Part]) -> dict[str, Any]:
-    """Return the part's fields, all ``None`` where the part is missing, so columns are stable."""
-    return part.model_dump() if part is not None else dict.fromkeys(kind.model_fields)

@@ -60,7 +60,8 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
 
     def job(trial: Trial) -> child.Job:
         log_path = str(store.log_path(trial.trial_id))
-        return child.Job(store.run_id, trial, str(path), log_path, plan.timeout_s)
+        state = str(store.state_path(trial.cell_id))
+        return child.Job(store.run_id, trial, str(path), log_path, plan.timeout_s, state)
 
     def left(trials: list[Trial]) -> list[child.Job]:
         done = store.done()
@@ -77,6 +78,7 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
             file=sys.stderr,
         )
         raise
+    store.drop_states()
     return store
 
 

@@ -11,19 +11,17 @@ the same identifier on every machine and in every run.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import random
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from llm_latency.errors import ParameterError, did_you_mean
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 PageCache = Literal["as_is", "resident", "evicted"]
-WarmUp = Literal["none", "tokens", "batch"]
+WarmUp = Literal["none", "tokens", "batch", "system_prompt", "restored_state", "python_state"]
+CacheMode = Literal["cold", "prefix", "kept"]
+Language = Literal["fr", "en"]
 Via = Literal["engine", "generate", "stream"]
 
 MAX_INT32 = 2**31 - 1
@@ -70,20 +68,30 @@ class Settings(Frozen):
 class Workload(Frozen):
     """What the model is asked.
 
-    Either ``prompt`` (text, tokenised by the model) or ``prompt_tokens`` (an exact number of
-    tokens of a passage that ships with the lab). ``length="fixed"`` generates exactly
-    ``max_tokens`` and ignores end-of-generation; ``"natural"`` stops there. ``cache_mode="cold"``
-    evaluates every prompt token in every generation; ``"prefix"`` finds the first
-    ``prefix_tokens`` of them in the KV cache. ``via`` is the way through llama-cpp-python:
-    ``engine`` (llama.cpp's calls alone), ``generate`` (``Llama.generate``, token by token) or
-    ``stream`` (a streamed completion, chunk by chunk, as an application sees it).
+    One of ``prompt`` (text, tokenised by the model), ``prompt_tokens`` (an exact number of
+    tokens of a passage that ships with the lab) or ``conversation`` (a chat that ships with it:
+    generation k is its turn k + 1, asked after all that was said before). ``length="fixed"``
+    generates exactly ``max_tokens`` and ignores end-of-generation; ``"natural"`` stops there.
+
+    ``cache_mode="cold"`` evaluates every prompt token in every generation; ``"prefix"`` finds
+    the first ``prefix_tokens`` of them in the KV cache; with ``"kept"`` the first generation
+    after loading is cold, and each later one finds in the KV cache all that it has in common
+    with what was said before, as in an application that keeps its context: of the same prompt
+    again all tokens but the last, of a conversation all but the new message.
+
+    ``via`` is the way through llama-cpp-python: ``engine`` (llama.cpp's calls alone),
+    ``generate`` (``Llama.generate``, token by token) or ``stream`` (a streamed completion, chunk
+    by chunk, as an application sees it).
     """
 
     prompt: str | None = Field(None, description="The prompt as text")
     prompt_tokens: Count | None = Field(None, description="The prompt as a number of tokens")
+    conversation: Language | None = Field(
+        None, description="A chat of several turns, in French or English"
+    )
     max_tokens: Count = Field(32, description="Tokens to generate")
     length: Literal["fixed", "natural"] = Field("fixed", description="When generation ends")
-    cache_mode: Literal["cold", "prefix"] = Field(
+    cache_mode: CacheMode = Field(
         "cold", description="Whether the KV cache holds a part of the prompt beforehand"
     )
     prefix_tokens: Annotated[int, Field(ge=0, le=MAX_INT32)] = Field(
@@ -96,12 +104,17 @@ class Workload(Frozen):
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Workload:
-        if (self.prompt is None) == (self.prompt_tokens is None):
-            raise ValueError("give either prompt or prompt_tokens, and not both")
+        given = [self.prompt, self.prompt_tokens, self.conversation]
+        if sum(value is not None for value in given) != 1:
+            raise ValueError("give one of prompt, prompt_tokens and conversation")
         if self.prompt == "":
             raise ValueError("prompt is empty; give at least one word, or prompt_tokens instead")
         if (self.cache_mode == "prefix") != (self.prefix_tokens > 0):
             raise ValueError("cache_mode='prefix' and prefix_tokens above 0 go together")
+        if self.conversation and self.prefix_tokens:
+            raise ValueError(
+                "a conversation has no prefix_tokens; give cache_mode='kept' to keep what was said"
+            )
         if self.prompt_tokens is not None and self.prefix_tokens >= self.prompt_tokens:
             raise ValueError(
                 f"prefix_tokens={self.prefix_tokens} leaves nothing to evaluate of "
@@ -110,12 +123,25 @@ class Workload(Frozen):
         return self
 
 
+PREFIX_WARM_UPS: frozenset[WarmUp] = frozenset({"system_prompt", "restored_state", "python_state"})
+"""Warm-ups that leave the workload's prefix in the KV cache."""
+STATE_WARM_UPS: frozenset[WarmUp] = frozenset({"restored_state", "python_state"})
+"""Warm-ups that read it from a file."""
+
+
 class Start(Frozen):
-    """How the process begins: the state of the page cache, and what is run before the clock."""
+    """How the process begins: page cache, memory, and what is run before the clock.
+
+    Warm-ups: ``tokens`` answers one word with two tokens; ``batch`` evaluates one full batch;
+    ``system_prompt`` evaluates the workload's prefix and leaves it in the KV cache;
+    ``restored_state`` loads that prefix's KV cache from a file by llama.cpp's own calls, and
+    ``python_state`` by llama-cpp-python's ``load_state``.
+    """
 
     page_cache: PageCache = Field("as_is", description="State of the model file's pages at start")
-    warm_up: WarmUp = Field(
-        "none", description="none; 2 tokens; or one full batch, before the first generation"
+    warm_up: WarmUp = Field("none", description="What is run before the first generation")
+    memory_limit_bytes: Annotated[int, Field(ge=2**24)] | None = Field(
+        None, description="Most RAM that the process may use, 16 MiB at least; None: all there is"
     )
 
 
@@ -132,10 +158,21 @@ class Trial(Frozen):
     twin: bool = Field(False, description="The same cell once more: two of a kind show the noise")
     attempt: Annotated[int, Field(ge=0)] = Field(0, description="1: measured again, disturbed")
 
+    @model_validator(mode="after")
+    def _prefix_to_warm(self) -> Trial:
+        if self.start.warm_up in PREFIX_WARM_UPS and self.workload.cache_mode != "prefix":
+            raise ValueError(
+                f"warm_up={self.start.warm_up!r} leaves a prefix in the KV cache; give "
+                "prefix_tokens, the length of the system prompt"
+            )
+        return self
+
     @property
     def cell_id(self) -> str:
         """Hash of what determines the result: equal in every round, run and machine."""
-        decisive = self.model_dump(include={"model", "settings", "workload", "start"})
+        # What was not asked for is left out, so that a new option leaves old identifiers alone.
+        parts = {"model", "settings", "workload", "start"}
+        decisive = self.model_dump(include=parts, exclude_none=True)
         text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -182,79 +219,3 @@ class Plan(Frozen):
                 for place, cell in enumerate(cells)
             ]
         return planned
-
-
-def as_list(name: str, value: Any) -> list[Any]:
-    """Return a grid parameter, one value or a list of them, as a list without repetitions.
-
-    papermill hands ``-p n_batch "[256, 512]"``, ``true`` and ``null`` over as text; text that
-    reads as a JSON list, number, boolean or null is taken for what it plainly is.
-
-    Raises
-    ------
-    ParameterError
-        If the list is empty.
-    """
-    value = plain(value)
-    values = [plain(v) for v in value] if isinstance(value, list | tuple | range) else [value]
-    if not values:
-        raise ParameterError(
-            f"{name}=[] has no value to measure; give one value or a list, such as {name}=[512]"
-        )
-    return list({json.dumps(v, sort_keys=True, default=str): v for v in values}.values())
-
-
-def plain(value: Any) -> Any:
-    """Undo what the command line does to a value: text that is plainly JSON becomes its value."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    if text in {"true", "True", "false", "False", "null", "None"}:
-        return {"t": True, "f": False}.get(text[0].lower())
-    if text[:1] in "[-0123456789":
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return value
-    return value
-
-
-SpecT = TypeVar("SpecT", bound=Frozen)
-
-
-def build(kind: type[SpecT], values: Mapping[str, Any]) -> SpecT:
-    """Make one spec object out of named values.
-
-    Raises
-    ------
-    ParameterError
-        One sentence that names the first wrong parameter, its value, what is allowed and what
-        to do.
-    """
-    for name in values:
-        if name not in kind.model_fields:
-            allowed = ", ".join(kind.model_fields)
-            raise ParameterError(
-                f"{name} is not a parameter of {kind.__name__.lower()}"
-                f"{did_you_mean(name, kind.model_fields)} Allowed are: {allowed}."
-            )
-    try:
-        return kind(**values)
-    except ValidationError as error:
-        raise ParameterError(explain(error, kind)) from None
-
-
-def explain(error: ValidationError, kind: type[Frozen]) -> str:
-    """Put the first finding of a validation error as one sentence with a remedy."""
-    finding = error.errors()[0]
-    if not finding["loc"]:
-        return f"{kind.__name__.lower()}: {finding['msg'].removeprefix('Value error, ')}."
-    name = str(finding["loc"][0])
-    purpose = kind.model_fields[name].description or name
-    rule = finding["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{name}={finding['input']!r} is refused: give {rule} ({purpose})."
-
-
-def grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return every combination of the axes' values, the last axis turning fastest."""
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]

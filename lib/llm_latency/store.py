@@ -14,12 +14,14 @@ from __future__ import annotations
 import glob
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.record import FINAL, Record
+from llm_latency.rows import rows
 from llm_latency.spec import Plan
 
 if TYPE_CHECKING:
@@ -113,6 +115,14 @@ class RunStore:
         """Return where llama.cpp's words of a trial go."""
         return self.path / "logs" / f"{trial_id}.log"
 
+    def state_path(self, cell_id: str) -> Path:
+        """Return where the stored KV cache of a cell's prompt lies while it is needed."""
+        return self.path / "states" / f"{cell_id}.state"
+
+    def drop_states(self) -> None:
+        """Delete the stored KV caches, which can be large; the records keep their sizes."""
+        shutil.rmtree(self.path / "states", ignore_errors=True)
+
     def append(self, record: Record) -> None:
         """Add one record; it is on the disk when this returns."""
         with (self.path / "trials.jsonl").open("a", encoding="utf-8") as file:
@@ -169,7 +179,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
         [
             row | {"superseded": not record.trial.attempt and _first(record) in again}
             for record in kept
-            for row in record.rows()
+            for row in rows(record)
         ]
     )
 

@@ -9,6 +9,7 @@ of what every trial waits for.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import threading
@@ -18,9 +19,10 @@ from typing import Literal, TextIO
 
 import psutil
 
-from llm_latency import host
+from llm_latency import host, limits
+from llm_latency.errors import EngineError
 from llm_latency.protocol import Event, Request
-from llm_latency.record import ProcessMemory
+from llm_latency.record import EngineCard, ProcessMemory
 from llm_latency.spec import Trial
 
 
@@ -34,31 +36,35 @@ def main() -> None:
     _die_with_parent()
     _die_first()
     _refuse_what_cannot_be()
+    limits.come_under(request.join, request.data_bytes)
 
     def send(event: Event) -> None:
         pipe.write(event.model_dump_json(exclude_defaults=True) + "\n")
         pipe.flush()
 
     if request.trial is None:
-        from llm_latency.engine import engine_card
-
         send(Event(phase="end", engine=engine_card(), ended="done"))
     else:
-        measure(request.trial, Path(request.model_path), log, send)
+        measure(request, request.trial, log, send)
     log.flush()
     # Leave without unloading anything: the system frees memory faster than destructors do.
     os._exit(0)
 
 
-def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]) -> None:
+def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event], None]) -> None:
     """Load, warm up, generate first and repeat, sending each part as it is measured."""
     send(Event(phase="import llama_cpp"))
-    from llm_latency import engine, generation
+    from llm_latency import asking, engine, generation, warming
 
     memory: dict[str, ProcessMemory] = {"before": host.process_memory()}
     try:
         send(Event(phase="load", memory=memory))
-        model = generation.TimedModel(path, trial.settings, log)
+        model = generation.TimedModel(Path(request.model_path), trial.settings, log)
+        workload, state = trial.workload, Path(request.state_path)
+        if request.make_state:
+            made = warming.make_state(model, trial.start, workload, state)
+            send(Event(phase="end", state=made, ended="done"))
+            return
         send(
             Event(
                 phase="warm-up",
@@ -68,22 +74,17 @@ def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]
                 load=model.load,
             )
         )
-        model.warm_up(trial.start.warm_up)
+        warming.warm_up(model, trial.start, workload, state)
         memory["after_load"] = host.process_memory()
-        workload = trial.workload
-        prompt = (
-            model.passage(workload.prompt_tokens)
-            if workload.prompt_tokens is not None
-            else workload.prompt or ""
-        )
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
+            asked = asking.question(model, workload, repeat)
             watch = host.CpuWatch.start()
             answer = model.generate(
-                prompt,
+                asked.prompt,
                 workload.max_tokens,
                 length=workload.length,
-                prefix_tokens=workload.prefix_tokens,
+                prefix_tokens=asked.prefix_tokens,
                 via=workload.via,
                 repeat=repeat,
             )
@@ -109,11 +110,40 @@ def measure(trial: Trial, path: Path, log: TextIO, send: Callable[[Event], None]
                 cpu_s=times.user + times.system,
             )
         )
-    except engine.EngineError as error:
+    except EngineError as error:
         ended: Literal["oom", "refused"] = "oom" if error.out_of_memory else "refused"
         send(Event(phase="end", ended=ended, reason=str(error)))
     except MemoryError as error:
         send(Event(phase="end", ended="oom", reason=f"Python ran out of memory: {error}"))
+
+
+def engine_card() -> EngineCard:
+    """Return what the installed engine is and which devices it sees."""
+    import llama_cpp
+    import llama_cpp.llama_cpp as C
+
+    from llm_latency.engine import system_info
+
+    C.llama_backend_init()
+    library = C._lib
+    library.ggml_backend_dev_count.restype = ctypes.c_size_t
+    library.ggml_backend_dev_get.restype = ctypes.c_void_p
+    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
+        getattr(library, name).restype = ctypes.c_char_p
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    devices = []
+    for number in range(library.ggml_backend_dev_count()):
+        device = library.ggml_backend_dev_get(number)
+        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
+        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
+        devices.append(f"{name}: {text}")
+    return EngineCard(
+        version=llama_cpp.__version__,
+        system_info=system_info(),
+        gpu_offload=bool(C.llama_supports_gpu_offload()),
+        devices=devices,
+    )
 
 
 def _die_with_parent() -> None:

@@ -80,21 +80,15 @@ def method(info: Mapping[str, Any]) -> Markdown:
     if not cells or not rounds:
         return markdown("How this run was planned is not stored with it.")
     sentences = [
-        f"{several(cells, 'cell')} (settings × prompt length), each measured in "
+        f"{several(cells, 'cell')} (settings × workload × start), each measured in "
         f"{several(rounds, 'round')}"
         + (", one of them twice to show the noise" if cells < len(planned) else "")
         + f": {len(planned) * rounds:,} trials, each in a fresh process, in an "
         f"order shuffled within each round (seed {escape(plan.get('seed', 'unknown'))})."
     ]
-    if not missing(given.get("repeats")):
-        sentences.append(
-            f"A process loads the model, generates once and then {escape(given['repeats'])} "
-            f"more (exactly {escape(given.get('max_tokens', 'an unknown number of'))} tokens "
-            f"each, warm-up {escape(given.get('warm_up', 'unknown'))}), every time with an empty "
-            "prompt cache."
-        )
+    sentences += _workload(planned, given)
     sentences.append(
-        "It counts once, with the median of its generations. "
+        "In estimates a process counts once, with the median of its generations. "
         + (
             "Estimates are medians over processes with their distribution-free 95 % interval."
             if rounds >= FEWEST
@@ -105,6 +99,20 @@ def method(info: Mapping[str, Any]) -> Markdown:
     engine = versions.get("llama_cpp_python") or (info.get("engine") or {}).get("version")
     sentences.append(f"Engine: llama-cpp-python {escape(engine or 'of unknown version')}.")
     return markdown(" ".join(sentences))
+
+
+def _workload(planned: list[dict[str, Any]], given: Mapping[str, Any]) -> list[str]:
+    """Say what each process does, as far as it is the same in all."""
+    work = [cell.get("workload") or {} for cell in planned]
+    repeats = {w.get("repeats") for w in work} if any(work) else {given.get("repeats")}
+    sentences = []
+    if len(repeats) == 1 and not missing(count := repeats.pop()):
+        more = f" and then {escape(count)} more" if count else ""
+        sentences.append(f"A process loads the model and generates once{more}.")
+    modes = {w.get("cache_mode") for w in work}
+    if modes == {"cold"}:
+        sentences.append("Every generation begins with an empty prompt cache.")
+    return sentences
 
 
 def data(path: Path, run_id: str = "") -> Markdown:

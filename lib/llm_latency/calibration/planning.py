@@ -8,16 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llm_latency import models
-from llm_latency.spec import (
-    Count,
-    Frozen,
-    Settings,
-    Trial,
-    Workload,
-    as_list,
-    build,
-    plain,
-)
+from llm_latency.parameters import as_list, build, plain
+from llm_latency.spec import Count, Frozen, Settings, Trial, Workload
 
 BATCH = 512
 """``n_batch`` and ``n_ubatch`` of both tools: llama-cpp-python's default."""

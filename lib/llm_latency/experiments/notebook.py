@@ -1,0 +1,84 @@
+"""From a notebook's variables to the plan that answers its question."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llm_latency.errors import ParameterError, did_you_mean
+from llm_latency.experiments.asked import DEFAULTS
+from llm_latency.parameters import plain
+from llm_latency.store import RunStore, outputs_dir
+
+
+def defaults(experiment: Callable[..., Any]) -> dict[str, Any]:
+    """Return every parameter that an experiment takes, with its default."""
+    found = inspect.signature(experiment).parameters.values()
+    own = {p.name: p.default for p in found if p.kind is not p.VAR_KEYWORD}
+    takes_options = any(p.kind is p.VAR_KEYWORD for p in found)
+    return {**(DEFAULTS if takes_options else {}), **own}
+
+
+def plan_of(name: str, experiment: Callable[..., Any], namespace: Mapping[str, Any]) -> Any:
+    """Return the plan of an experiment out of a notebook's variables.
+
+    papermill only warns of a parameter that a notebook does not know, and measures with the
+    default instead. Here a name that papermill injected and the experiment does not take stops
+    the notebook. Where a stored run is named and nothing else is asked for, its plan is
+    returned: it is gone on with, or drawn where it is complete.
+
+    Parameters
+    ----------
+    name
+        The notebook's name.
+    experiment
+        The function that plans.
+    namespace
+        The notebook's ``globals()``.
+    """
+    allowed = defaults(experiment)
+    for injected in injected_names(namespace.get("In", [])):
+        if injected not in allowed:
+            raise ParameterError(
+                f"{injected}={namespace.get(injected)!r}: the notebook {name} has no parameter "
+                f"{injected!r}{did_you_mean(injected, allowed)} Allowed are: "
+                f"{', '.join(allowed)}."
+            )
+    given = {key: namespace[key] for key in allowed if key in namespace}
+    plan = experiment(**given)
+    return _stored(name, plan, given, allowed) or plan
+
+
+def _stored(name: str, plan: Any, given: dict[str, Any], usual: dict[str, Any]) -> Any:
+    """Return the stored plan where only its run_id was given; ``None`` otherwise."""
+    folder = outputs_dir() / "runs" / str(plan.run_id or "")
+    if not plan.run_id or not (folder / "run.json").is_file():
+        return None
+    store = RunStore(folder)
+    of = store.info.get("plan", {}).get("experiment", name)
+    if of != name:
+        raise ParameterError(
+            f"run_id={plan.run_id!r} is a run of {of}; open it with the notebook {of}, or give a "
+            "new run_id."
+        )
+    asked = {key for key in given if not _same(given[key], usual[key])}
+    return store.plan if asked <= {"run_id"} and name != "calibration" else None
+
+
+def _same(a: Any, b: Any) -> bool:
+    a, b = (list(v) if isinstance(v := plain(value), tuple) else v for value in (a, b))
+    return bool(a == b)
+
+
+def injected_names(cells: list[str]) -> list[str]:
+    """Return the names set by papermill's cell, which begins with the comment ``# Parameters``."""
+    names: list[str] = []
+    for source in cells:
+        if not source.lstrip().startswith("# Parameters"):
+            continue
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign):
+                names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return names
