@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import FakeChild
 
+import llm_latency as lab
 from llm_latency import experiments, models
 from llm_latency.errors import ParameterError
+from llm_latency.experiments.notebook import defaults
+from llm_latency.store import RunStore
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +98,34 @@ def test_the_users_own_variables_are_not_parameters() -> None:
 def test_the_shown_error_is_the_sentence_alone() -> None:
     error = ParameterError("n_batch=-5 is refused.")
     assert error._render_traceback_() == ["ParameterError: n_batch=-5 is refused."]
+
+
+def test_a_stored_run_named_alone_brings_its_own_plan(
+    outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    monkeypatch.setattr(models, "resolve", lambda *_, **__: tiny)
+    fake_child('send(phase="end", engine=dict(version="1", system_info="", gpu_offload=False, '
+               'devices=[]), ended="done")')  # fmt: skip
+    made = experiments.sweep(n_ctx=512, n_batch=256, rounds=1, run_id="kept")
+    run = lab.run(made, progress=False)
+    usual = {key: value for key, value in defaults(experiments.sweep).items() if key != "run_id"}
+    alone = experiments.from_notebook("sweep", usual | {"run_id": "kept"})
+    assert alone.plan_id == made.plan_id
+    # Nothing is measured again.
+    before = (run.path / "trials.jsonl").read_bytes()
+    lab.run(alone, progress=False)
+    assert (run.path / "trials.jsonl").read_bytes() == before
+    # With other parameters it is another question, and the run is not touched.
+    other = experiments.from_notebook("sweep", usual | {"run_id": "kept", "n_ctx": 1024})
+    with pytest.raises(ParameterError, match="holds another plan"):
+        lab.run(other, progress=False)
+
+
+def test_a_run_of_another_question_is_refused(
+    outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    plan = experiments.sweep(n_ctx=512, rounds=1, run_id="kept")
+    RunStore.create(outputs / "runs" / "kept", {"plan": plan.model_dump(mode="json")
+                    | {"experiment": "warm_up"}})  # fmt: skip
+    with pytest.raises(ParameterError, match="run_id='kept' is a run of warm_up"):
+        experiments.from_notebook("sweep", defaults(experiments.sweep) | {"run_id": "kept"})

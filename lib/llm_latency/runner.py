@@ -24,7 +24,9 @@ from llm_latency.spec import Plan, Trial
 from llm_latency.store import RunStore, outputs_dir
 
 
-def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) -> RunStore:
+def run(
+    plan: Plan, *, executor: Executor | None = None, progress: bool | tqdm[Any] = True
+) -> RunStore:
     """Carry out a plan, or what is left of it, and return its run.
 
     Parameters
@@ -36,7 +38,8 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
         another in this thread. An executor that works on several at a time on one machine
         makes them disturb each other.
     progress
-        Show a bar with the time left.
+        Show a bar with the time left; or a bar of yours, which is moved on by one per trial of
+        the plan.
 
     Raises
     ------
@@ -52,9 +55,11 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
             f"run_id={folder.name!r} holds another plan; give a new run_id, or the parameters "
             f"that {folder / 'run.json'} names"
         )
-    if resumed and RunStore(folder).complete and not plan.repeat_disturbed:
+    if resumed and RunStore(folder).complete and not _left(plan, RunStore(folder)):
+        if not isinstance(progress, bool):
+            progress.update(len(plan.trials()))
         return RunStore(folder)
-    path = models.resolve(plan.model, progress=progress)
+    path = models.resolve(plan.model, progress=bool(progress))
     store = RunStore(folder) if resumed else RunStore.create(folder, describe(plan, path, folder))
     store.mend()
 
@@ -63,14 +68,12 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
         state = str(store.state_path(trial.cell_id))
         return child.Job(store.run_id, trial, str(path), log_path, plan.timeout_s, state)
 
-    def left(trials: list[Trial]) -> list[child.Job]:
-        done = store.done()
-        return [job(trial) for trial in trials if trial.trial_id not in done]
-
+    bar = _bar(progress, plan, store)
     try:
-        _carry_out(left(plan.trials()), store, executor, progress=progress)
-        if plan.repeat_disturbed:
-            _carry_out(left(again(store)), store, executor, progress=progress)
+        _carry_out([job(trial) for trial in _left(plan, store, first=True)], store, executor, bar)
+        repeated = [job(trial) for trial in _left(plan, store)]
+        bar.total = (bar.total or 0) + len(repeated)
+        _carry_out(repeated, store, executor, bar)
     except KeyboardInterrupt:
         print(
             f"Stopped: {store.final} of {store.planned} trials are stored in {store.path}; "
@@ -78,8 +81,30 @@ def run(plan: Plan, *, executor: Executor | None = None, progress: bool = True) 
             file=sys.stderr,
         )
         raise
+    finally:
+        if bar is not progress:
+            bar.close()
     store.drop_states()
     return store
+
+
+def _left(plan: Plan, store: RunStore, *, first: bool = False) -> list[Trial]:
+    """Return the trials without a final record; those to be repeated too, unless ``first``."""
+    done = store.done()
+    repeated = again(store) if plan.repeat_disturbed and not first else []
+    return [trial for trial in [*plan.trials(), *repeated] if trial.trial_id not in done]
+
+
+def _bar(progress: bool | tqdm[Any], plan: Plan, store: RunStore) -> tqdm[Any]:
+    """Return the bar to show, moved on over the trials that are stored already."""
+    planned = len(plan.trials())
+    done = planned - len(_left(plan, store, first=True))
+    if isinstance(progress, bool):
+        return tqdm(
+            desc=store.run_id, unit="trial", total=planned, initial=done, disable=not progress
+        )
+    progress.update(done)
+    return progress
 
 
 def again(store: RunStore) -> list[Trial]:
@@ -92,21 +117,15 @@ def again(store: RunStore) -> list[Trial]:
 
 
 def _carry_out(
-    jobs: list[child.Job], store: RunStore, executor: Executor | None, *, progress: bool
+    jobs: list[child.Job], store: RunStore, executor: Executor | None, bar: tqdm[Any]
 ) -> None:
-    with tqdm(
-        total=len(jobs),
-        desc=store.run_id,
-        unit="trial",
-        disable=not progress or not jobs,
-    ) as bar:
-        if executor is None:
-            for job in jobs:
-                _store(child.carry_out(job), store, bar)
-            return
-        futures = [executor.submit(child.carry_out, job) for job in jobs]
-        for future in as_completed(futures):
-            _store(future.result(), store, bar)
+    if executor is None:
+        for job in jobs:
+            _store(child.carry_out(job), store, bar)
+        return
+    futures = [executor.submit(child.carry_out, job) for job in jobs]
+    for future in as_completed(futures):
+        _store(future.result(), store, bar)
 
 
 def _store(record: Record, store: RunStore, bar: Any) -> None:

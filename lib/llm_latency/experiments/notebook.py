@@ -9,7 +9,9 @@ from typing import Any
 
 from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.experiments.asked import DEFAULTS
+from llm_latency.experiments.everything import Everything
 from llm_latency.parameters import plain
+from llm_latency.spec import Plan
 from llm_latency.store import RunStore, outputs_dir
 
 
@@ -53,18 +55,31 @@ def plan_of(name: str, experiment: Callable[..., Any], namespace: Mapping[str, A
 
 def _stored(name: str, plan: Any, given: dict[str, Any], usual: dict[str, Any]) -> Any:
     """Return the stored plan where only its run_id was given; ``None`` otherwise."""
+    asked = {key for key in given if not _same(given[key], usual[key])}
+    alone = asked <= {"run_id"}
+    if isinstance(plan, Everything):
+        found = [_stored_plan(one.experiment, one) for one in plan.plans] if alone else []
+        plans = tuple(one for one in found if one is not None)
+        return plan.model_copy(update={"plans": plans}) if plans else None
+    if not isinstance(plan, Plan):
+        return None
+    stored = _stored_plan(name, plan)
+    return stored if alone else None
+
+
+def _stored_plan(name: str, plan: Plan) -> Plan | None:
+    """Return the plan that is stored under a plan's run_id, if there is one."""
     folder = outputs_dir() / "runs" / str(plan.run_id or "")
     if not plan.run_id or not (folder / "run.json").is_file():
         return None
-    store = RunStore(folder)
-    of = store.info.get("plan", {}).get("experiment", name)
-    if of != name:
+    stored = RunStore(folder).plan
+    if stored.experiment != name:
         raise ParameterError(
-            f"run_id={plan.run_id!r} is a run of {of}; open it with the notebook {of}, or give a "
-            "new run_id."
+            f"run_id={plan.run_id!r} is a run of {stored.experiment}; open it with the notebook "
+            f"{stored.experiment}, or give a new run_id."
         )
-    asked = {key for key in given if not _same(given[key], usual[key])}
-    return store.plan if asked <= {"run_id"} and name != "calibration" else None
+    # The run goes on under the name of its folder, whatever made that name.
+    return stored.model_copy(update={"run_id": plan.run_id})
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -1,0 +1,112 @@
+"""Many questions in one go: one bar of progress, a run for each, and one page of answers."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from llm_latency import runner, tables
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.experiments.everything import Everything
+from llm_latency.store import RunStore
+
+
+@dataclass(frozen=True)
+class Runs:
+    """What carrying out :class:`~llm_latency.experiments.everything.Everything` left.
+
+    Attributes
+    ----------
+    plan : Everything
+        What was to be measured.
+    stores : dict
+        By question: its run.
+    stopped : dict
+        By question that could not be run at all: why.
+    """
+
+    plan: Everything
+    stores: dict[str, RunStore] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def planned(self) -> int:
+        """How many trials the plans hold."""
+        return sum(len(plan.cells) * plan.rounds for plan in self.plan.plans)
+
+    @property
+    def final(self) -> int:
+        """How many of them have a final record."""
+        return sum(store.final for store in self.stores.values())
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What is known of machine, engine and model, and what was asked for."""
+        first = next((store.info for store in self.stores.values()), {})
+        return {**first, "plan": {"parameters": self.plan.parameters}}
+
+    def frame(self, question: str) -> pd.DataFrame:
+        """Return the rows of one question; empty if it could not be run."""
+        store = self.stores.get(question)
+        return pd.DataFrame() if store is None else store.frame()
+
+    def failures(self) -> pd.DataFrame:
+        """Return the trials of all questions that did not end well."""
+        found = []
+        for question, store in self.stores.items():
+            frame = store.frame()
+            part = tables.failures(frame) if len(frame) else pd.DataFrame()
+            if len(part):
+                kept = ["status", "trials", "reason", "log"]
+                found.append(part[kept].assign(log=f"{store.run_id}/" + part["log"]))
+                found[-1].insert(0, "question", question)
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+    def folders(self) -> pd.DataFrame:
+        """Return where the data of each question lies."""
+        table = pd.DataFrame(
+            [(name, s.planned, s.final, str(s.path)) for name, s in self.stores.items()],
+            columns=["question", "trials planned", "measured", "folder"],
+        )
+        table.attrs["card"] = True
+        return table.astype(str)
+
+
+def run(plan: Everything, progress: bool = True) -> Runs:
+    """Carry out the plans of all questions, or what is left of them, one after the other.
+
+    A question that cannot be run at all does not stop the others.
+
+    Parameters
+    ----------
+    plan
+        What :func:`llm_latency.experiments.everything` returns.
+    progress
+        Show one bar over all trials, with the time left.
+
+    Raises
+    ------
+    LabError
+        If no question could be run.
+    """
+    if not isinstance(plan, Everything):
+        raise ParameterError(
+            f"plan is a {type(plan).__name__}; give what experiments.everything() returns, or "
+            "carry this one out with lab.run()."
+        )
+    runs = Runs(plan)
+    with tqdm(total=runs.planned, unit="trial", disable=not progress) as bar:
+        for one in plan.plans:
+            bar.set_description(one.experiment)
+            try:
+                runs.stores[one.experiment] = runner.run(one, progress=bar)
+            except LabError as error:
+                runs.stopped[one.experiment] = str(error)
+                bar.write(f"{one.experiment}: {error}", file=sys.stderr)
+    if not runs.stores:
+        raise LabError(next(iter(runs.stopped.values()), "there was no question to ask"))
+    return runs
