@@ -19,7 +19,7 @@ endif
 PY := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep test lint types calibration gpu-test format lab doctor clean
+.PHONY: help setup sweep everything test lint types calibration gpu-test format lab doctor clean
 
 help: ## list these targets
 	@$(PYTHON) -c "import re; [print(f'make {t:<10}{d}') for t, d in re.findall(r'^([a-z-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
@@ -32,6 +32,11 @@ sweep: export TQDM_MININTERVAL = 5
 sweep: setup ## run the main job: outputs/sweep.ipynb and outputs/sweep.html (PRESET=quick, ARGS=)
 	$(PY) -m llm_latency run notebooks/sweep.ipynb outputs/sweep.ipynb \
 		--log-output --log-level WARNING --no-progress-bar -f params/$(PRESET).yaml $(ARGS)
+
+everything: export TQDM_MININTERVAL = 5
+everything: setup ## ask all questions in one go: outputs/everything.html (PRESET=quick, ARGS=)
+	$(PY) -m llm_latency run notebooks/everything.ipynb outputs/everything.ipynb \
+		--log-output --log-level WARNING --no-progress-bar -p preset $(PRESET) $(ARGS)
 
 test: lint types ## check style and types, then run the tests (all but those that need a GPU)
 	$(PY) -m pytest
