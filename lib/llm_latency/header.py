@@ -1,0 +1,185 @@
+"""What a GGUF file's header says of a model's memory: shapes, types and sizes, before loading.
+
+A header is all that is read: a few MB at the head of a file of any size, so that a model that
+is still on the Hugging Face Hub can be judged before it is fetched.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from llm_latency import models
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.record import Part
+
+FIRST_BYTES = 4 << 20
+"""How much of a remote file is asked for first; a vocabulary of 150,000 tokens needs as much."""
+
+
+class Tensor(Part):
+    """One tensor of the file: its name, number format, dimensions and bytes."""
+
+    name: str
+    kind: str = Field(description="ggml's name of the number format, in lower case")
+    dims: tuple[int, ...]
+    bytes: int
+
+    @property
+    def layer(self) -> int | None:
+        """Number of the block it belongs to; ``None`` for embeddings and output."""
+        parts = self.name.split(".")
+        return int(parts[1]) if parts[0] == "blk" and parts[1].isdigit() else None
+
+
+class Header(Part):
+    """The sizes that a model's memory follows from. Lists hold one value per layer."""
+
+    architecture: str
+    n_layer: int
+    n_embd: int
+    n_head: int = Field(description="Of the layer that has most")
+    n_head_kv: tuple[int, ...]
+    key_width: int
+    value_width: int
+    n_ff: int
+    n_vocab: int
+    n_ctx_train: int | None = None
+    sliding_window: int | None = None
+    recurrent: bool = Field(False, description="Keeps a state that does not grow with the context")
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.bytes for tensor in self.tensors)
+
+
+def header_of(model: str) -> Header:
+    """Return the header of a model by its name, without fetching the model.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` (written if it is not there) or
+        ``hf:owner/repo/file.gguf@revision`` (its first few MB are read over the network).
+
+    Raises
+    ------
+    ParameterError
+        If the name or the file cannot be right.
+    LabError
+        If the Hub cannot be reached.
+    """
+    name = models.check(model)
+    if not name.startswith("hf:"):
+        return read_header(models.resolve(name))
+    hub = models.parse_hub_name(name)
+    with tempfile.TemporaryDirectory() as folder:
+        return _read_remote(hub, Path(folder) / "header.gguf")
+
+
+def _read_remote(hub: models.HubName, place: Path) -> Header:
+    """Read as much of a file on the Hub as its header needs."""
+    from huggingface_hub import HfFileSystem
+
+    address = f"{hub.repo}/{hub.file}"
+    wanted = FIRST_BYTES
+    try:
+        with HfFileSystem().open(address, "rb", revision=hub.revision) as remote:
+            size = int(remote.size)
+            head = b""
+            while True:
+                head += remote.read(min(wanted, size) - len(head))
+                # The header and a hole: the reader asks for tensors' places, not their content.
+                with place.open("wb") as file:
+                    file.write(head)
+                    file.truncate(size)
+                try:
+                    return read_header(place, known_bytes=len(head))
+                except ParameterError:
+                    if len(head) >= size or wanted > 1 << 28:
+                        raise
+                    wanted *= 2
+    except ParameterError:
+        raise
+    except Exception as error:  # the Hub's client fails in many ways
+        raise LabError(
+            f"the header of hf:{address} cannot be read ({type(error).__name__}: {error}); check "
+            "the name and the network, or give the path of a file that you have"
+        ) from None
+
+
+def read_header(path: Path, known_bytes: int | None = None) -> Header:
+    """Return the header of a GGUF file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    known_bytes
+        How many of its bytes are there, from the head; the rest is a hole. All by default.
+
+    Raises
+    ------
+    ParameterError
+        If it is not one, or does not say what is needed.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+        if known_bytes is not None and reader.data_offset > known_bytes:
+            raise ValueError("the header is longer than what is there of it")
+        return _header(reader)
+    except Exception as error:  # a broken file can fail anywhere in the reader
+        raise ParameterError(
+            f"model={path.name!r} has no header that could be read ({type(error).__name__}: "
+            f"{error}); give a whole GGUF file"
+        ) from None
+
+
+def _header(reader: Any) -> Header:
+    def value(key: str, default: Any = None) -> Any:
+        field = reader.get_field(key)
+        return default if field is None else field.contents()
+
+    arch = str(value("general.architecture"))
+
+    def number(key: str, default: int | None = None) -> int | None:
+        found = value(f"{arch}.{key}", default)
+        return None if found is None else int(max(found) if isinstance(found, list) else found)
+
+    tensors = tuple(
+        Tensor(
+            name=str(tensor.name),
+            kind=tensor.tensor_type.name.lower(),
+            dims=tuple(int(n) for n in tensor.shape),
+            bytes=int(tensor.n_bytes),
+        )
+        for tensor in reader.tensors
+    )
+    n_layer, n_embd = int(value(f"{arch}.block_count")), int(value(f"{arch}.embedding_length"))
+    n_head = number("attention.head_count") or 1
+    kv = value(f"{arch}.attention.head_count_kv", n_head)
+    per_layer = tuple(int(n) for n in (kv if isinstance(kv, list) else [kv] * n_layer))
+    width = n_embd // n_head
+    embedding = next((t for t in tensors if t.name == "token_embd.weight"), None)
+    return Header(
+        architecture=arch,
+        n_layer=n_layer,
+        n_embd=n_embd,
+        n_head=n_head,
+        n_head_kv=per_layer,
+        key_width=number("attention.key_length", width) or width,
+        value_width=number("attention.value_length", width) or width,
+        n_ff=number("feed_forward_length", 0) or 0,
+        n_vocab=embedding.dims[-1] if embedding else number("vocab_size", 0) or 0,
+        n_ctx_train=number("context_length"),
+        sliding_window=number("attention.sliding_window"),
+        recurrent=number("ssm.state_size") is not None or arch.startswith("rwkv"),
+        tensors=tensors,
+    )
