@@ -36,11 +36,16 @@ def outputs_dir() -> Path:
     """
     if named := os.environ.get("LLM_LATENCY_OUTPUTS"):
         return Path(named).expanduser()
+    return (project_dir() or Path.cwd()) / "outputs"
+
+
+def project_dir() -> Path | None:
+    """Return the project's root, if the working folder is it or lies in it."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / "lib" / "llm_latency").is_dir():
-            return folder / "outputs"
-    return here / "outputs"
+            return folder
+    return None
 
 
 class RunStore:
