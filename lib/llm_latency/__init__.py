@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         stats,
         tables,
     )
+    from llm_latency.budget import fits
     from llm_latency.errors import LabError, ParameterError
     from llm_latency.generation import load
     from llm_latency.runner import run
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from llm_latency.store import RunStore, load_runs, open_run
 
 _HOMES = {
+    "fits": "budget",
     "load": "generation",
     "LabError": "errors",
     "ParameterError": "errors",
@@ -80,6 +82,7 @@ __all__ = [
     "cards",
     "compare",
     "experiments",
+    "fits",
     "llama_bench",
     "load",
     "load_runs",
