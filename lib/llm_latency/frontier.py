@@ -1,0 +1,211 @@
+"""The largest context that truly works in the memory that is there, found by trying.
+
+A context that loads can still fail when it is full: compute buffers are touched by the first
+decode, and the mapped file competes for the same memory. So each probe is a process of its own
+that loads the model, fills the window with a prompt and answers; running out of memory is its
+result. The search starts from the prediction and bisects llama.cpp's grid of 256 tokens, since
+what works for a context works for every smaller one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from llm_latency import child, models, runner
+from llm_latency.budget import largest, parse_bytes, predict_at
+from llm_latency.errors import ParameterError
+from llm_latency.experiments.asked import Asked, Grid
+from llm_latency.header import header_of
+from llm_latency.memory import PADDING
+from llm_latency.record import Record
+from llm_latency.spec import Plan, Settings, Trial
+from llm_latency.store import RunStore, outputs_dir
+
+PROCESS_BYTES = 40 << 20
+"""What Python and llama-cpp-python touch beside the model, roughly: only where to begin."""
+
+
+def search(works: Callable[[int], bool], guess: int, most: int) -> int | None:
+    """Return the largest number of steps that works, asking as rarely as it can.
+
+    Parameters
+    ----------
+    works
+        Asked at most once for each number of steps; whatever works for one works for fewer.
+    guess
+        Where to begin.
+    most
+        The largest number to consider.
+
+    Returns
+    -------
+    int or None
+        ``None`` if not even one step works.
+    """
+    guess = min(max(guess, 1), most)
+    low, high = 0, most + 1  # the largest known to work, the smallest known not to
+    step, at = 1, guess
+    # Away from the guess in growing steps until the edge lies between two answers.
+    while low < at < high:
+        if works(at):
+            low, at = at, min(at + step, most)
+        else:
+            high, at = at, max(at - step, 1)
+        step *= 2
+        if low == most or high == 1 or (low >= guess and high <= most) or (low and high <= guess):
+            break
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if works(middle) else (low, middle)
+    return low or None
+
+
+def plan(
+    model: str = "synthetic:tiny",
+    n_batch: Grid = (512,),
+    n_ubatch: Grid = (0,),
+    memory_limit: str | int = "none",
+    most: int = 32768,
+    max_tokens: int = 4,
+    **options: Any,
+) -> Plan:
+    """Plan a frontier: a cell per batch, whose context is to be found.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
+    n_batch, n_ubatch
+        Batches, each with a frontier of its own; ``n_ubatch`` 0 is the engine's own.
+    memory_limit
+        Most RAM that a probe may use, such as ``"200 MiB"``; ``none``: all there is.
+    most
+        Largest context to try.
+    max_tokens
+        Tokens to generate behind the prompt that fills the window.
+    **options
+        See :class:`~llm_latency.experiments.asked.Options`.
+    """
+    asked = Asked("frontier", locals())
+    limit = asked.one("memory_limit")
+    limited = limit not in ("none", "", None)
+    n_ctx, tokens = asked.one("most"), asked.one("max_tokens")
+    if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 2 * PADDING:
+        raise ParameterError(f"most={n_ctx!r} is refused: give {2 * PADDING} or more tokens.")
+    cells = [
+        asked.cell(
+            **batch,
+            n_ctx=n_ctx // PADDING * PADDING,
+            prompt_tokens=n_ctx // PADDING * PADDING - tokens,
+            max_tokens=tokens,
+            repeats=0,
+            # Mapped pages that were in RAM before would count as nobody's.
+            page_cache="evicted" if limited and asked.one("use_mmap") else "resident",
+            memory_limit_bytes=parse_bytes("memory_limit", limit) if limited else None,
+        )
+        for batch in asked.grid("n_batch", "n_ubatch")
+    ]
+    made = asked.plan(cells)
+    # A search has no rounds and no twin: what it finds either works or does not.
+    return made.model_copy(update={"cells": made.cells[:-1], "rounds": 1})
+
+
+def run(frontier: Plan, *, progress: bool = True) -> RunStore:
+    """Search the frontier of every cell of a plan, or what is left of it; each probe is stored."""
+    folder = outputs_dir() / "runs" / (frontier.run_id or runner.new_run_id(frontier))
+    path = models.resolve(frontier.model, progress=progress)
+    if (folder / "run.json").is_file():
+        store = RunStore(folder)
+        if store.plan.plan_id != frontier.plan_id:
+            raise ParameterError(
+                f"run_id={folder.name!r} holds another plan; give a new run_id, or the parameters "
+                f"that {folder / 'run.json'} names"
+            )
+        store.mend()
+    else:
+        store = RunStore.create(folder, runner.describe(frontier, path, folder))
+    known = {record.trial.trial_id: record for record in store.records()}
+    with tqdm(desc=store.run_id, unit="probe", disable=not progress) as bar:
+        for cell in frontier.cells:
+
+            def works(steps: int, cell: Trial = cell) -> bool:
+                trial = probe(cell, steps * PADDING)
+                record = known.get(trial.trial_id)
+                if record is None:
+                    record = child.carry_out(
+                        child.Job(
+                            store.run_id,
+                            trial,
+                            str(path),
+                            str(store.log_path(trial.trial_id)),
+                            frontier.timeout_s,
+                        )
+                    )
+                    store.append(record)
+                    known[trial.trial_id] = record
+                    bar.update()
+                return record.status == "ok"
+
+            search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING)
+    return store
+
+
+def probe(cell: Trial, n_ctx: int) -> Trial:
+    """Return a cell with another context, filled by its prompt."""
+    work = cell.workload
+    return cell.model_copy(
+        update={
+            "settings": cell.settings.model_copy(update={"n_ctx": n_ctx}),
+            "workload": work.model_copy(update={"prompt_tokens": n_ctx - work.max_tokens}),
+        }
+    )
+
+
+def guess(cell: Trial) -> int:
+    """Return the largest context that is predicted to work under the cell's memory limit."""
+    limit = cell.start.memory_limit_bytes
+    if limit is None:
+        return cell.settings.n_ctx
+    header, settings = header_of(cell.model), cell.settings
+
+    def predicted(n_ctx: int) -> bool:
+        need = predict_at(header, settings, n_ctx, on="cpu").host.total_bytes
+        return need + PROCESS_BYTES <= limit
+
+    return largest(predicted, cell.settings.n_ctx) or PADDING
+
+
+def found(records: list[Record]) -> pd.DataFrame:
+    """Return one row per batch: the largest context that worked, and what stopped the next.
+
+    Columns: ``n_batch, n_ubatch, n_ctx`` (the largest that worked), ``fails_at`` and ``reason``
+    (the smallest that did not), ``probes``, ``peak_bytes`` (of the largest that worked).
+    """
+    groups: dict[Settings, list[Record]] = {}
+    for record in records:
+        key = record.trial.settings.model_copy(update={"n_ctx": PADDING})
+        groups.setdefault(key, []).append(record)
+    rows = []
+    for settings, probes in groups.items():
+        good = [r for r in probes if r.status == "ok"]
+        bad = [r for r in probes if r.status != "ok"]
+        best = max(good, key=lambda r: r.trial.settings.n_ctx, default=None)
+        cliff = min(bad, key=lambda r: r.trial.settings.n_ctx, default=None)
+        last = best.memory.get("after_last") if best else None
+        rows.append(
+            {
+                "n_batch": settings.n_batch,
+                "n_ubatch": settings.n_ubatch,
+                "n_ctx": best.trial.settings.n_ctx if best else None,
+                "fails_at": cliff.trial.settings.n_ctx if cliff else None,
+                "status": cliff.status if cliff else None,
+                "reason": cliff.reason if cliff else None,
+                "probes": len(probes),
+                "peak_bytes": last.rss_peak_bytes if last else None,
+            }
+        )
+    return pd.DataFrame(rows)
