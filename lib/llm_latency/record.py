@@ -157,6 +157,9 @@ class ProcessMemory(Part):
     major_faults: int | None = None
     minor_faults: int | None = None
     read_bytes: int | None = None
+    places: dict[str, int] = Field(
+        default_factory=dict, description="Resident bytes by what they are for, see places.py"
+    )
 
 
 class PageCacheState(Part):

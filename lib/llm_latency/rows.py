@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llm_latency.places import PLACES
 from llm_latency.record import (
     PHASES,
     Effective,
@@ -61,11 +62,14 @@ def _common(record: Record) -> dict[str, Any]:
         **record.buffers.model_dump(exclude={"by_device"}),
     }
     for phase in PHASES:
-        for name, value in _dump(record.memory.get(phase), ProcessMemory).items():
+        figures = _dump(record.memory.get(phase), ProcessMemory)
+        lie = figures.pop("places") or {}
+        row |= {f"{place}_{phase}_bytes": lie.get(place) for place in PLACES}
+        for name, value in figures.items():
             stem = name.removesuffix("_bytes")
             row[f"{stem}_{phase}{name.removeprefix(stem)}"] = value
     last = next((record.memory[p] for p in reversed(PHASES) if p in record.memory), None)
-    row |= _dump(last, ProcessMemory)
+    row |= {k: v for k, v in _dump(last, ProcessMemory).items() if k != "places"}
     row |= {
         "read_bytes": record.between("before", "after_load", "read_bytes"),
         "major_faults": record.between("before", "after_last", "major_faults"),

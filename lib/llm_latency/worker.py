@@ -21,6 +21,7 @@ import psutil
 
 from llm_latency import host, limits
 from llm_latency.errors import EngineError
+from llm_latency.places import Places
 from llm_latency.protocol import Event, Request
 from llm_latency.record import EngineCard, ProcessMemory
 from llm_latency.spec import Trial
@@ -56,7 +57,14 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
     send(Event(phase="import llama_cpp"))
     from llm_latency import asking, engine, generation, warming
 
-    memory: dict[str, ProcessMemory] = {"before": host.process_memory()}
+    places = Places(Path(request.model_path))
+    memory: dict[str, ProcessMemory] = {}
+
+    def remember(phase: str) -> None:
+        lie = places.now(phase)
+        memory[phase] = host.process_memory().model_copy(update={"places": lie})
+
+    remember("before")
     try:
         send(Event(phase="load", memory=memory))
         model = generation.TimedModel(Path(request.model_path), trial.settings, log)
@@ -75,7 +83,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
             )
         )
         warming.warm_up(model, trial.start, workload, state)
-        memory["after_load"] = host.process_memory()
+        remember("after_load")
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
             asked = asking.question(model, workload, repeat)
@@ -96,9 +104,9 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 }
             )
             if repeat == 0:
-                memory["after_first"] = host.process_memory()
+                remember("after_first")
             send(Event(phase=f"generation {repeat + 1}", generation=answer, memory=memory))
-        memory["after_last"] = host.process_memory()
+        remember("after_last")
         times = psutil.Process().cpu_times()
         send(
             Event(
