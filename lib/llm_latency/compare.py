@@ -174,7 +174,8 @@ def _judge(
     log: Estimate, ratio: Estimate, floor: float | None, smallest: float
 ) -> tuple[Verdict, str]:
     if log.kind != "interval":
-        return "undecided", f"{log.n} paired rounds; {FEWEST} are the fewest for a verdict"
+        rounds = "1 paired round" if log.n == 1 else f"{log.n} paired rounds"
+        return "undecided", f"{rounds}; {FEWEST} are the fewest for a verdict"
     if floor is None:
         return "undecided", "no cell was measured twice, so the noise floor is not known"
     size = math.expm1(abs(log.median))

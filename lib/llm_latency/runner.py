@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llm_latency import child, gpu, host, models
+from llm_latency import child, gpu, header, host, models
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.record import SCHEMA_VERSION, Record
 from llm_latency.spec import Plan, Trial
@@ -173,4 +173,13 @@ def describe(plan: Plan, path: Path, folder: Path) -> dict[str, Any]:
         "engine": engine.model_dump(),
         "versions": host.versions(),
         "model": models.card(plan.model, path).model_dump(),
+        "header": _header(path),
     }
+
+
+def _header(path: Path) -> dict[str, Any] | None:
+    """Return what memory is predicted from; ``None`` for a file that has no header."""
+    try:
+        return header.read_header(path).model_dump(mode="json")
+    except ParameterError:
+        return None

@@ -6,7 +6,24 @@ All return Markdown for the page; foreign text in them is escaped. A figure of
 
 from __future__ import annotations
 
+from llm_latency.answers.batch_size import batch_size, batch_size_reading
+from llm_latency.answers.batch_size_tables import batch_size_table
+from llm_latency.answers.cold_start import cold_start, cold_start_reading, cold_start_table
+from llm_latency.answers.context_size import context_size, context_size_reading
+from llm_latency.answers.context_size_tables import context_size_table, context_size_turns
+from llm_latency.answers.conversation import conversation, conversation_reading
+from llm_latency.answers.conversation_tables import conversation_counts, conversation_turns
+from llm_latency.answers.everything import everything
+from llm_latency.answers.length_tables import max_tokens_table, prompt_size_table
+from llm_latency.answers.max_tokens import max_tokens, max_tokens_reading
+from llm_latency.answers.memory_ledger import memory_ledger, memory_ledger_table
+from llm_latency.answers.memory_locking import (
+    memory_locking,
+    memory_locking_reading,
+    memory_locking_table,
+)
 from llm_latency.answers.page import completeness, data, method, model_notice
+from llm_latency.answers.prompt_size import prompt_size, prompt_size_reading
 from llm_latency.answers.readings import (
     latency_by_memory,
     latency_by_tokens,
@@ -14,15 +31,56 @@ from llm_latency.answers.readings import (
     speed_heatmap,
 )
 from llm_latency.answers.verdict import sweep
+from llm_latency.answers.warm_runs import warm_runs, warm_runs_by_repeat
+from llm_latency.answers.warm_tables import (
+    warm_runs_one_process,
+    warm_runs_table,
+    warm_up_table,
+)
+from llm_latency.answers.warm_up import warm_up, warm_up_bars, warm_up_by_prompt
 
 __all__ = [
+    "batch_size",
+    "batch_size_reading",
+    "batch_size_table",
+    "cold_start",
+    "cold_start_reading",
+    "cold_start_table",
     "completeness",
+    "context_size",
+    "context_size_reading",
+    "context_size_table",
+    "context_size_turns",
+    "conversation",
+    "conversation_counts",
+    "conversation_reading",
+    "conversation_turns",
     "data",
+    "everything",
     "latency_by_memory",
     "latency_by_tokens",
+    "max_tokens",
+    "max_tokens_reading",
+    "max_tokens_table",
     "memory_by_n_ctx",
+    "memory_ledger",
+    "memory_ledger_table",
+    "memory_locking",
+    "memory_locking_reading",
+    "memory_locking_table",
     "method",
     "model_notice",
+    "prompt_size",
+    "prompt_size_reading",
+    "prompt_size_table",
     "speed_heatmap",
     "sweep",
+    "warm_runs",
+    "warm_runs_by_repeat",
+    "warm_runs_one_process",
+    "warm_runs_table",
+    "warm_up",
+    "warm_up_bars",
+    "warm_up_by_prompt",
+    "warm_up_table",
 ]

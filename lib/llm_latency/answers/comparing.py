@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm_latency.compare import Comparison
-from llm_latency.wording import percent
+from llm_latency.wording import percent, several
 
 
 def told(found: Comparison, longer: str = "longer", shorter: str = "shorter") -> str:
@@ -29,8 +29,10 @@ def told(found: Comparison, longer: str = "longer", shorter: str = "shorter") ->
     sign = 1 if found.change >= 0 else -1
     low, high = sorted((sign * (ratio.low - 1), sign * (ratio.high - 1)))
     kind = "95 % interval" if ratio.kind == "interval" else "range"
-    parts = [f"{kind} {percent(low)} to {percent(high)}", f"n = {ratio.n} rounds"]
+    parts = [f"{kind} {percent(low)} to {percent(high)}", f"n = {several(ratio.n, 'round')}"]
     if found.noise_floor is not None:
         parts.append(f"equal cells differ by {percent(found.noise_floor)}")
-    why = f" ({found.why})" if found.verdict == "undecided" else ""
+    # The interval stands before it already.
+    reason = found.why.split("; ", 1)[-1] if ratio.kind == "interval" else found.why
+    why = f" ({reason})" if found.verdict == "undecided" else ""
     return f"**{size}{word}** ({', '.join(parts)}): **{found.verdict}**{why}"

@@ -11,6 +11,16 @@ import yaml
 from pydantic import Field
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
+from llm_latency.experiments.asked import Grid
+from llm_latency.experiments.batch_size import batch_size
+from llm_latency.experiments.cold_start import cold_start
+from llm_latency.experiments.context_size import context_size
+from llm_latency.experiments.conversation import conversation
+from llm_latency.experiments.max_tokens import max_tokens
+from llm_latency.experiments.memory_locking import memory_locking
+from llm_latency.experiments.prompt_size import prompt_size
+from llm_latency.experiments.warm_runs import warm_runs
+from llm_latency.experiments.warm_up import warm_up
 from llm_latency.parameters import as_list, build, plain
 from llm_latency.spec import Frozen, Plan
 from llm_latency.store import project_dir
@@ -27,48 +37,86 @@ class Everything(Frozen):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
-def plan_everything(
-    questions: dict[str, Callable[..., Plan]], wanted: Any, preset: str, run_id: str, **given: Any
-) -> Everything:
-    """Return the plans of the wanted questions at a preset.
+PLANS: dict[str, Callable[..., Plan]] = {
+    "cold_start": cold_start,
+    "warm_runs": warm_runs,
+    "prompt_size": prompt_size,
+    "max_tokens": max_tokens,
+    "warm_up": warm_up,
+    "context_size": context_size,
+    "batch_size": batch_size,
+    "memory_locking": memory_locking,
+    "conversation": conversation,
+}
+"""The questions that are asked, in the order of the page of answers."""
 
-    With ``quick`` each question has its own default grid, otherwise that of ``params/<name>.yaml``;
+
+def everything(
+    model: str = "",
+    preset: str = "quick",
+    questions: Grid = ("all",),
+    n_gpu_layers: int = -1,
+    n_threads: int = 0,
+    rounds: int = 0,
+    seed: int = 0,
+    run_id: str = "",
+) -> Everything:
+    """Plan all questions at a preset.
+
+    With ``quick`` each question has its own default grid, else that of ``params/<name>.yaml``;
     the model and how strictly it is measured come from ``params/<preset>.yaml``.
 
     Parameters
     ----------
-    questions
-        All there are, by name.
-    wanted
-        The names of those to ask; empty: all.
+    model
+        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``; empty: the preset's.
     preset
-        One of ``quick``, ``standard`` and ``rigorous``.
+        ``quick``, ``standard`` or ``rigorous``.
+    questions
+        Names of notebooks, one or a list; ``all``: all nine.
+    n_gpu_layers, n_threads
+        llama-cpp-python's settings, for all questions.
+    rounds
+        Fresh processes per cell; 0: the preset's.
+    seed
+        Of the shuffled orders.
     run_id
         Head of the runs' names; empty makes one.
-    **given
-        Parameters for every question; empty text is left to the preset.
+
+    Raises
+    ------
+    ParameterError
+        One sentence that names the parameter, its value, and what to do.
+    LabError
+        If the presets are not here.
     """
+    given = {name: plain(value) for name, value in locals().items()}
     if preset not in PRESETS:
         raise ParameterError(
             f"preset={preset!r} is not one{did_you_mean(str(preset), PRESETS)} "
             f"Give one of {', '.join(PRESETS)}."
         )
-    names = [str(name) for name in as_list("questions", wanted)] if wanted else list(questions)
-    for name in names:
-        if name not in questions:
-            raise ParameterError(
-                f"questions={name!r} is not one{did_you_mean(name, questions)} "
-                f"Allowed are: {', '.join(questions)}."
-            )
     head = str(run_id).strip() or time.strftime("everything-%Y%m%d-%H%M%S")
-    values = {key: value for key, value in given.items() if plain(value) not in ("", None)}
+    asked = {"n_gpu_layers": n_gpu_layers, "n_threads": n_threads, "seed": seed}
+    asked |= {key: given[key] for key in ("model", "rounds") if given[key] not in ("", 0)}
     plans = []
-    for name in names:
+    for name in _names(questions):
         own = {} if preset == "quick" else _read(f"{name}.yaml")
-        asked = own | _read(f"{preset}.yaml") | values
-        plans.append(questions[name](**asked, run_id=f"{head}-{name}"))
-    parameters = {"preset": preset, "questions": names, "run_id": head, **given}
+        values = own | _read(f"{preset}.yaml") | asked
+        plans.append(PLANS[name](**values, run_id=f"{head}-{name}"))
+    parameters = given | {"questions": [plan.experiment for plan in plans], "run_id": head}
     return build(Everything, {"run_id": head, "plans": tuple(plans), "parameters": parameters})
+
+
+def _names(questions: Grid) -> list[str]:
+    names = [str(name) for name in as_list("questions", questions)]
+    for name in names:
+        if name not in (*PLANS, "all"):
+            raise ParameterError(
+                f"questions={name!r} is not one{did_you_mean(name, PLANS)} "
+                f"Allowed are: all, {', '.join(PLANS)}."
+            )
+    return [name for name in PLANS if name in names or "all" in names]
 
 
 def _read(name: str) -> dict[str, Any]:

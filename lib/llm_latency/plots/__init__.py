@@ -8,15 +8,36 @@ Every function takes ``ax`` to draw into axes of yours.
 
 from __future__ import annotations
 
+from llm_latency.plots.batch_size import batch_size
+from llm_latency.plots.cold_start import cold_start
+from llm_latency.plots.context_size import context_size
+from llm_latency.plots.conversation import conversation
+from llm_latency.plots.max_tokens import max_tokens
 from llm_latency.plots.memory import latency_by_memory, memory_by_n_ctx
+from llm_latency.plots.memory_ledger import memory_ledger
+from llm_latency.plots.memory_locking import memory_locking
+from llm_latency.plots.prompt_size import prompt_size
 from llm_latency.plots.speed import speed_heatmap
 from llm_latency.plots.tokens import latency_by_tokens, total_by_generated, ttft_by_prompt
+from llm_latency.plots.warm_runs import warm_runs
+from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 
 __all__ = [
+    "batch_size",
+    "cold_start",
+    "context_size",
+    "conversation",
     "latency_by_memory",
     "latency_by_tokens",
+    "max_tokens",
     "memory_by_n_ctx",
+    "memory_ledger",
+    "memory_locking",
+    "prompt_size",
     "speed_heatmap",
     "total_by_generated",
     "ttft_by_prompt",
+    "warm_runs",
+    "warm_up",
+    "warm_up_by_prompt",
 ]

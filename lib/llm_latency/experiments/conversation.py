@@ -1,0 +1,77 @@
+"""Is a rich context faster? A chat, turn by turn, against short prompts."""
+
+from __future__ import annotations
+
+from typing_extensions import Unpack
+
+from llm_latency.errors import ParameterError
+from llm_latency.experiments.asked import Asked, Grid, Options
+from llm_latency.spec import Plan
+
+
+def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
+    model: str = "synthetic:tiny",
+    conversation: Grid = ("fr", "en"),
+    turns: int = 10,
+    short_tokens: int = 20,
+    max_tokens: int = 24,
+    n_ctx: int = 4096,
+    rounds: int = 6,
+    **options: Unpack[Options],
+) -> Plan:
+    """Plan the chats that ship with the lab, turn by turn, and as many short prompts.
+
+    Each chat is measured with the prompt cache, as an application keeps it, and without; the
+    short prompts always without.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
+    conversation
+        Languages of the chats: ``fr``, ``en``.
+    turns
+        Turns of each chat, and short prompts, in one process.
+    short_tokens
+        Length of a short prompt: about that of a single message.
+    max_tokens
+        Tokens to generate in each turn.
+    n_ctx
+        Tokens the context can hold: all turns must fit.
+    rounds
+        How often every cell is measured, each time in a fresh process.
+    **options
+        See :class:`~llm_latency.experiments.asked.Options`.
+
+    Raises
+    ------
+    ParameterError
+        One sentence that names the parameter, its value, and what to do.
+    """
+    asked = Asked("conversation", locals())
+    count = asked.one("turns")
+    if type(count) is not int or count < 2:
+        raise ParameterError(
+            f"turns={count!r} is refused: give a whole number from 2 up, so that a later turn can "
+            "be compared with the first."
+        )
+    tokens = asked.one("max_tokens")
+    if type(tokens) is int and tokens < 2:
+        raise ParameterError(
+            f"max_tokens={tokens} is refused: give 2 or more, since decode is what follows the "
+            "first token."
+        )
+    common = {
+        "max_tokens": tokens,
+        "length": "fixed",
+        "repeats": count - 1,
+        "page_cache": "resident",
+    }
+    # The twin is the first: a chat, whose turns show how much equal turns differ.
+    cells = [
+        asked.cell(conversation=language, cache_mode=mode, **common)
+        for language in asked.many("conversation")
+        for mode in ("kept", "cold")
+    ]
+    short = asked.cell(prompt_tokens=asked.one("short_tokens"), cache_mode="cold", **common)
+    return asked.plan([*cells, short], twin=0)

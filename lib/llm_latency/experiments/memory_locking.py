@@ -1,0 +1,83 @@
+"""Locking the model in RAM: whether answers get steadier, and what happens when memory is short."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typing_extensions import Unpack
+
+from llm_latency import reading as ways
+from llm_latency.experiments.asked import Asked, Grid, Options
+from llm_latency.experiments.memory_limits import limit_bytes
+from llm_latency.spec import Plan, Trial
+
+
+def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have their own defaults
+    model: str = "synthetic:tiny",
+    reading: Grid = ("mmap", "read", "mlock"),
+    memory_limit: Grid = ("none", "34 MiB"),
+    prompt_tokens: int = 64,
+    max_tokens: int = 32,
+    n_ctx: int = 512,
+    rounds: int = 6,
+    repeats: int = 3,
+    timeout_s: float = 60.0,
+    **options: Unpack[Options],
+) -> Plan:
+    """Plan whether locking makes answers steadier, and what happens when memory is short.
+
+    A process without a limit starts with the model's file in RAM. One with a limit starts with
+    the file put out of the page cache: pages that were there before would not count against it.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
+    reading
+        Ways to bring the file into memory: ``mmap`` (map it), ``read`` (copy it) and ``mlock``
+        (map it and lock it in RAM). They set ``use_mmap`` and ``use_mlock``.
+    memory_limit
+        Most memory that a process may use: ``none``, an amount such as ``64 MiB``, or a share
+        of the model's file such as ``110 %``. What Python took before is not counted; the engine
+        itself, its context and its buffers are.
+    prompt_tokens
+        Length of the prompt, in tokens.
+    max_tokens
+        Tokens to generate: exactly so many.
+    n_ctx
+        Tokens that the context can hold.
+    rounds
+        How often every cell is measured, each time in a fresh process.
+    repeats
+        Further generations in each process after the first.
+    timeout_s
+        Longest life of one process, in seconds. One that reads its weights from the disk again
+        for every token may take very long: this ends it.
+    **options
+        See :class:`~llm_latency.experiments.asked.Options`.
+
+    Raises
+    ------
+    ParameterError
+        One sentence that names the parameter, its value, and what to do.
+    """
+    asked = Asked("memory_locking", locals())
+    chosen = ways.settings(asked.many("reading"), options)
+    named = asked.many("memory_limit")
+    limits = list(dict.fromkeys(limit_bytes(value, asked.model) for value in named))
+    cells = [_cell(asked, settings, limit) for limit in limits for settings in chosen.values()]
+    # The noise of equal cells is that of processes that have all the memory they want.
+    most = max(range(len(limits)), key=lambda i: limits[i] or float("inf"))
+    return ways.own(asked.plan(cells, twin=most * len(chosen)))
+
+
+def _cell(asked: Asked, settings: dict[str, bool], limit: int | None) -> Trial:
+    values: dict[str, Any] = {
+        name: asked.one(name) for name in ("prompt_tokens", "max_tokens", "repeats")
+    }
+    return asked.cell(
+        page_cache="resident" if limit is None else "evicted",
+        memory_limit_bytes=limit,
+        **values,
+        **settings,
+    )
