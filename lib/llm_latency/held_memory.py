@@ -35,7 +35,11 @@ FIGURES = (
     *("load_s", "major_faults", "read_bytes", "weights_bytes", "locked_after_load_bytes"),
     *("memory_limit_bytes", "memory_limit_peak_bytes", "rss_peak_bytes"),
 )
-PHASES = {"load": "while loading", "generation 0": "in the first generation"}
+PHASES = {
+    "load": "while loading",
+    "warm-up": "between loading and the first generation",
+    "generation 0": "in the first generation",
+}
 
 
 class Kind(NamedTuple):

@@ -306,24 +306,32 @@ def test_nothing_and_all_failed() -> None:
     assert "No cell could be measured" in text and "- **mmap**: **refused** 1 of 1" in text
     assert "<b>" not in str(answers.memory_locking(df, INFO).data)
     assert answers.memory_locking_table(pd.DataFrame()).empty
+    assert answers.memory_locking_bytes(pd.DataFrame()).empty
     assert "Nothing was measured" in str(answers.memory_locking_reading(pd.DataFrame()).data)
 
 
 def test_the_reading_names_what_is_not_drawn() -> None:
     text = plain(answers.memory_locking_reading(frame(failed=OOM)))
-    assert re.search(r"With 34 MiB mmap [\d,.]+ ms for a generation", text)
+    assert re.search(r"With 34 MiB a generation takes [\d,.]+ ms \(mmap\), and", text)
     assert "hatched: read (oom 6) and mlock (oom 6)" in text
 
 
-def test_the_table_has_a_row_per_kind() -> None:
-    table = answers.memory_locking_table(frame(failed=OOM, faults={(34, "mmap"): 7}))
-    assert list(zip(table["memory"], table["reading"], strict=True)) == [
-        (f"{limit} MiB" if limit else "no limit", way) for limit, way in KINDS
-    ]
-    row = table.set_index(["memory", "reading"]).loc[("34 MiB", "mmap")]
-    assert row["major faults"].startswith("7") and row["trials"] == "ok 6"
-    row = table.set_index(["memory", "reading"]).loc[("34 MiB", "mlock")]
-    assert row["trials"] == "oom 6" and row["TTFT, ms"] == "–" and row["locked, MiB"] == "100"
+def test_the_tables_have_a_row_per_kind() -> None:
+    df = frame(failed=OOM, faults={(34, "mmap"): 7})
+    times, sizes = answers.memory_locking_table(df), answers.memory_locking_bytes(df)
+    for table in (times, sizes):
+        assert list(zip(table["memory"], table["reading"], strict=True)) == [
+            (f"{limit} MiB" if limit else "no limit", way) for limit, way in KINDS
+        ]
+    times, sizes = (t.set_index(["memory", "reading"]) for t in (times, sizes))
+    assert times.loc[("34 MiB", "mmap"), "trials"] == "ok 6"
+    assert times.loc[("34 MiB", "mlock"), "trials"] == "oom 6"
+    assert times.loc[("34 MiB", "mlock"), "TTFT, ms"] == "–"
+    assert times.loc[("no limit", "mlock"), "TTFT, ms"].endswith("n 6")
+    assert float(sizes.loc[("34 MiB", "mmap"), "major faults"]) == 7
+    assert sizes.loc[("34 MiB", "mlock"), "locked, MiB"] == "100"
+    assert sizes.loc[("34 MiB", "read"), "locked, MiB"] == "–", "it died while loading"
+    assert sizes.loc[("34 MiB", "read"), "counted against the limit, MiB"] == "34.0"
 
 
 def test_spreads_are_those_of_the_tokens() -> None:
@@ -341,7 +349,8 @@ def test_spreads_are_those_of_the_tokens() -> None:
         (KILLED.format("load"), "while loading"),
         (KILLED.format("generation 0"), "in the first generation"),
         (KILLED.format("generation 3"), "in generation 4"),
-        (KILLED.format("warm-up"), "in phase warm-up"),
+        (KILLED.format("warm-up"), "between loading and the first generation"),
+        (KILLED.format("start"), "in phase start"),
         ("no idea", ""),
     ],
 )

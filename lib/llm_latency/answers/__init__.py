@@ -19,6 +19,7 @@ from llm_latency.answers.max_tokens import max_tokens, max_tokens_reading
 from llm_latency.answers.memory_ledger import memory_ledger, memory_ledger_table
 from llm_latency.answers.memory_locking import (
     memory_locking,
+    memory_locking_bytes,
     memory_locking_reading,
     memory_locking_table,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "memory_ledger",
     "memory_ledger_table",
     "memory_locking",
+    "memory_locking_bytes",
     "memory_locking_reading",
     "memory_locking_table",
     "method",

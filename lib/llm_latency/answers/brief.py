@@ -57,8 +57,10 @@ def footing(found: Sequence[Comparison], what: str = "equal cells") -> str:
         low, high = percent(min(floors)), percent(max(floors))
         apart = high if low == high else f"{low.removesuffix(' %')}–{high}"
         text += f"; {what} differ by {apart}"
-    reasons = {_reason(one) for one in compared if one.verdict == "undecided"}
-    return "; ".join([text, *sorted(reasons)]) + "."
+    reasons = sorted({_reason(one) for one in compared if one.verdict == "undecided"})
+    if reasons:
+        text += f"; undecided: {', or '.join(reasons)}"
+    return f"{text}."
 
 
 def _reason(found: Comparison) -> str:
@@ -66,5 +68,5 @@ def _reason(found: Comparison) -> str:
     if found.ratio.kind == "range" or found.noise_floor is None:
         return found.why
     if "below the" in found.why:
-        return "undecided: differences no larger than that noise, or too small to matter"
-    return "undecided: intervals too wide, which more rounds or a quieter machine would narrow"
+        return "differences no larger than that noise or too small to matter"
+    return "intervals too wide, which more rounds or a quieter machine would narrow"

@@ -261,8 +261,8 @@ def memory_locking_reading(df: pd.DataFrame) -> Markdown:
         lost = [kind for kind in kinds if kind not in held.measured]
         where = "Without a limit" if memory == NO_LIMIT else f"With {memory}"
         if drawn:
-            text = f"{where} {_medians(held, drawn, 'total_s')} for a generation"
-            text += f", the ITL scattering by {_medians(held, drawn, 'itl_mad_s')}"
+            text = f"{where} a generation takes {_medians(held, drawn, 'total_s')}, and the ITL "
+            text += f"scatters by {_medians(held, drawn, 'itl_mad_s')}"
         else:
             text = f"{where} nothing was measured"
         if lost:
@@ -276,11 +276,11 @@ def memory_locking_reading(df: pd.DataFrame) -> Markdown:
 
 def _medians(held: HeldMemory, kinds: list[Kind], column: str) -> str:
     """Return the medians of some kinds, each with its way."""
-    return enumerate_words([f"{kind.way} {_median(held, column, kind)}" for kind in kinds], 9)
+    return enumerate_words([f"{_median(held, column, kind)} ({kind.way})" for kind in kinds], 9)
 
 
 def memory_locking_table(df: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per memory limit and way of reading.
+    """Return one row per memory limit and way of reading: how long, and how steady.
 
     Parameters
     ----------
@@ -290,11 +290,7 @@ def memory_locking_table(df: pd.DataFrame) -> pd.DataFrame:
     held = HeldMemory(df)
     rows = []
     for kind in held.planned:
-        row: dict[str, str] = {
-            "memory": kind.memory,
-            "reading": kind.way,
-            "trials": counts(held.of(kind)["status"]),
-        }
+        row = _head(held, kind)
         for label, column in (
             ("load, ms", "load_s"),
             ("TTFT, ms", "ttft_s"),
@@ -303,21 +299,50 @@ def memory_locking_table(df: pd.DataFrame) -> pd.DataFrame:
             ("ITL MAD, ms", "itl_mad_s"),
         ):
             row[label] = short(held.estimate(column, kind), MS)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.attrs["caption"] = (
+        "Median [95 % interval] or, with fewer than six processes, median (smallest–largest); n: "
+        "processes. TTFT range: longest less shortest in a process; ITL MAD: median absolute "
+        "deviation of its tokens' times. A dash: not measured."
+    )
+    return table
+
+
+def memory_locking_bytes(df: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per memory limit and way of reading: what was read, faulted and locked.
+
+    Parameters
+    ----------
+    df
+        Rows of a run, ``run.frame()``.
+    """
+    held = HeldMemory(df)
+    rows = []
+    for kind in held.planned:
+        row = _head(held, kind)
         for label, column, factor in (
             ("major faults", "major_faults", 1.0),
-            ("read, MiB", "read_bytes", MIB),
+            ("read while loading, MiB", "read_bytes", MIB),
             ("locked, MiB", "locked_after_load_bytes", MIB),
-            ("counted, MiB", "memory_limit_peak_bytes", MIB),
+            ("weights, MiB", "weights_bytes", MIB),
+            ("RSS peak, MiB", "rss_peak_bytes", MIB),
+            ("counted against the limit, MiB", "memory_limit_peak_bytes", MIB),
         ):
             values = (held.of(kind)[column].dropna() * factor).round(1)
             row[label] = span(values.min(), values.max()) if len(values) else "–"
         rows.append(row)
     table = pd.DataFrame(rows)
     table.attrs["caption"] = (
-        "Median [95 % interval] or, with fewer than six processes, median (smallest–largest); n: "
-        "processes that ended ok. TTFT range: longest less shortest in a process; ITL MAD: median "
-        "absolute deviation of its tokens' times. Read: from the disk while loading. Faults, "
-        "bytes read, locked and counted against the limit: smallest–largest, of all processes "
-        "that told. A dash: not measured."
+        "Smallest–largest of all processes that told, failed ones too. Major faults: pages that "
+        "had to come from the disk while the process ran. A dash: not measured."
     )
     return table
+
+
+def _head(held: HeldMemory, kind: Kind) -> dict[str, str]:
+    return {
+        "memory": kind.memory,
+        "reading": kind.way,
+        "trials": counts(held.of(kind)["status"]),
+    }
