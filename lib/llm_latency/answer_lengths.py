@@ -150,12 +150,17 @@ class AnswerLengths:
             return None
         return found.at(place.generated if formula == "line" else place.asked)
 
-    def test(self, formula: str, place: Place) -> Prediction | None:
-        """Return how far a formula is off at a place; ``None`` where there is no formula."""
+    def test(self, formula: str, place: Place, kind: str | None = None) -> Prediction | None:
+        """Return how far a formula is off at a place; ``None`` where there is no formula.
+
+        ``kind`` leaves only the processes whose answers were to end that way.
+        """
         predicted = self.predict(formula, place)
         if predicted is None:
             return None
         here = (self.points["asked"] == place.asked) & (self.points["generated"] == place.generated)
+        if kind is not None:
+            here &= self.points["length"] == kind
         times = self.points.loc[here, "total_s"]
         return Prediction(predicted, estimate(times), estimate(predicted / times - 1))
 

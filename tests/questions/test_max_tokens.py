@@ -258,6 +258,25 @@ def test_held_out_lengths_come_from_the_plan() -> None:
     assert set(held["max_tokens"]) == {"8"} and len(held) == 2
 
 
+def test_wide_intervals_prove_nothing_and_say_so() -> None:
+    wide = said(made(between=0.5))
+    assert "would lie within their intervals too: more rounds" in wide
+    assert "would lie within" not in said(made())
+
+
+def test_an_error_in_the_table_is_that_of_its_own_row() -> None:
+    frame = made()
+    slow = frame["length"] == "natural"
+    frame.loc[slow, "total_s"] *= 2
+    table = answers.max_tokens_table(frame, info())
+    for kind in ("fixed", "natural"):
+        row = table[(table["length"] == kind) & (table["max_tokens"] == "75")].iloc[0]
+        total = float(row["total, ms"].split(" ")[0])
+        predicted = float(row["line, ms"])
+        error = float(row["error"].replace("−", "-").replace("%", ""))
+        assert error == pytest.approx(100 * (predicted / total - 1), abs=1.5)
+
+
 def test_the_table_has_a_row_per_kind_and_length() -> None:
     table = answers.max_tokens_table(made(ends_at=40), info())
     assert list(table["max_tokens"]) == [str(n) for n in LENGTHS] * 2

@@ -424,5 +424,5 @@ def test_the_notebook_and_its_report(tmp_path: Path) -> None:
         enough = df[(df["memory_limit_bytes"] == 2**30) & ~df["use_mlock"]]
         assert set(enough["status"]) == {"ok"}, enough["reason"].unique()
     page = write_report(out).read_text(encoding="utf-8")
-    assert "With 24 MiB" in page and "INCOMPLETE" not in page
+    assert "With 24 MiB" in page.replace("\N{NO-BREAK SPACE}", " ") and "INCOMPLETE" not in page
     assert page.count("data:image/png") + page.count("<svg") >= 1

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from llm_latency.answers.batch_size import batch_size, batch_size_reading
 from llm_latency.answers.batch_size_tables import batch_size_table
-from llm_latency.answers.cold_start import cold_start, cold_start_reading, cold_start_table
+from llm_latency.answers.cold_start import cold_start
+from llm_latency.answers.cold_start_page import cold_start_reading, cold_start_table
 from llm_latency.answers.context_size import context_size, context_size_reading
 from llm_latency.answers.context_size_tables import context_size_table, context_size_turns
 from llm_latency.answers.conversation import conversation, conversation_reading
@@ -17,8 +18,8 @@ from llm_latency.answers.everything import everything
 from llm_latency.answers.length_tables import max_tokens_table, prompt_size_table
 from llm_latency.answers.max_tokens import max_tokens, max_tokens_reading
 from llm_latency.answers.memory_ledger import memory_ledger, memory_ledger_table
-from llm_latency.answers.memory_locking import (
-    memory_locking,
+from llm_latency.answers.memory_locking import memory_locking
+from llm_latency.answers.memory_locking_page import (
     memory_locking_bytes,
     memory_locking_reading,
     memory_locking_table,

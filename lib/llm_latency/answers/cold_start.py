@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
@@ -19,11 +17,9 @@ from llm_latency.answers.verdict import bold
 from llm_latency.compare import Comparison
 from llm_latency.start_ledger import STATES, Start, StartLedger
 from llm_latency.stats import Estimate
-from llm_latency.tables import short
 from llm_latency.wording import (
     MIB,
     MS,
-    enumerate_words,
     escape,
     number,
     percent,
@@ -85,7 +81,7 @@ def _whole(ledger: StartLedger, info: Mapping[str, Any]) -> str:
         if not total.n:
             sentences.append(f"With the {where} not every part of a start could be measured.")
             continue
-        name, part = _largest(ledger, start)
+        name, part = largest_part(ledger, start)
         sentences.append(
             f"With the {where} a start takes {bold(total)} from the engine's import to the last "
             f"token; its largest part is **{name}**, {number(part * MS)} ms "
@@ -94,7 +90,7 @@ def _whole(ledger: StartLedger, info: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def _largest(ledger: StartLedger, start: Start) -> tuple[str, float]:
+def largest_part(ledger: StartLedger, start: Start) -> tuple[str, float]:
     """Return the part with the largest median, and that median in seconds."""
     medians = {name: ledger.estimate(column, start).median for name, column in ledger.parts.items()}
     known = {name: value for name, value in medians.items() if value == value}
@@ -244,92 +240,3 @@ def _bytes(ledger: StartLedger, info: Mapping[str, Any]) -> str:
 def _amount(values: pd.Series[float]) -> str:
     low, high = round(float(values.min()), 1), round(float(values.max()), 1)
     return span(low, high, "MiB") if high > 0 else "nothing"
-
-
-def cold_start_reading(df: pd.DataFrame) -> Markdown:
-    """Return which part is largest in how many starts, and what loading and replying are of it.
-
-    Parameters
-    ----------
-    df
-        Rows of a run, ``run.frame()``.
-    """
-    ledger = StartLedger(df)
-    known = [start for start in ledger.measured if ledger.estimate("start_s", start).n]
-    if not known:
-        return markdown("No start was measured in all its parts, so there is nothing to read here.")
-    largest: dict[str, int] = {}
-    for start in known:
-        name, _ = _largest(ledger, start)
-        largest[name] = largest.get(name, 0) + 1
-    ranked = sorted(largest, key=lambda name: -largest[name])
-    leaders = [
-        f"**{name}** in {largest[name]} of {several(len(known), 'start')}" for name in ranked
-    ]
-    shares = {
-        what: [
-            ledger.estimate(column, start).median / ledger.estimate("start_s", start).median
-            for start in known
-        ]
-        for what, column in (
-            ("importing the engine", "import_s"),
-            ("loading", "load_s"),
-            ("the first generation", "total_s"),
-        )
-    }
-    said = [f"{what} takes {_percents(values)}" for what, values in shares.items()]
-    return markdown(
-        f"The largest part is {enumerate_words(leaders, 9)}. Of the median of a start "
-        f"{enumerate_words(said)} (over {several(len(known), 'start')})."
-    )
-
-
-def _percents(values: list[float]) -> str:
-    low, high = percent(min(values)), percent(max(values))
-    return high if low == high else f"{low.removesuffix(' %')}–{high}"
-
-
-def cold_start_table(df: pd.DataFrame) -> pd.DataFrame:
-    """Return every start as a column: its parts in ms, what was read, faulted and locked.
-
-    Parameters
-    ----------
-    df
-        Rows of a run, ``run.frame()``.
-    """
-    ledger = StartLedger(df)
-    columns: dict[str, list[str]] = {"": []}
-    sums = {"load and TTFT": "first_token_s", "import to the last token": "start_s"}
-    columns[""] = [
-        "trials",
-        "n",
-        *(f"{name}, ms" for name in ledger.parts),
-        *(f"{name}, ms" for name in sums),
-        "read while loading, MiB",
-        "major faults",
-        "locked, MiB",
-        "file in RAM before, %",
-    ]
-    for start in ledger.planned:
-        counted = ledger.estimate("first_token_s", start).n
-        cells = [ledger.how_ended(start), str(counted) if counted else "–"]
-        cells += [number(ledger.estimate(c, start).median * MS) for c in ledger.parts.values()]
-        cells += [
-            re.sub(r" n \d+$", "", short(ledger.estimate(c, start), MS)) for c in sums.values()
-        ]
-        for column, factor in (
-            ("read_bytes", MIB),
-            ("major_faults", 1.0),
-            ("locked_after_load_bytes", MIB),
-            ("resident_before", 100.0),
-        ):
-            values = np.round(ledger.samples(column, start).to_numpy(dtype=float) * factor, 1)
-            cells.append(span(float(np.min(values)), float(np.max(values))) if len(values) else "–")
-        columns[start.words] = cells
-    table = pd.DataFrame(columns) if ledger.planned else pd.DataFrame()
-    table.attrs["caption"] = (
-        "Parts: medians over processes, whose sum need not be the median of the whole. Sums: "
-        "median [95 % interval] or, with fewer than six processes, (smallest–largest); n: "
-        "processes. Bytes, faults and shares: smallest–largest. A dash: not measured."
-    )
-    return table

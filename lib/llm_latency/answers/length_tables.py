@@ -78,7 +78,7 @@ def max_tokens_table(df: pd.DataFrame, info: Mapping[str, Any]) -> pd.DataFrame:
         came = good["generated_tokens"]
         tested = None
         if came.nunique() == 1:
-            tested = answers.test("line", Place(asked, float(came.iloc[0])))
+            tested = answers.test("line", Place(asked, float(came.iloc[0])), kind)
         rows.append(
             {
                 "length": kind,

@@ -18,6 +18,9 @@ from llm_latency.compare import SMALLEST_EFFECT
 from llm_latency.stats import FEWEST, Estimate, estimates
 from llm_latency.wording import MS, counts, number, percent, several
 
+WIDE = 0.10
+"""Errors beyond that share, within an interval, say that it proves little."""
+
 
 def max_tokens(df: pd.DataFrame, info: Mapping[str, Any]) -> Markdown:
     """Return what ``max_tokens`` costs, and how well a formula predicts unseen lengths.
@@ -131,7 +134,15 @@ def _tested(answers: AnswerLengths) -> str:
         f"**Can latency be predicted?** At lengths that the fit has not seen it is off by at most "
         f"**{percent(abs(worst))}**; {verdict}:"
     )
-    return "\n".join([lead, "", *lines])
+    bounds = [bound for f in known if f.inside for bound in (f.error.low, f.error.high)]
+    wide = ""
+    if bounds and max(map(abs, bounds)) > WIDE:
+        wide = (
+            "\n\nBut the measurements scatter so widely that errors of "
+            f"{_reach(bounds)} would lie within their intervals too: more rounds, or a quieter "
+            "machine, before relying on it."
+        )
+    return "\n".join([lead, "", *lines]) + wide
 
 
 def _one(place: Place, found: Prediction) -> str:

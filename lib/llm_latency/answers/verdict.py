@@ -9,14 +9,13 @@ import pandas as pd
 from IPython.display import Markdown
 
 from llm_latency import frame as fr
+from llm_latency.answers import troubles
 from llm_latency.answers.page import in_words, markdown
 from llm_latency.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
-from llm_latency.host import OTHER_LIMIT, STEAL_LIMIT
 from llm_latency.stats import FEWEST, Estimate, estimates
 from llm_latency.wording import (
     MIB,
     MS,
-    counts,
     enumerate_words,
     escape,
     number,
@@ -39,9 +38,9 @@ def sweep(df: pd.DataFrame, info: Mapping[str, Any]) -> Markdown:
     data = fr.prepare(df)
     longest = fr.longest_prompt(data)
     if data.empty:
-        return markdown("**Nothing has been measured yet.** Run the plan to get an answer.")
+        return markdown(troubles.NOTHING)
     if longest is None:
-        return markdown(_all_failed(data))
+        return markdown(troubles.all_failed(data))
     part = data[data["prompt_tokens"] == longest]
     found = {k: v for k, v in estimates(part, "ttft_s", ["cell"]).items() if v.n}
     best, slowest = (pick(found, key=lambda cell: found[cell].median) for pick in (min, max))
@@ -56,7 +55,7 @@ def sweep(df: pd.DataFrame, info: Mapping[str, Any]) -> Markdown:
     asked = data["prompt_tokens"].max()
     if asked > longest:
         sentences.append(f"At the longest prompt, {asked:,.0f} tokens, nothing could be measured.")
-    warnings = [_failed(data), _disturbed(data), _useless_batch(data)]
+    warnings = [troubles.failed(data), troubles.disturbed(data), _useless_batch(data)]
     paragraphs = [" ".join(filter(None, sentences)), *filter(None, warnings)]
     return markdown("\n\n".join(paragraphs))
 
@@ -154,36 +153,6 @@ def _slowest(
     return f"{text}."
 
 
-def _all_failed(data: pd.DataFrame) -> str:
-    each = fr.processes(data)
-    reasons = each.loc[each["reason"] != "", "reason"]
-    first = f" The most frequent reason: {escape(reasons.mode().iloc[0])}" if len(reasons) else ""
-    return (
-        f"**No cell could be measured:** of {several(len(each), 'trial')} none ended ok "
-        f"({escape(counts(each['status']))}).{first.rstrip('.')}. The table of failures names "
-        "the logs."
-    )
-
-
-def _failed(data: pd.DataFrame) -> str:
-    each = fr.processes(data)
-    bad = each[each["status"] != "ok"]
-    if bad.empty:
-        return ""
-    good = set(each.loc[each["status"] == "ok", "cell"])
-    lost = [cell for cell in fr.cells(data)["cell"] if cell not in good]
-    total = data["cell"].nunique()
-    sentences = []
-    if lost:
-        where = escape(fr.describe_by_status(data, bad[bad["cell"].isin(lost)]))
-        sentences.append(f"**{len(lost)} of {several(total, 'cell')} failed:** {where}.")
-    partly = bad[~bad["cell"].isin(lost)]
-    if len(partly):
-        where = escape(fr.describe_by_status(data, partly))
-        sentences.append(f"**Some trials failed** in cells that otherwise ran: {where}.")
-    return " ".join(sentences)
-
-
 def _useless_batch(data: pd.DataFrame) -> str:
     """Say that n_batch above n_ubatch cannot matter, and whether the measurements agree."""
     good = fr.ok(data)
@@ -214,28 +183,3 @@ def _useless_batch(data: pd.DataFrame) -> str:
             "else: something disturbed the measurements; measure again."
         )
     return f"{text}; TTFT differs by up to {percent(apart)}, which is not told from none."
-
-
-def _disturbed(data: pd.DataFrame) -> str:
-    """Say how many trials the machine disturbed, by what, and what to do."""
-    worst = data.groupby("process")[["cpu_other_fraction", "cpu_steal_fraction"]].max()
-    flags = (worst["cpu_other_fraction"] > OTHER_LIMIT) | (
-        worst["cpu_steal_fraction"] > STEAL_LIMIT
-    )
-    if "disturbed" in data:
-        # The record's own judgement, which knows how coarse the clocks of short trials are.
-        busy = set(data.loc[data["disturbed"].isin([True]), "process"])
-        flags = pd.Series(worst.index.isin(busy), index=worst.index)
-    if not flags.any():
-        return ""
-    other, steal = worst[flags].max()
-    causes = []
-    if other > OTHER_LIMIT:
-        causes.append(f"other processes took up to {percent(other)} of the CPU time")
-    if steal > STEAL_LIMIT:
-        causes.append(f"the hypervisor took up to {percent(steal)} of it")
-    cause = f": {' and '.join(causes)}" if causes else ", as the notes beside the cells say"
-    return (
-        f"**Disturbed:** {flags.sum():,} of {several(len(flags), 'trial')}{cause}. "
-        "Close other programs and measure again before relying on small differences."
-    )

@@ -143,13 +143,14 @@ def _errors(ax: Axes, answers: AnswerLengths) -> None:
                 linestyle="none",
                 label=f"_{formula}",
             )
+            # Left of a point below zero, so that no number stands upon the line, if there is room.
+            left = error.high < 0 and error.low > -LINEAR
             ax.annotate(
                 signed_percent(error.median / 100),
-                # Away from zero, so that no number stands upon its line.
-                (error.high if error.median >= 0 else error.low, y),
-                (7 if error.median >= 0 else -7, 0),
+                (error.low if left else error.high, y),
+                (-7 if left else 7, 0),
                 textcoords="offset points",
-                ha="left" if error.median >= 0 else "right",
+                ha="right" if left else "left",
                 va="center",
                 fontsize=8.8,
                 color=style.deep(colour),
