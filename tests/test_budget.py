@@ -72,3 +72,8 @@ def test_bad_input_is_refused_before_anything_is_read(
 ) -> None:
     with pytest.raises(ParameterError, match=words):
         fits("synthetic:tiny", "1 GiB", **given_)  # type: ignore[arg-type]
+
+
+def test_the_name_stays_a_function_whatever_is_imported() -> None:
+    assert lab.answers and lab.plots and lab.experiments
+    assert callable(lab.fits)

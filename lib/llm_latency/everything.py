@@ -54,6 +54,11 @@ class Runs:
         store = self.stores.get(question)
         return pd.DataFrame() if store is None else store.frame()
 
+    def given(self, question: str, name: str) -> Any:
+        """Return a parameter that a question was asked with; ``None`` if it was not run."""
+        store = self.stores.get(question)
+        return None if store is None else store.plan.parameters.get(name)
+
     def failures(self) -> pd.DataFrame:
         """Return the trials of all questions that did not end well."""
         found = []

@@ -24,8 +24,8 @@ from llm_latency.errors import ParameterError
 from llm_latency.record import PageCacheState, ProcessMemory, Record
 from llm_latency.report import write_report
 from llm_latency.spec import Settings, Start, Workload
-from llm_latency.start_ledger import StartLedger
 from llm_latency.store import load_runs
+from llm_latency.views.start_ledger import StartLedger
 
 matplotlib.use("agg")
 MIB = factories.MIB

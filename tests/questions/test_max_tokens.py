@@ -20,11 +20,11 @@ import pandas as pd
 import pytest
 
 from llm_latency import answers, experiments, plots
-from llm_latency.answer_lengths import AnswerLengths, Place, signed_percent
 from llm_latency.errors import ParameterError
 from llm_latency.report import write_report
 from llm_latency.spec import Settings, Workload
 from llm_latency.store import load_runs
+from llm_latency.views.answer_lengths import AnswerLengths, Place, signed_percent
 
 matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]

@@ -23,11 +23,11 @@ from IPython.display import Markdown
 from llm_latency import answers, experiments, plots, reading
 from llm_latency.errors import ParameterError
 from llm_latency.experiments.memory_limits import limit_bytes
-from llm_latency.held_memory import HeldMemory, Kind, where_ended
 from llm_latency.record import Buffers, MemoryLimit, ProcessMemory, Record
 from llm_latency.report import write_report
 from llm_latency.spec import Settings, Start, Workload
 from llm_latency.store import load_runs
+from llm_latency.views.held_memory import HeldMemory, Kind, where_ended
 
 matplotlib.use("agg")
 MIB = factories.MIB

@@ -21,10 +21,10 @@ import pytest
 
 from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
-from llm_latency.prompt_lengths import PromptLengths
 from llm_latency.report import write_report
 from llm_latency.spec import Settings, Workload
 from llm_latency.store import load_runs
+from llm_latency.views.prompt_lengths import PromptLengths
 
 matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]

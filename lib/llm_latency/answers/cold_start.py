@@ -15,8 +15,8 @@ from llm_latency.answers.page import markdown
 from llm_latency.answers.shares import full, signed_ms
 from llm_latency.answers.verdict import bold
 from llm_latency.compare import Comparison
-from llm_latency.start_ledger import STATES, Start, StartLedger
 from llm_latency.stats import Estimate
+from llm_latency.views.start_ledger import STATES, Start, StartLedger
 from llm_latency.wording import (
     MIB,
     MS,

@@ -10,8 +10,8 @@ from IPython.display import Markdown
 
 from llm_latency.answers.cold_start import largest_part
 from llm_latency.answers.page import markdown
-from llm_latency.start_ledger import StartLedger
 from llm_latency.tables import short
+from llm_latency.views.start_ledger import StartLedger
 from llm_latency.wording import (
     MIB,
     MS,

@@ -13,7 +13,7 @@ from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import markdown
 from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.contexts import costs, grid_rows, needs, with_costs
+from llm_latency.views.contexts import costs, grid_rows, needs, with_costs
 from llm_latency.wording import MIB, enumerate_words, escape, number, several, span
 
 

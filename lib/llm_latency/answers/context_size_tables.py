@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from llm_latency import frame as fr
-from llm_latency.contexts import needs, with_costs
 from llm_latency.stats import Estimate, estimate, estimates, per_process
 from llm_latency.tables import CAPTION, short
+from llm_latency.views.contexts import needs, with_costs
 from llm_latency.wording import MIB, MS, number
 
 

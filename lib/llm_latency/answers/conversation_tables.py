@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pandas as pd
 
-from llm_latency import chats
 from llm_latency import frame as fr
 from llm_latency.answers.conversation import language
-from llm_latency.chats import SHORT, Kind
 from llm_latency.tables import CAPTION, short
+from llm_latency.views import chats
+from llm_latency.views.chats import SHORT, Kind
 from llm_latency.wording import MS, number, percent, several
 
 

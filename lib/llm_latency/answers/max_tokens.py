@@ -9,13 +9,19 @@ import pandas as pd
 from IPython.display import Markdown
 
 from llm_latency import frame as fr
-from llm_latency.answer_lengths import FORMULAS, AnswerLengths, Place, Prediction, signed_percent
 from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import in_words, markdown
 from llm_latency.answers.prompt_size import times
 from llm_latency.compare import SMALLEST_EFFECT
 from llm_latency.stats import FEWEST, Estimate, estimates
+from llm_latency.views.answer_lengths import (
+    FORMULAS,
+    AnswerLengths,
+    Place,
+    Prediction,
+    signed_percent,
+)
 from llm_latency.wording import MS, counts, number, percent, several
 
 WIDE = 0.10

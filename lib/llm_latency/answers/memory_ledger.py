@@ -13,8 +13,8 @@ from llm_latency.answers import troubles
 from llm_latency.answers.page import markdown
 from llm_latency.budget import largest, parse_bytes, predict_at
 from llm_latency.header import Header
-from llm_latency.ledger import Ledger, ledgers
 from llm_latency.places import PLACES
+from llm_latency.views.ledger import Ledger, ledgers
 from llm_latency.wording import MIB, enumerate_words, escape, number, percent, several, span
 
 PHASES = {"after_load": "loaded", "after_first": "first", "after_last": "last"}

@@ -13,7 +13,8 @@ from llm_latency.answers import troubles
 from llm_latency.answers.brief import brief, footing
 from llm_latency.answers.page import in_words, markdown
 from llm_latency.compare import Comparison
-from llm_latency.held_memory import (
+from llm_latency.stats import Estimate
+from llm_latency.views.held_memory import (
     BASE,
     NO_LIMIT,
     SMALLEST_SPREAD,
@@ -23,7 +24,6 @@ from llm_latency.held_memory import (
     unlimited,
     where_ended,
 )
-from llm_latency.stats import Estimate
 from llm_latency.wording import (
     MIB,
     MS,

@@ -13,9 +13,9 @@ from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import in_words, markdown
 from llm_latency.compare import SMALLEST_EFFECT, Comparison
-from llm_latency.fits import FEWEST_PLACES, Line
-from llm_latency.prompt_lengths import NOTICEABLE, Bend, Edge, PromptLengths
+from llm_latency.lines import FEWEST_PLACES, Line
 from llm_latency.stats import FEWEST, Estimate
+from llm_latency.views.prompt_lengths import NOTICEABLE, Bend, Edge, PromptLengths
 from llm_latency.wording import MS, enumerate_words, number, percent, several, span
 
 PER = 1000

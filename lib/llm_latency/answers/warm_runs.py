@@ -14,8 +14,8 @@ from llm_latency.answers import troubles
 from llm_latency.answers.page import markdown
 from llm_latency.answers.shares import basis, change, difference_ms, ms, part, unsure
 from llm_latency.compare import Comparison
-from llm_latency.runs_of_process import MODES, WHEN, Question, Runs
 from llm_latency.stats import estimate
+from llm_latency.views.runs_of_process import MODES, WHEN, Question, Runs
 from llm_latency.wording import enumerate_words, number, percent, several
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency.first_replies import FirstReplies
-from llm_latency.runs_of_process import WHEN, Question, Runs, When
 from llm_latency.tables import CAPTION, short
+from llm_latency.views.first_replies import FirstReplies
+from llm_latency.views.runs_of_process import WHEN, Question, Runs, When
 from llm_latency.wording import MIB, MS, number
 
 

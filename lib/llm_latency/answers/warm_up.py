@@ -23,7 +23,7 @@ from llm_latency.answers.shares import (
 )
 from llm_latency.answers.warm_up_pays import demand, free, loading, loads
 from llm_latency.compare import Comparison
-from llm_latency.first_replies import NONE, FirstReplies, Place
+from llm_latency.views.first_replies import NONE, FirstReplies, Place
 from llm_latency.wording import MIB, MS, escape, number, percent
 
 AIM = 0.10

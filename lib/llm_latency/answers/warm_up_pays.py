@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from llm_latency.answers.shares import basis, change, full, ms
 from llm_latency.compare import Comparison, Verdict, compare
-from llm_latency.first_replies import NONE, FirstReplies, Place
+from llm_latency.views.first_replies import NONE, FirstReplies, Place
 from llm_latency.wording import counts, escape, percent
 
 OUTCOMES: dict[Verdict, str] = {

@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
-from llm_latency.start_ledger import PARTS, STATES, Start, StartLedger
+from llm_latency.views.start_ledger import PARTS, STATES, Start, StartLedger
 from llm_latency.wording import MS, number
 
 COLOURS = dict(

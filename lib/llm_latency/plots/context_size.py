@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from llm_latency import frame as fr
-from llm_latency.contexts import with_costs
 from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.style import styled
 from llm_latency.stats import estimates, per_process
+from llm_latency.views.contexts import with_costs
 from llm_latency.wording import MIB, MS
 
 LINES = {

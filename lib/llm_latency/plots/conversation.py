@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency import chats
 from llm_latency import frame as fr
-from llm_latency.chats import SHORT, Kind
 from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.style import styled
+from llm_latency.views import chats
+from llm_latency.views.chats import SHORT, Kind
 from llm_latency.wording import MS
 
 LOOKS = {"kept": ("-", "o"), "cold": ((0, (5, 2)), "s")}

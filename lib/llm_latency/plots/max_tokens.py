@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from llm_latency import frame as fr
-from llm_latency.answer_lengths import AnswerLengths, Place, signed_percent
 from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
+from llm_latency.views.answer_lengths import AnswerLengths, Place, signed_percent
 from llm_latency.wording import MS, number
 
 LINEAR = 10.0

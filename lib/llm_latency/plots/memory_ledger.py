@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from llm_latency import frame as fr
-from llm_latency.ledger import Ledger, ledgers
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
+from llm_latency.views.ledger import Ledger, ledgers
 from llm_latency.wording import MIB, number
 
 MOST_CELLS = 4

@@ -10,10 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from llm_latency.errors import ParameterError
-from llm_latency.held_memory import HeldMemory, Kind
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
 from llm_latency.reading import ranked
+from llm_latency.views.held_memory import HeldMemory, Kind
 from llm_latency.wording import MS, counts, number, span
 
 PANELS = (

@@ -14,7 +14,7 @@ from llm_latency import frame as fr
 from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
-from llm_latency.prompt_lengths import PromptLengths
+from llm_latency.views.prompt_lengths import PromptLengths
 from llm_latency.wording import MS, number
 
 MOST_BORDERS = 16

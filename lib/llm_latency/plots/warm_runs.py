@@ -15,7 +15,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.style import styled
-from llm_latency.runs_of_process import MODES, Runs
+from llm_latency.views.runs_of_process import MODES, Runs
 from llm_latency.wording import MS
 
 

@@ -12,11 +12,11 @@ from matplotlib.ticker import FuncFormatter
 
 from llm_latency import frame as fr
 from llm_latency.errors import ParameterError
-from llm_latency.first_replies import NONE, ORDER, STATES, FirstReplies, Place
 from llm_latency.plots import style
 from llm_latency.plots.labels import End
 from llm_latency.plots.style import styled
 from llm_latency.plots.warm_runs import name_lines
+from llm_latency.views.first_replies import NONE, ORDER, STATES, FirstReplies, Place
 from llm_latency.wording import MS, number
 
 PAID, WAITED = "#c3ccd6", "#27375f"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llm_latency.fits import line, parabolas
+from llm_latency.lines import line, parabolas
 from llm_latency.stats import estimate
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from llm_latency import frame as fr
 from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.fits import Line, line, parabolas
+from llm_latency.lines import Line, line, parabolas
 from llm_latency.stats import Estimate, estimate, estimates, per_process
 from llm_latency.wording import counts
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from llm_latency import frame as fr
 from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.fits import Line, line
+from llm_latency.lines import Line, line
 from llm_latency.parameters import as_list
 from llm_latency.stats import Estimate, estimate
 from llm_latency.wording import percent
