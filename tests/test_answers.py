@@ -288,3 +288,14 @@ def test_cells_are_described_as_shortly_as_the_grid_allows() -> None:
     assert frame.describe(data, column) == "n_batch 128"
     assert frame.describe(data, names[:1]) == "n_ctx 512, n_batch 128"
     assert frame.describe(data, [names[0], names[4]]).count(";") == 1
+
+
+@pytest.mark.parametrize(
+    ("twins", "words"), [(0, ""), (1, "one of them twice"), (2, "2 of them twice")]
+)
+def test_the_method_counts_the_cells_measured_twice(twins: int, words: str) -> None:
+    info = factories.info()
+    info["plan"]["cells"] = [{}] * 5 + [{"twin": True}] * twins
+    said = text(answers.method(info))
+    assert "5 cells" in said
+    assert (words in said) if words else ("twice" not in said)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from llm_latency import limits, runner
+from llm_latency import child, host, limits, runner
 from llm_latency.experiments.asked import Asked
 from llm_latency.limits import limited
 from llm_latency.proof import proven
-from llm_latency.record import MemoryLimit
+from llm_latency.record import HostState, MemoryLimit
 
 MIB = 2**20
 EAT = """
@@ -84,3 +85,25 @@ def test_a_model_that_needs_more_than_its_limit_is_oom(outputs: Path) -> None:
     found = {r.trial.start.memory_limit_bytes: r for r in run.records()}
     assert found[16 * MIB].status == "oom", found[16 * MIB].reason
     assert found[2000 * MIB].status == "ok", found[2000 * MIB].reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory can be limited on Linux only")
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f"llm-latency-{gone.pid}-abc").mkdir()
+    (tmp_path / f"llm-latency-{os.getpid()}-abc").mkdir()
+    (tmp_path / "another").mkdir()
+    limits._sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "another",
+        f"llm-latency-{os.getpid()}-abc",
+    ]
+
+
+def test_a_process_at_its_limit_did_not_disturb_itself() -> None:
+    waiting = HostState(memory_pressure_fraction=0.3)
+    assert host.disturbances(waiting, 1.0, [])
+    limit = MemoryLimit(asked_bytes=50 * MIB, by="cgroup")
+    assert not host.disturbances(child._judged(waiting, limit), 1.0, [])
+    assert host.disturbances(child._judged(waiting, None), 1.0, [])

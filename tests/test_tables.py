@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from llm_latency import cards, tables
+from llm_latency.spec import Settings
 from llm_latency.stats import estimate
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -196,3 +197,18 @@ def test_show_displays_without_an_index() -> None:
     assert "row_heading" not in html
     assert 'class="lab grid"' in html
     assert "bad" in html
+
+
+def test_failures_that_differ_in_their_log_alone_are_one_row() -> None:
+    made = [
+        factories.record(
+            Settings(),
+            round=n,
+            failure=("oom", f"killed, in phase 'load'; llama.cpp's log: {n}.log"),
+        )
+        for n in range(3)
+    ]
+    table = tables.failures(factories.to_frame(made))
+    assert len(table) == 1
+    assert table["trials"].iloc[0] == "3"
+    assert table["reason"].iloc[0] == "killed, in phase 'load'"

@@ -28,6 +28,8 @@ from llm_latency.protocol import Event, Request
 from llm_latency.record import (
     EngineCard,
     Generation,
+    HostState,
+    MemoryLimit,
     ProcessMemory,
     Record,
     StateFile,
@@ -127,11 +129,19 @@ def carry_out(job: Job) -> Record:
                 *(said.warnings if said else []),
                 *([page_cache.why] if page_cache.why else []),
             ],
-            "disturbed": host.disturbances(beside, child_s, generations),
+            "disturbed": host.disturbances(_judged(beside, memory_limit), child_s, generations),
             "system_info": heard.last("system_info"),
         }
     )
     return proven(record, _size(Path(job.model_path)))
+
+
+def _judged(beside: HostState, limit: MemoryLimit | None) -> HostState:
+    """Return what the machine did beside the trial, without what the trial did to it.
+
+    A process that comes to its memory limit waits for memory by itself.
+    """
+    return beside.model_copy(update={"memory_pressure_fraction": None}) if limit else beside
 
 
 def stored_state(job: Job) -> StateFile | None:

@@ -19,9 +19,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from llm_latency.record import MemoryLimit
 
 ROOT = Path("/sys/fs/cgroup")
+PREFIX = "llm-latency-"
+"""Head of the names of cgroups; the identity of the process that made it follows."""
 
 
 class Limiter:
@@ -52,8 +56,9 @@ class Limiter:
 
     def _make(self, parent: Path, asked: int, *, v2: bool) -> bool:
         folder = None
+        _sweep(parent)
         try:
-            folder = Path(tempfile.mkdtemp(prefix="llm-latency-", dir=parent))
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
             (folder / ("memory.max" if v2 else "memory.limit_in_bytes")).write_text(str(asked))
         except OSError:
             if folder is not None:
@@ -126,6 +131,16 @@ def _places() -> list[tuple[Path, bool]]:
             elif "memory" in controllers.split(","):
                 places += [(ROOT / "memory" / inner.lstrip("/"), False), (ROOT / "memory", False)]
     return places
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what processes left that were killed before they could."""
+    with contextlib.suppress(OSError):
+        for folder in parent.glob(f"{PREFIX}*"):
+            maker = folder.name.removeprefix(PREFIX).partition("-")[0]
+            if maker.isdigit() and not psutil.pid_exists(int(maker)):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # refused while a process is in it
 
 
 @contextlib.contextmanager

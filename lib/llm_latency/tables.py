@@ -205,7 +205,9 @@ def failures(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for cell in fr.cells(data)["cell"]:
         bad = each[(each["cell"] == cell) & (each["status"] != "ok")]
-        for (status, reason), part in bad.groupby(["status", "reason"]):
+        # Equal reasons name different logs; one of them stands in its column.
+        said = bad["reason"].str.replace(r"; llama\.cpp's log: \S+\.log", "", regex=True)
+        for (status, reason), part in bad.groupby(["status", said]):
             lengths = sorted(part["prompt_tokens"].dropna().unique())
             rows.append(
                 {key: setting(part[key].iloc[0]) for key in names}

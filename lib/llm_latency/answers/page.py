@@ -82,7 +82,7 @@ def method(info: Mapping[str, Any]) -> Markdown:
     sentences = [
         f"{several(cells, 'cell')} (settings × workload × start), each measured in "
         f"{several(rounds, 'round')}"
-        + (", one of them twice to show the noise" if cells < len(planned) else "")
+        + _twice(len(planned) - cells)
         + f": {len(planned) * rounds:,} trials, each in a fresh process, in an "
         f"order shuffled within each round (seed {escape(plan.get('seed', 'unknown'))})."
     ]
@@ -99,6 +99,14 @@ def method(info: Mapping[str, Any]) -> Markdown:
     engine = versions.get("llama_cpp_python") or (info.get("engine") or {}).get("version")
     sentences.append(f"Engine: llama-cpp-python {escape(engine or 'of unknown version')}.")
     return markdown(" ".join(sentences))
+
+
+def _twice(twins: int) -> str:
+    """Say how many cells were measured twice."""
+    if not twins:
+        return ""
+    which = "one of them" if twins == 1 else f"{twins} of them"
+    return f", {which} twice to show the noise"
 
 
 def _workload(planned: list[dict[str, Any]], given: Mapping[str, Any]) -> list[str]:
