@@ -105,7 +105,7 @@ def test_the_plan_holds_every_strategy_and_a_twin_per_state() -> None:
     assert len(cells) == 18 and plan.rounds == 6
     assert {c.start.warm_up for c in cells} == set(KINDS)
     assert {(c.start.page_cache, c.workload.prompt_tokens) for c in cells} == {
-        ("resident", 170), ("resident", 470), ("evicted", 470),
+        ("resident", 120), ("resident", 320), ("evicted", 320),
     }  # fmt: skip
     twins = [cell for cell in plan.cells if cell.twin]
     assert [(t.start.warm_up, t.start.page_cache) for t in twins] == [

@@ -18,7 +18,7 @@ def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their ow
     model: str = "synthetic:tiny",
     warm_up: Grid = ("all",),
     page_cache: Grid = ("resident", "evicted"),
-    system_tokens: Grid = (150, 450),
+    system_tokens: Grid = (100, 300),
     question_tokens: int = 20,
     max_tokens: int = 16,
     n_ctx: int = 512,
