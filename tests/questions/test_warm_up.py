@@ -133,7 +133,7 @@ def test_none_is_always_measured() -> None:
         ({"page_cache": "cold"}, "page_cache='cold'"),
         ({"system_tokens": [0]}, "system_tokens=0"),
         ({"question_tokens": "few"}, "question_tokens='few'"),
-        ({"n_ctx": 256}, "give n_ctx=486 or more"),
+        ({"n_ctx": 256}, "give n_ctx=336 or more"),
         ({"rouns": 3}, "did you mean 'rounds'"),
     ],
 )
