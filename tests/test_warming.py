@@ -73,7 +73,7 @@ def test_what_was_said_stays_in_the_cache(tiny: Path) -> None:
         said = 0
         for turn in range(4):
             asked = asking.question(model, talk, turn)
-            assert asked.prefix_tokens == (0 if turn == 0 else asked.prefix_tokens)
+            assert (asked.prefix_tokens == 0) == (turn == 0)
             answer = model.generate(
                 asked.prompt, 4, length="fixed", prefix_tokens=asked.prefix_tokens
             )

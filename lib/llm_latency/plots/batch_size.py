@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from llm_latency import frame as fr
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
+from llm_latency.plots.series import draw_series
 from llm_latency.plots.style import styled
 from llm_latency.stats import estimates, per_process
 from llm_latency.wording import MIB
@@ -33,13 +32,8 @@ def batch_size(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarr
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     data, own = fr.prepare(df), axes is None
-    if axes is None:
-        figure = plt.figure(figsize=(8.0, 3.9), layout="constrained")
-        axes = list(figure.subplots(1, 2))
-    left, right = axes
+    left, right = style.two_axes(axes)
     _draw_prefill(data, left)
     _draw_compute(data, right)
     style.say_below(left, style.say_failures(data), own)
@@ -58,39 +52,20 @@ def _draw_prefill(data: pd.DataFrame, ax: Axes) -> None:
     ends = []
     for place, (batch, colour) in enumerate(zip(batches, style.ramp(len(batches)), strict=True)):
         mine = samples[samples["n_batch"] == batch]
-        marker = style.MARKERS[place % len(style.MARKERS)]
         # On a logarithmic axis: side by side, so that none hides another.
         aside = 2 ** (0.09 * (place - (len(batches) - 1) / 2))
-        ax.scatter(
-            mine["n_ubatch"] * aside,
-            mine["prefill_tps"],
-            s=15,
-            marker=marker,
-            color=colour,
-            alpha=0.4,
-            linewidths=0,
-            label=f"_samples {batch:.0f}",
-        )
         steps = sorted(mine["n_ubatch"].unique())
         values = [found[batch, step] for step in steps]
         at = [step * aside for step in steps]
-        ax.vlines(
+        draw_series(
+            ax,
+            (mine["n_ubatch"] * aside, mine["prefill_tps"]),
             at,
-            [value.low for value in values],
-            [value.high for value in values],
-            color=colour,
-            linewidth=2.2,
-            alpha=0.55,
-        )
-        ax.plot(
-            at,
-            [value.median for value in values],
-            color=colour,
-            linestyle=style.DASHES[place % len(style.DASHES)],
-            marker=marker,
-            markersize=5,
-            linewidth=1.8,
+            values,
             label=f"n_batch {batch:.0f}",
+            colour=colour,
+            marker=style.MARKERS[place % len(style.MARKERS)],
+            dash=style.DASHES[place % len(style.DASHES)],
         )
         ends.append(End(at[-1], values[-1].median, f"{batch:.0f}", colour))
     ax.set_ylim(0, samples["prefill_tps"].max() * 1.08)

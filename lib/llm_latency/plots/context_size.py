@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from llm_latency import frame as fr
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
+from llm_latency.plots.series import draw_series
 from llm_latency.plots.style import styled
 from llm_latency.stats import estimates, per_process
 from llm_latency.views.contexts import with_costs
@@ -39,13 +38,8 @@ def context_size(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.nda
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     data, own = with_costs(df), axes is None
-    if axes is None:
-        figure = plt.figure(figsize=(8.0, 3.9), layout="constrained")
-        axes = list(figure.subplots(1, 2))
-    left, right = axes
+    left, right = style.two_axes(axes)
     _draw_memory(data, left)
     _draw_tokens(data, right)
     style.say_below(left, style.say_failures(data), own)
@@ -108,37 +102,18 @@ def _draw_tokens(data: pd.DataFrame, ax: Axes) -> None:
     sizes = sorted(samples["n_ctx"].unique())
     ends = []
     for place, (size, colour) in enumerate(zip(sizes, style.ramp(len(sizes)), strict=True)):
-        marker = style.MARKERS[place % len(style.MARKERS)]
         mine = samples[samples["n_ctx"] == size]
-        ax.scatter(
-            mine["prompt_tokens"],
-            mine["token_s"] * MS,
-            s=15,
-            marker=marker,
-            color=colour,
-            alpha=0.4,
-            linewidths=0,
-            label=f"_samples {size:.0f}",
-        )
         depths = sorted(mine["prompt_tokens"].unique())
         values = [found[size, depth].times(MS) for depth in depths]
-        ax.vlines(
+        draw_series(
+            ax,
+            (mine["prompt_tokens"], mine["token_s"] * MS),
             depths,
-            [value.low for value in values],
-            [value.high for value in values],
-            color=colour,
-            linewidth=2.2,
-            alpha=0.55,
-        )
-        ax.plot(
-            depths,
-            [value.median for value in values],
-            color=colour,
-            linestyle=style.DASHES[place % len(style.DASHES)],
-            marker=marker,
-            markersize=5,
-            linewidth=1.8,
+            values,
             label=f"n_ctx {size:.0f}",
+            colour=colour,
+            marker=style.MARKERS[place % len(style.MARKERS)],
+            dash=style.DASHES[place % len(style.DASHES)],
         )
         ends.append(End(depths[-1], values[-1].median, f"{size:.0f}", colour))
     # Points of a disturbed process may lie far above: the medians' intervals set the scale.

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from llm_latency import frame as fr
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
+from llm_latency.plots.series import draw_series
 from llm_latency.plots.style import styled
 from llm_latency.views import chats
 from llm_latency.views.chats import SHORT, Kind
@@ -34,13 +33,8 @@ def conversation(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.nda
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     data, own = chats.prepared(df), axes is None
-    if axes is None:
-        figure = plt.figure(figsize=(8.0, 3.9), layout="constrained")
-        axes = list(figure.subplots(1, 2))
-    left, right = axes
+    left, right = style.two_axes(axes)
     kinds = chats.kinds(data)
     talks = [kind for kind in kinds if kind.language]
     left.set_title("TTFT by turn")
@@ -68,34 +62,21 @@ def _draw(data: pd.DataFrame, ax: Axes, kinds: list[Kind], column: str, label: s
         dash, marker = ((0, (1.2, 1.6)), "^") if kind == SHORT else LOOKS[kind.mode]
         # Neighbours stand a little apart, so that none hides another.
         aside = 0.14 * (place - (len(kinds) - 1) / 2)
-        turns = np.array(list(found))
+        at = [turn + aside for turn in found]
+        values = [value.times(MS) for value in found.values()]
         good = fr.ok(chats.of(data, kind))
-        ax.scatter(
-            good["repeat"] + 1 + aside,
-            good[column] * MS,
-            s=10,
+        name = _name(kind, kinds)
+        draw_series(
+            ax,
+            (good["repeat"] + 1 + aside, good[column] * MS),
+            at,
+            values,
+            label=name,
+            colour=colour,
             marker=marker,
-            color=colour,
-            alpha=0.35,
-            linewidths=0,
-            label=f"_samples {_name(kind, kinds)}",
+            dash=dash,
         )
-        low, middle, high = (
-            np.array([getattr(value, bound) * MS for value in found.values()])
-            for bound in ("low", "median", "high")
-        )
-        ax.vlines(turns + aside, low, high, color=colour, linewidth=2.0, alpha=0.5)
-        ax.plot(
-            turns + aside,
-            middle,
-            color=colour,
-            linestyle=dash,
-            marker=marker,
-            markersize=4.5,
-            linewidth=1.8,
-            label=_name(kind, kinds),
-        )
-        ends.append(End(turns[-1] + aside, float(middle[-1]), _name(kind, kinds), colour))
+        ends.append(End(at[-1], values[-1].median, name, colour))
         top = max(top, float(np.nanmax(good[column])) * MS)
     if not ends:
         style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(data)}")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from llm_latency import frame as fr
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
 from llm_latency.views.answer_lengths import AnswerLengths, Place, signed_percent
@@ -45,15 +43,12 @@ def max_tokens(
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     own = axes is None
-    if axes is None:
-        axes = list(plt.figure(figsize=(8.0, 4.1), layout="constrained").subplots(1, 2))
+    pair = style.two_axes(axes, 4.1)
     answers = AnswerLengths(df, held_out)
     for ax, title, draw in (
-        (axes[0], "Latency by tokens generated", _time),
-        (axes[1], "Error at held-out lengths", _errors),
+        (pair[0], "Latency by tokens generated", _time),
+        (pair[1], "Error at held-out lengths", _errors),
     ):
         ax.set_title(title)
         if answers.good.empty:
@@ -62,9 +57,9 @@ def max_tokens(
         draw(ax, answers)
     if len(answers.good):
         said = "Points: processes; filled: seen by the line; hollow: held out."
-        style.say_above(axes[0], said, own)
-        style.say_below(axes[0], style.say_failures(answers.data), own)
-    return np.array(list(axes))
+        style.say_above(pair[0], said, own)
+        style.say_below(pair[0], style.say_failures(answers.data), own)
+    return np.array(pair)
 
 
 def _time(ax: Axes, answers: AnswerLengths) -> None:

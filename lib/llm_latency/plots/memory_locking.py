@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
 from llm_latency.reading import ranked
@@ -39,13 +37,9 @@ def memory_locking(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.n
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     own, held = axes is None, HeldMemory(df)
-    if axes is None:
-        figure = plt.figure(figsize=(8.0, 4.2), layout="constrained")
-        axes = list(figure.subplots(1, 2))
-    for ax, (column, title, label) in zip(axes, PANELS, strict=True):
+    pair = style.two_axes(axes, 4.2)
+    for ax, (column, title, label) in zip(pair, PANELS, strict=True):
         ax.set_title(title)
         if not held.measured:
             word = counts(held.counting["status"]) or "not run"
@@ -53,8 +47,8 @@ def memory_locking(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.n
             continue
         _panel(ax, held, column, label)
     if held.measured:
-        style.say_above(axes[0], "Points: processes; lines: medians with their interval.", own)
-    return np.array(axes)
+        style.say_above(pair[0], "Points: processes; lines: medians with their interval.", own)
+    return np.array(pair)
 
 
 def _panel(ax: Axes, held: HeldMemory, column: str, label: str) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from llm_latency import frame as fr
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
 from llm_latency.views.prompt_lengths import PromptLengths
@@ -32,15 +30,12 @@ def prompt_size(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndar
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     own = axes is None
-    if axes is None:
-        axes = list(plt.figure(figsize=(8.0, 4.0), layout="constrained").subplots(1, 2))
+    pair = style.two_axes(axes, 4.0)
     lengths = PromptLengths(df)
     for ax, title, draw in (
-        (axes[0], "Prefill by length of the prompt", _time),
-        (axes[1], "Prefill speed", _speed),
+        (pair[0], "Prefill by length of the prompt", _time),
+        (pair[1], "Prefill speed", _speed),
     ):
         ax.set_title(title)
         if not lengths.lengths:
@@ -49,10 +44,10 @@ def prompt_size(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndar
         draw(ax, lengths)
     if lengths.lengths:
         # Spaced as one line above the figure, for both panels.
-        style.say_above(axes[0], _legend(lengths), own)
+        style.say_above(pair[0], _legend(lengths), own)
         failed = lengths.failed()
-        style.say_below(axes[0], f"Not drawn: prompts of {failed}." if failed else "", own)
-    return np.array(list(axes))
+        style.say_below(pair[0], f"Not drawn: prompts of {failed}." if failed else "", own)
+    return np.array(pair)
 
 
 def _legend(lengths: PromptLengths) -> str:

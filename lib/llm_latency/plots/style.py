@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from llm_latency import frame as fr
+from llm_latency.errors import ParameterError
 
 INK = "#1d2433"
 MUTED = "#5d6675"
@@ -99,6 +100,22 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def new_axes(width: float = 8.0, height: float = 3.9) -> Axes:
     """Return the axes of a new figure, 800 px wide unless told."""
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def two_axes(axes: Sequence[Axes] | None, height: float = 3.9) -> tuple[Axes, Axes]:
+    """Return the two axes that were given, or those of a new figure, side by side.
+
+    Raises
+    ------
+    ParameterError
+        If other than two were given.
+    """
+    if axes is None:
+        figure = plt.figure(figsize=(8.0, height), layout="constrained")
+        axes = list(figure.subplots(1, 2))
+    if len(axes) != 2:
+        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
+    return axes[0], axes[1]
 
 
 def ramp(count: int) -> list[Any]:

@@ -14,6 +14,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.grouping import Grouping, grouping_of
 from llm_latency.plots.labels import End, label_ends
+from llm_latency.plots.series import draw_series
 from llm_latency.plots.style import styled
 from llm_latency.stats import estimates, per_process
 from llm_latency.wording import MS
@@ -118,33 +119,19 @@ def _draw_ttft(data: pd.DataFrame, ax: Axes, grouping: Grouping) -> None:
         aside = (index - (len(grouping.groups) - 1) / 2) * step
         found = estimates(good[good["cell"].isin(group.cells)], "ttft_s", ["prompt_tokens"])
         xs = sorted(found)
-        low, mid, high = (
-            np.array([getattr(found[x], bound) * MS for x in xs])
-            for bound in ("low", "median", "high")
-        )
-        ax.scatter(
-            mine["prompt_tokens"] + aside,
-            mine["ttft_s"] * MS,
-            s=15,
-            marker=group.marker,
-            color=group.colour,
-            alpha=0.4,
-            linewidths=0,
-            label=f"_samples {group.label}",
-        )
-        ax.vlines(xs, low, high, color=group.colour, linewidth=2.2, alpha=0.55)
-        ax.plot(
+        values = [found[x].times(MS) for x in xs]
+        draw_series(
+            ax,
+            (mine["prompt_tokens"] + aside, mine["ttft_s"] * MS),
             xs,
-            mid,
-            color=group.colour,
-            linestyle=group.dash,
-            marker=group.marker,
-            markersize=5,
-            linewidth=1.8,
+            values,
             label=group.label or "all cells",
+            colour=group.colour,
+            marker=group.marker,
+            dash=group.dash,
         )
         if group.label:
-            ends.append(End(xs[-1], float(mid[-1]), group.label, group.colour))
+            ends.append(End(xs[-1], values[-1].median, group.label, group.colour))
     bad = data[(data["status"] == "invalid") & data["ttft_s"].notna()]
     if len(bad):
         ax.scatter(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from llm_latency import frame as fr
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.style import styled
@@ -30,15 +28,12 @@ def warm_runs(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarra
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     data, own = fr.prepare(df), axes is None
-    if axes is None:
-        axes = list(plt.figure(figsize=(8.0, 4.0), layout="constrained").subplots(1, 2))
+    pair = style.two_axes(axes, 4.0)
     runs = Runs(df)
     for ax, column, title in (
-        (axes[0], "ttft_s", "TTFT by run"),
-        (axes[1], "total_s", "Total latency by run"),
+        (pair[0], "ttft_s", "TTFT by run"),
+        (pair[1], "total_s", "Total latency by run"),
     ):
         ax.set_title(title)
         if not runs.measured:
@@ -46,9 +41,9 @@ def warm_runs(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> np.ndarra
             continue
         _draw(ax, runs, column)
     if runs.measured:
-        style.say_above(axes[0], "Thin: processes; thick: medians. Labels: cache · prompt.", own)
-    style.say_below(axes[0], style.say_failures(data), own)
-    return np.array(list(axes))
+        style.say_above(pair[0], "Thin: processes; thick: medians. Labels: cache · prompt.", own)
+    style.say_below(pair[0], style.say_failures(data), own)
+    return np.array(pair)
 
 
 def _draw(ax: Axes, runs: Runs, column: str) -> None:
@@ -87,14 +82,5 @@ def _draw(ax: Axes, runs: Runs, column: str) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("run in the process; 0 is the first")
     ax.set_ylabel("ms")
-    name_lines(ax, ends, float(runs.good[column].max()) * MS * 1.06 or 1)
-
-
-def name_lines(ax: Axes, ends: Sequence[End], top: float) -> None:
-    """Name the lines of axes that begin at zero, where several may end near it.
-
-    While they are placed there is room below zero, or those names would stand on each other.
-    """
-    ax.set_ylim(-0.12 * top, top)
+    ax.set_ylim(0, float(runs.good[column].max()) * MS * 1.06 or 1)
     label_ends(ax, ends)
-    ax.set_ylim(0, top)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from llm_latency import frame as fr
-from llm_latency.errors import ParameterError
 from llm_latency.plots import style
-from llm_latency.plots.labels import End
+from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.style import styled
-from llm_latency.plots.warm_runs import name_lines
 from llm_latency.views.first_replies import NONE, ORDER, STATES, FirstReplies, Place
 from llm_latency.wording import MS, number
 
@@ -158,15 +155,12 @@ def warm_up_by_prompt(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> n
     axes
         Two axes to draw into; a new figure if not given.
     """
-    if axes is not None and len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
     data, own = fr.prepare(df), axes is None
-    if axes is None:
-        axes = list(plt.figure(figsize=(8.0, 3.9), layout="constrained").subplots(1, 2))
+    pair = style.two_axes(axes)
     replies = FirstReplies(df)
     for ax, column, title in (
-        (axes[0], "warm_up_s", "Warm-up, paid before"),
-        (axes[1], "ttft_s", "First TTFT, waited"),
+        (pair[0], "warm_up_s", "Warm-up, paid before"),
+        (pair[1], "ttft_s", "First TTFT, waited"),
     ):
         ax.set_title(title)
         if not replies.measured:
@@ -175,9 +169,9 @@ def warm_up_by_prompt(df: pd.DataFrame, axes: Sequence[Axes] | None = None) -> n
         _lines(ax, replies, column)
     if replies.measured:
         state = next(iter(replies.measured)).words
-        style.say_above(axes[0], f"Model's {state}. Points: processes; lines: medians.", own)
-    style.say_below(axes[0], style.say_failures(data), own)
-    return np.array(list(axes))
+        style.say_above(pair[0], f"Model's {state}. Points: processes; lines: medians.", own)
+    style.say_below(pair[0], style.say_failures(data), own)
+    return np.array(pair)
 
 
 def _lines(ax: Axes, replies: FirstReplies, column: str) -> None:
@@ -204,4 +198,5 @@ def _lines(ax: Axes, replies: FirstReplies, column: str) -> None:
     ax.set_xticks(lengths)
     ax.set_xlabel("first prompt, tokens")
     ax.set_ylabel("ms")
-    name_lines(ax, ends, top * 1.08 if top > 0 else 1)
+    ax.set_ylim(0, top * 1.08 if top > 0 else 1)
+    label_ends(ax, ends)
