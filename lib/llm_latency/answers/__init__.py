@@ -6,6 +6,7 @@ All return Markdown for the page; foreign text in them is escaped. A figure of
 
 from __future__ import annotations
 
+from llm_latency.answers.advise import advise, advise_table
 from llm_latency.answers.batch_size import batch_size, batch_size_reading
 from llm_latency.answers.batch_size_tables import batch_size_table
 from llm_latency.answers.cold_start import cold_start
@@ -42,6 +43,8 @@ from llm_latency.answers.warm_tables import (
 from llm_latency.answers.warm_up import warm_up, warm_up_bars, warm_up_by_prompt
 
 __all__ = [
+    "advise",
+    "advise_table",
     "batch_size",
     "batch_size_reading",
     "batch_size_table",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_latency.calibration import plan as calibration
+from llm_latency.experiments.advise import advise
 from llm_latency.experiments.asked import Options
 from llm_latency.experiments.batch_size import batch_size
 from llm_latency.experiments.cold_start import cold_start
@@ -41,6 +42,7 @@ QUESTIONS = {
 
 EXPERIMENTS: dict[str, Callable[..., Any]] = {
     **PLANS,
+    "advise": advise,
     "calibration": calibration,
     "everything": everything,
     "memory_ledger": memory_ledger,
@@ -52,6 +54,7 @@ __all__ = [
     "EXPERIMENTS",
     "QUESTIONS",
     "Options",
+    "advise",
     "batch_size",
     "calibration",
     "cold_start",

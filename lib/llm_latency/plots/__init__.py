@@ -8,6 +8,7 @@ Every function takes ``ax`` to draw into axes of yours.
 
 from __future__ import annotations
 
+from llm_latency.plots.advise import advise
 from llm_latency.plots.batch_size import batch_size
 from llm_latency.plots.cold_start import cold_start
 from llm_latency.plots.context_size import context_size
@@ -23,6 +24,7 @@ from llm_latency.plots.warm_runs import warm_runs
 from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 
 __all__ = [
+    "advise",
     "batch_size",
     "cold_start",
     "context_size",

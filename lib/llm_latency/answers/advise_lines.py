@@ -1,0 +1,106 @@
+"""Lines to paste: the advised settings for llama-cpp-python, for llama-server, and to verify."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from llm_latency.experiments.advise import advise
+from llm_latency.experiments.asked import DEFAULTS
+from llm_latency.experiments.notebook import defaults
+from llm_latency.options import Option, settings_in_use
+
+OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v")
+"""Settings that are told only where they are not the usual ones."""
+
+GGML_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
+}  # fmt: skip
+"""Numbers of the KV cache's formats, ggml.h's ``enum ggml_type``."""
+
+
+LEFT_OUT = ("run_id", "repeat_disturbed", "wait_s")
+"""Parameters of a run that another run of the same needs does not share."""
+
+
+def llama(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
+    """Return the call of ``Llama`` with everything that was in force."""
+    settings = settings_in_use(df, one)
+    names = ("n_ctx", "n_batch", "n_ubatch", "n_gpu_layers", "n_threads", "n_threads_batch")
+    values = {name: settings[name] for name in names if settings[name] is not None}
+    values["flash_attn"] = settings["flash_attn"]
+    for name in OTHERS:
+        if settings[name] != DEFAULTS[name]:  # type: ignore[literal-required]
+            value = settings[name]
+            values[name] = GGML_TYPES[value] if name.startswith("type") else value
+    lines = ["from llama_cpp import Llama", "", "llm = Llama("]
+    lines += [f"    model_path={_path(info)!r},"]
+    lines += [f"    {name}={value!r}," for name, value in values.items()]
+    return _block("In Python:", "python", "\n".join([*lines, ")"]))
+
+
+def server(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
+    """Return the command of ``llama-server`` that does the same."""
+    settings = settings_in_use(df, one)
+    words: list[Any] = ["llama-server", "-m", _path(info)]
+    flags = {
+        "-c": "n_ctx",
+        "-b": "n_batch",
+        "-ub": "n_ubatch",
+        "-ngl": "n_gpu_layers",
+        "-t": "n_threads",
+        "-tb": "n_threads_batch",
+    }
+    for flag, name in flags.items():
+        if settings[name] is not None:
+            # -1 is llama-cpp-python's word for all layers.
+            words += [
+                flag,
+                999 if name == "n_gpu_layers" and settings[name] < 0 else settings[name],
+            ]
+    words += ["-fa", "on" if settings["flash_attn"] else "off"]
+    words += ["--no-mmap"] * (not settings["use_mmap"]) + ["--mlock"] * settings["use_mlock"]
+    words += ["--no-kv-offload"] * (not settings["offload_kqv"])
+    for flag, name in (("-ctk", "type_k"), ("-ctv", "type_v")):
+        if settings[name] != "f16":
+            words += [flag, settings[name]]
+    # One slot: the server would otherwise share the context among several.
+    words += ["-np", 1]
+    return _block("With llama.cpp's server:", "sh", shlex.join(map(str, words)))
+
+
+def verify(one: Option, info: Mapping[str, Any]) -> str:
+    """Return the command that measures these settings alone, against the same needs."""
+    words = ["papermill", "advise.ipynb", "verify.ipynb"]
+    for name, value in parameters_to_verify(one, info).items():
+        words += ["-p", name, str(value)]
+    text = "To verify these settings in new processes, in the folder of the notebooks:"
+    return _block(text, "sh", shlex.join(words))
+
+
+def parameters_to_verify(one: Option, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of ``advise`` that measure one candidate against the same needs."""
+    usual = defaults(advise)
+    names = ("n_ubatch", "flash_attn", "n_gpu_layers")
+    chosen = {name: getattr(one.settings, name) for name in names}
+    kept = {
+        name: value
+        for name, value in dict(info["plan"]["parameters"]).items()
+        if name in usual and name not in LEFT_OUT and value != usual[name]
+    }
+    return {**kept, **chosen}
+
+
+def _path(info: Mapping[str, Any]) -> str:
+    return str((info.get("model") or {}).get("path") or "model.gguf")
+
+
+def _block(text: str, language: str, code: str) -> str:
+    """Return a sentence and a block of code; nothing in the code can end the block."""
+    fence = "~" * max(
+        3, 1 + max((len(run) for run in code.split() if set(run) == {"~"}), default=0)
+    )
+    return f"{text}\n\n{fence}{language}\n{code}\n{fence}"
