@@ -1,17 +1,13 @@
-"""Headers, of files that are here and of files that are not."""
+"""Headers of files that are here; tests/test_hub.py has those of files that are not."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
 
-import huggingface_hub
 import pytest
 
-from llm_latency import header
-from llm_latency.errors import LabError, ParameterError
-from llm_latency.header import header_of, read_header
+from llm_latency.errors import ParameterError
+from llm_latency.header import read_header
 
 
 def test_a_header_says_what_memory_follows_from(tiny: Path) -> None:
@@ -30,42 +26,3 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     with pytest.raises(ParameterError, match=r"x\.gguf.*whole GGUF"):
         read_header(file)
-
-
-class Remote:
-    """A file system of one file that counts what is read of it."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content, self.read_bytes = content, 0
-
-    def open(self, address: str, mode: str, revision: str | None = None) -> Any:
-        outer = self
-
-        class File(io.BytesIO):
-            size = len(outer.content)
-
-            def read(self, size: int | None = -1, /) -> bytes:
-                found = super().read(size)
-                outer.read_bytes += len(found)
-                return found
-
-        return File(self.content)
-
-
-def test_a_model_on_the_hub_is_judged_by_its_head(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    remote = Remote(tiny.read_bytes())
-    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: remote)
-    monkeypatch.setattr(header, "FIRST_BYTES", 4096)  # too few: it must ask for more
-    assert header_of("hf:owner/repo/tiny.gguf@abc") == read_header(tiny)
-    assert remote.read_bytes < len(remote.content) / 10
-
-
-def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline() -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(huggingface_hub, "HfFileSystem", offline)
-    with pytest.raises(LabError, match=r"hf:owner/repo/m\.gguf.*no route.*network"):
-        header_of("hf:owner/repo/m.gguf")

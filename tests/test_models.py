@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_latency import models, synthetic
-from llm_latency.errors import LabError, ParameterError
+from llm_latency.errors import ParameterError
 
 
 @pytest.fixture
@@ -42,32 +42,23 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parts"),
-    [
-        ("hf:o/r/f.gguf", ("o/r", "f.gguf", None)),
-        ("hf:o/r/sub/f.gguf@v1", ("o/r", "sub/f.gguf", "v1")),
-    ],
+    "name", ["x-00001-of-00003.gguf", "x-00002-of-00003.gguf", "hf:o/r/q4/x-00001-of-00002.gguf"]
 )
-def test_hub_names(name: str, parts: tuple[str, str, str | None]) -> None:
-    assert tuple(models.parse_hub_name(name)) == parts
-
-
-@pytest.mark.parametrize("name", ["hf:", "hf:o/r", "hf:o/r/f.bin", "hf:o//f.gguf", "hf:o/r/@x"])
-def test_hub_names_that_cannot_be(name: str) -> None:
-    with pytest.raises(ParameterError, match=r"hf:owner/repo/file\.gguf"):
-        models.check(name)
-
-
-def test_the_hub_out_of_reach_is_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_part_of_a_split_model_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from huggingface_hub import constants
+    monkeypatch.chdir(tmp_path)
+    if not name.startswith("hf:"):
+        Path(name).write_bytes(b"x")
+    with pytest.raises(
+        ParameterError, match=r"part \d of \d .*--merge x-00001-of-0000\d"
+    ) as caught:
+        models.check(name)
+    assert ("hf download" in str(caught.value)) == name.startswith("hf:")
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(LabError, match=r"f\.gguf of o/r could not be fetched") as caught:
-        models.resolve("hf:o/r/f.gguf@v1")
-    assert "\n" not in str(caught.value)
+
+def test_what_only_looks_split_is_taken() -> None:
+    assert models.check("hf:o/r/x-00001-of-00001.gguf") == "hf:o/r/x-00001-of-00001.gguf"
 
 
 def test_the_card_tells_what_the_header_says(tiny: Path, cache: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from llm_latency.errors import ParameterError
 from llm_latency.header import Header, header_of
 from llm_latency.memory import PADDING, Parts, Prediction, predict
-from llm_latency.parameters import build
+from llm_latency.parameters import build, shown
 from llm_latency.record import Part
 from llm_latency.spec import MAX_INT32, Settings
 from llm_latency.wording import MIB, number
@@ -26,12 +26,14 @@ def parse_bytes(name: str, value: Any) -> int:
     ParameterError
         If it is no size; ``name`` says of which parameter.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62:
         return int(value)
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(iB|B|)\s*", str(value), re.IGNORECASE)
-    if found is None or isinstance(value, bool):
+    text = value if isinstance(value, str) else ""
+    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(iB|B|)\s*", text, re.I)
+    if found is None:
         raise ParameterError(
-            f"{name}={value!r} is not a size; give bytes, or text such as '6 GiB' or '512 MiB'."
+            f"{name}={shown(value)} is not a size; give bytes, or text such as '6 GiB' or "
+            "'512 MiB'."
         )
     power = UNITS[found[2].upper()]
     decimal = found[3].upper() == "B" and power

@@ -42,6 +42,7 @@ def machine(info: Mapping[str, Any]) -> pd.DataFrame:
     lines = list(_lines(card, MACHINE))
     if gpu.get("available"):
         gpu.pop("available")
+        gpu = {name: value for name, value in gpu.items() if name != "note" or value}
         lines += [(f"GPU {name}", value) for name, value in _lines(gpu, {})]
     else:
         lines.append(("GPU", _absent(gpu.get("why"))))

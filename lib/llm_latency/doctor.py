@@ -29,6 +29,7 @@ def examine() -> tuple[list[str], bool]:
         f"GPU       {card.name}, {(card.total_bytes or 0) / 2**30:.1f} GiB, driver {card.driver}"
         if card.available
         else f"GPU       none: {card.why}",
+        *([f"          {card.note}"] if card.note else []),
         "build     " + str(build.get("why") or f"{build.get('engine')}: {build.get('cmake_args')}"),
         *(f"version   {name} {version}" for name, version in host.versions().items()),
     ]

@@ -12,12 +12,15 @@ from typing import Any
 
 from pydantic import Field
 
-from llm_latency import models
+from llm_latency import hub, models
 from llm_latency.errors import LabError, ParameterError
+from llm_latency.gguf_file import open_header
 from llm_latency.record import Part
 
 FIRST_BYTES = 4 << 20
 """How much of a remote file is asked for first; a vocabulary of 150,000 tokens needs as much."""
+LAST_BYTES = 1 << 28
+"""How much is asked for at most."""
 
 
 class Tensor(Part):
@@ -77,40 +80,39 @@ def header_of(model: str) -> Header:
     name = models.check(model)
     if not name.startswith("hf:"):
         return read_header(models.resolve(name))
-    hub = models.parse_hub_name(name)
+    place = hub.find(hub.parse_name(name))
+    if place.path is not None:
+        return read_header(place.path)
     with tempfile.TemporaryDirectory() as folder:
-        return _read_remote(hub, Path(folder) / "header.gguf")
+        return _read_remote(place, Path(folder) / place.name.file.rpartition("/")[2])
 
 
-def _read_remote(hub: models.HubName, place: Path) -> Header:
+def _read_remote(place: hub.Place, copy: Path) -> Header:
     """Read as much of a file on the Hub as its header needs."""
-    from huggingface_hub import HfFileSystem
-
-    address = f"{hub.repo}/{hub.file}"
-    wanted = FIRST_BYTES
-    try:
-        with HfFileSystem().open(address, "rb", revision=hub.revision) as remote:
-            size = int(remote.size)
-            head = b""
-            while True:
-                head += remote.read(min(wanted, size) - len(head))
+    address = place.name.at(place.commit)
+    if place.size is None:
+        raise LabError(f"the Hub does not say how large {address} is; fetch it and give its path")
+    have, wanted = 0, FIRST_BYTES
+    while True:
+        try:
+            with copy.open("ab") as file:
+                file.seek(file.truncate(have))
+                for chunk in hub.stream(place, have, min(wanted, place.size)):
+                    file.write(chunk)
+                have = file.tell()
                 # The header and a hole: the reader asks for tensors' places, not their content.
-                with place.open("wb") as file:
-                    file.write(head)
-                    file.truncate(size)
-                try:
-                    return read_header(place, known_bytes=len(head))
-                except ParameterError:
-                    if len(head) >= size or wanted > 1 << 28:
-                        raise
-                    wanted *= 2
-    except ParameterError:
-        raise
-    except Exception as error:  # the Hub's client fails in many ways
-        raise LabError(
-            f"the header of hf:{address} cannot be read ({type(error).__name__}: {error}); check "
-            "the name and the network, or give the path of a file that you have"
-        ) from None
+                file.truncate(place.size)
+        except hub.Broken as broken:
+            raise LabError(
+                f"the header of {address} cannot be read: {broken}; check the network and call "
+                "again, or give the path of a file that you have"
+            ) from None
+        try:
+            return read_header(copy, known_bytes=have)
+        except ParameterError:
+            if have >= min(place.size, LAST_BYTES):
+                raise
+            wanted *= 2
 
 
 def read_header(path: Path, known_bytes: int | None = None) -> Header:
@@ -128,10 +130,8 @@ def read_header(path: Path, known_bytes: int | None = None) -> Header:
     ParameterError
         If it is not one, or does not say what is needed.
     """
-    from gguf import GGUFReader
-
     try:
-        reader = GGUFReader(path)
+        reader = open_header(path, known_bytes)
         if known_bytes is not None and reader.data_offset > known_bytes:
             raise ValueError("the header is longer than what is there of it")
         return _header(reader)
@@ -163,6 +163,8 @@ def _header(reader: Any) -> Header:
         for tensor in reader.tensors
     )
     n_layer, n_embd = int(value(f"{arch}.block_count")), int(value(f"{arch}.embedding_length"))
+    if not (0 < n_layer <= len(tensors) and n_embd > 0):
+        raise ValueError(f"{n_layer} layers of width {n_embd}, and {len(tensors)} tensors")
     n_head = number("attention.head_count") or 1
     kv = value(f"{arch}.attention.head_count_kv", n_head)
     per_layer = tuple(int(n) for n in (kv if isinstance(kv, list) else [kv] * n_layer))

@@ -2,24 +2,30 @@
 
 A model is named by a path, by ``synthetic:<shape>[:<quantisation>]``, or by
 ``hf:owner/repo/file.gguf[@revision]`` on the Hugging Face Hub. A name is checked at once and
-costs nothing; the file is made or fetched when a run begins.
+costs nothing; the file is made or fetched when a run begins, and goes on being that file: a run
+that is resumed uses the commit that it began with.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import platformdirs
 from pydantic import Field, ValidationError
 
-from llm_latency import synthetic
-from llm_latency.errors import LabError, ParameterError, did_you_mean
+from llm_latency import download, hub, synthetic
+from llm_latency.errors import ParameterError, did_you_mean
+from llm_latency.gguf_file import open_header
 from llm_latency.record import Part
 
 KV_BYTES_F16 = 2
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+"""Name of one file of a model that was split."""
 
 
 class ModelCard(Part):
@@ -48,36 +54,10 @@ class ModelCard(Part):
     )
 
 
-class HubName(NamedTuple):
-    """The parts of ``hf:owner/repo/file.gguf@revision``."""
-
-    repo: str
-    file: str
-    revision: str | None
-
-
 def cache_dir() -> Path:
     """Return the folder for synthetic models and model cards (``LLM_LATENCY_CACHE``)."""
     named = os.environ.get("LLM_LATENCY_CACHE")
     return Path(named) if named else Path(platformdirs.user_cache_dir("llm-latency-lab"))
-
-
-def parse_hub_name(name: str) -> HubName:
-    """Take a Hub name apart.
-
-    Raises
-    ------
-    ParameterError
-        If it is not of the form ``hf:owner/repo/file.gguf[@revision]``.
-    """
-    place, _, revision = name.removeprefix("hf:").partition("@")
-    parts = place.split("/")
-    if len(parts) < 3 or not all(parts) or not place.endswith(".gguf"):
-        raise ParameterError(
-            f"model={name!r} is not a file on the Hub; "
-            "give hf:owner/repo/file.gguf, with @revision to pin a commit"
-        )
-    return HubName("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
 
 
 def check(name: str) -> str:
@@ -104,10 +84,11 @@ def check(name: str) -> str:
         except ValueError as error:
             raise ParameterError(f"model={name!r}: {error}") from None
     if name.startswith("hf:"):
-        parse_hub_name(name)
+        _whole(name, hub.parse_name(name).file)
         return name
-    path = Path(name).expanduser()
+    path = _path(name)
     if path.is_file():
+        _whole(name, path.name)
         return str(path)
     folder = path.parent
     near = [p.name for p in folder.glob("*.gguf")] if folder.is_dir() else []
@@ -119,36 +100,67 @@ def check(name: str) -> str:
     )
 
 
+def _path(name: str) -> Path:
+    """Return the path that a name is, if it can be one."""
+    try:
+        path = Path(name).expanduser()
+        path.is_file()
+        path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; ~nobody; a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise ParameterError(
+            f"model={name!r} is no path ({why}); give the path of a GGUF file, synthetic:tiny, or "
+            "hf:owner/repo/file.gguf"
+        ) from None
+    return path
+
+
+def _whole(name: str, file: str) -> None:
+    """Refuse a part of a split model: its size, checksum and pages are not the model's."""
+    part = PART.fullmatch(file.rpartition("/")[2])
+    if part is None or int(part[3]) < 2:
+        return
+    fetch = "fetch all parts with 'hf download', " if name.startswith("hf:") else ""
+    raise ParameterError(
+        f"model={name!r} is part {int(part[2])} of {int(part[3])} of a model, and the lab measures "
+        f"whole files: {fetch}join them with llama.cpp's 'llama-gguf-split --merge "
+        f"{part[1]}-00001-of-{part[3]}.gguf {part[1]}.gguf', and give the path of that file."
+    )
+
+
 def resolve(name: str, *, progress: bool = False) -> Path:
-    """Return the model's file: made if synthetic, fetched if on the Hub.
+    """Return the model's file: made if synthetic, fetched and verified if on the Hub.
 
     Raises
     ------
     ParameterError
         If the name is wrong.
     LabError
-        If the Hub cannot be reached or does not have the file.
+        If the Hub cannot be reached, does not have the file, or the file is not the Hub's.
     """
     name = check(name)
     if synthetic.is_synthetic(name):
         return synthetic.model_path(name, cache_dir=cache_dir(), progress=progress)
-    if name.startswith("hf:"):
-        return _fetch(parse_hub_name(name))
-    return Path(name)
+    if not name.startswith("hf:"):
+        return Path(name)
+    place = download.fetch(hub.parse_name(name), progress=progress)
+    assert place.path is not None
+    download.verify(place, card(name, place.path).sha256)
+    return place.path
 
 
-def _fetch(name: HubName) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def pinned(name: str, info: Mapping[str, Any]) -> str:
+    """Return a model's name with the commit that a stored run began with.
 
-    try:
-        return Path(hf_hub_download(name.repo, name.file, revision=name.revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise LabError(
-            f"{name.file} of {name.repo} could not be fetched from the Hub: {first} "
-            "Check the name and the network, or give the path of a file that you have."
-        ) from None
+    Parameters
+    ----------
+    name
+        As the plan has it: a branch may have moved since.
+    info
+        The content of the run's ``run.json``.
+    """
+    commit = (info.get("model") or {}).get("revision")
+    return hub.parse_name(name).at(commit) if commit and name.startswith("hf:") else name
 
 
 def card(name: str, path: Path) -> ModelCard:
@@ -194,18 +206,19 @@ def _sha256(path: Path) -> str:
 
 def _revision(path: Path) -> str | None:
     # The Hub's cache keeps a file under snapshots/<commit>/.
-    parts = path.parts
-    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else None
+    return next((p.name for p in path.parents if p.parent.name == "snapshots"), None)
 
 
 def _header(path: Path) -> dict[str, Any]:
     """Return what the header says, under the names of :class:`ModelCard`."""
-    from gguf import GGMLQuantizationType, GGUFReader
-
     try:
-        reader = GGUFReader(path)
+        return _said(open_header(path))
     except Exception as error:  # a broken file can fail anywhere in the reader
         return {"why": f"the header cannot be read: {type(error).__name__}: {error}"}
+
+
+def _said(reader: Any) -> dict[str, Any]:
+    from gguf import GGMLQuantizationType
 
     def value(key: str) -> Any:
         field = reader.get_field(key)
@@ -235,8 +248,8 @@ def _header(path: Path) -> dict[str, Any]:
         kv = KV_BYTES_F16 * n_layer * n_head_kv * (key_width + value_width)
     tokens = reader.get_field("tokenizer.ggml.tokens")
     return {
-        "architecture": arch,
-        "title": value("general.name"),
+        "architecture": _text(arch),
+        "title": _text(value("general.name")),
         "quantisation": GGMLQuantizationType(max(sizes, key=lambda k: sizes[k])).name
         if sizes
         else None,
@@ -250,3 +263,7 @@ def _header(path: Path) -> dict[str, Any]:
         "n_ctx_train": number("context_length"),
         "kv_bytes_per_token": kv,
     }
+
+
+def _text(found: Any) -> str | None:
+    return None if found is None else str(found)

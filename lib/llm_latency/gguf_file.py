@@ -1,0 +1,123 @@
+"""A GGUF file's header, opened only where what it says of its own size can be true.
+
+The gguf package believes the counts in a file: one that says it holds 2**60 words makes it build
+a list of so many. So the header is walked over first, from length to length, and nothing is kept
+of it: all must lie in the file, and be no more than any model has.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+MOST_KEYS = 1 << 16
+MOST_TENSORS = 1 << 17
+MOST_ITEMS = 1 << 21
+"""Items of all lists together: the largest vocabularies have half a million words and merges."""
+MOST_DIMS = 4
+NAME_BYTES = 1 << 16
+"""Longest name; llama.cpp takes 63 bytes of a tensor's."""
+
+_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of the numbers that a value can be, by GGUF's number for the kind."""
+_STRING, _ARRAY = 8, 9
+
+
+def open_header(path: Path, known_bytes: int | None = None) -> GGUFReader:
+    """Return the gguf package's reader of a file's header.
+
+    Parameters
+    ----------
+    path
+        The file.
+    known_bytes
+        How many of its bytes are there, from the head; the rest is a hole. All by default.
+
+    Raises
+    ------
+    Exception
+        Of any kind, if the file is no GGUF or is damaged: the package fails in many ways.
+    """
+    from gguf import GGUFReader
+
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        _Walk(content, len(content) if known_bytes is None else known_bytes).header()
+    return GGUFReader(path)
+
+
+class _Walk:
+    """A way through a header that only adds lengths up."""
+
+    def __init__(self, content: mmap.mmap, end: int) -> None:
+        self._content, self._end, self._at = content, end, 0
+        self._order = "<"
+        self._items = 0
+
+    def header(self) -> None:
+        """Go from the first byte to the end of the tensors' table."""
+        if self._content[:4] != b"GGUF":
+            raise ValueError("it does not begin with GGUF")
+        self._skip(4)
+        version = self._number("I")
+        if not version & 0xFFFF:  # written for machines of the other byte order
+            self._order, version = ">", int.from_bytes(version.to_bytes(4, "little"), "big")
+        if version not in (2, 3):
+            raise ValueError(f"version {version} of GGUF is not known")
+        tensors, keys = self._number("Q"), self._number("Q")
+        if tensors > MOST_TENSORS or keys > MOST_KEYS:
+            raise ValueError(f"it says that it holds {tensors} tensors and {keys} keys")
+        for _ in range(keys):
+            self._name()
+            self._value(self._number("I"))
+        for _ in range(tensors):
+            self._name()
+            dims = self._number("I")
+            if dims > MOST_DIMS:
+                raise ValueError(f"it says that a tensor has {dims} dimensions")
+            self._skip(8 * dims + 4)
+            if self._number("Q") > len(self._content):
+                raise ValueError("it says that a tensor lies behind its end")
+
+    def _skip(self, count: int) -> None:
+        if count > self._end - self._at:
+            raise ValueError("the header is longer than what is there of the file")
+        self._at += count
+
+    def _number(self, form: str) -> int:
+        at = self._at
+        self._skip(struct.calcsize(form))
+        return int(struct.unpack_from(self._order + form, self._content, at)[0])
+
+    def _name(self) -> None:
+        length = self._number("Q")
+        if length > NAME_BYTES:
+            raise ValueError(f"it says that a name has {length} bytes")
+        self._skip(length)
+
+    def _value(self, kind: int) -> None:
+        if kind in _SCALARS:
+            self._skip(_SCALARS[kind])
+        elif kind == _STRING:
+            self._skip(self._number("Q"))
+        elif kind == _ARRAY:
+            kind, count = self._number("I"), self._number("Q")
+            self._items += count
+            if self._items > MOST_ITEMS:
+                raise ValueError(f"it says that a list has {count} items")
+            if kind in _SCALARS:
+                self._skip(_SCALARS[kind] * count)
+            elif kind == _STRING:
+                for _ in range(count):
+                    self._skip(self._number("Q"))
+            else:
+                raise ValueError(f"it holds a list of kind {kind}")
+        else:
+            raise ValueError(f"it holds a value of kind {kind}")
