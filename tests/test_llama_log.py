@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import io
 
-from llm_latency.llama_log import CONT, DEBUG, ERROR, INFO, WARN, LlamaLog
+import pytest
+
+from llm_latency.llama_log import (
+    CONT,
+    DEBUG,
+    ERROR,
+    INFO,
+    WARN,
+    LlamaLog,
+    last_words,
+    next_step,
+)
 
 MIB = 1024 * 1024
 
@@ -77,7 +88,8 @@ def test_the_reason_is_the_first_error_and_the_last() -> None:
     )
     assert log.reason() == (
         "llama_model_load: error loading model: tensor 'x' data is not within bounds … "
-        "llama_model_load_from_file_impl: failed to load model"
+        "llama_model_load_from_file_impl: failed to load model; "
+        "the file is damaged or cut short: fetch or convert it again"
     )
     assert not log.out_of_memory()
     assert LlamaLog().reason("none") == "none"
@@ -106,3 +118,45 @@ def test_messages_that_go_on_are_one_line_and_debug_is_left_out() -> None:
     assert log.lines == [(WARN, "half a sentence\n")]
     assert stream.getvalue() == "half a sentence\n"
     assert log.warnings() == ["half a sentence"]
+
+
+def test_memory_that_does_no_harm_is_not_running_out_of_it() -> None:
+    for text in (
+        "warning: failed to mlock 42-byte buffer: Cannot allocate memory\n",
+        "read: encountered bad_alloc error while reading key 3\n",
+    ):
+        assert not log_of((ERROR, text)).out_of_memory()
+
+
+@pytest.mark.parametrize(
+    ("reason", "step"),
+    [
+        ("quantized V cache requires flash_attn to be enabled", "flash_attn=true"),
+        ("gguf: invalid magic characters: 'no m', expected 'GGUF'", "no GGUF file"),
+        ("error loading model: unknown model architecture: 'x'", "a newer one"),
+        ("error loading model: missing tensor 'x'", "fetch or convert it again"),
+        ("OSError: [Errno 28] No space left on device", "make room"),
+        ("ModuleNotFoundError: No module named 'psutil'", "bootstrap.py"),
+        ("cudaMalloc failed: out of memory", "smaller n_ctx"),
+    ],
+)  # fmt: skip
+def test_reasons_name_the_next_step_where_there_is_one(reason: str, step: str) -> None:
+    assert next_step(reason).startswith("; ")
+    assert step in next_step(reason)
+    assert next_step("something new") == ""
+
+
+def test_last_words_are_those_that_tell_why() -> None:
+    ordinary = "".join(f"load_tensors: layer {n}\n" for n in range(30))
+    assert last_words(ordinary) == ""
+    assert last_words(f"{ordinary}/tmp/b/ggml.c:12: GGML_ASSERT(n > 0) failed\nmore\n") == (
+        "ggml.c:12: GGML_ASSERT(n > 0) failed"
+    )
+    thrown = "terminate called after throwing an instance of 'std::out_of_range'\n  what():  at\n"
+    assert last_words(ordinary + thrown) == (
+        "terminate called after throwing an instance of 'std::out_of_range' … what(): at"
+    )
+    cuda = "CUDA error: out of memory\n  current device: 0\n/x/ggml-cuda.cu:96: CUDA error\n"
+    assert last_words(ordinary + cuda) == "CUDA error: out of memory"
+    assert last_words("Traceback\n  File x\nKeyError: 'x'\n") == "KeyError: 'x'"
+    assert last_words(f"KeyError: 'x'\n{ordinary}") == ""  # long before the end

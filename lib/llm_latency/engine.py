@@ -109,9 +109,11 @@ class Model:
                     type_v=_GGML_TYPES[settings.type_v],
                     verbose=True,  # False would send what llama.cpp prints to /dev/null
                 )
-            except (ValueError, RuntimeError, MemoryError, AssertionError) as error:
+            except Exception as error:  # a damaged file fails anywhere, even in its chat template
                 short = isinstance(error, MemoryError) or self.log.out_of_memory()
-                raise EngineError(self.log.reason(str(error)), out_of_memory=short) from None
+                plain = isinstance(error, ValueError | RuntimeError)
+                said = str(error) if plain else f"{type(error).__name__}: {error}"
+                raise EngineError(self.log.reason(said), out_of_memory=short) from None
         # From here on it would print, and reset the counters, at every completion.
         self._llama.verbose = False
         self._ctx = self._llama.ctx
@@ -243,7 +245,8 @@ class Model:
         array = (C.llama_token * len(tokens))(*tokens)
         name = os.fsencode(path)
         if not C.llama_state_seq_save_file(self._ctx, name, 0, array, len(tokens)):
-            raise EngineError(f"the state could not be written to {path}; free some disk space")
+            why = self.log.reason("llama.cpp gave no reason; make room on its disk")
+            raise EngineError(f"the state could not be written to {path}: {why}")
 
     def restore_state(self, path: Path) -> None:
         """Read what :meth:`save_state` wrote into an empty KV cache."""

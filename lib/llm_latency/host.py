@@ -316,6 +316,8 @@ def disturbances(
         )
     if state.gpu.throttle:
         found.append(f"the GPU slowed itself down ({state.gpu.throttle}); let it cool and repeat")
+    if state.gpu.lost:
+        found.append(state.gpu.lost)
     if state.gpu.foreign_processes:
         found.append(
             f"{state.gpu.foreign_processes} other processes computed on the GPU; close them"

@@ -27,10 +27,37 @@ _FLASH = re.compile(r"flash_attn\s*=\s*(\w+)")
 _LOAD_MODE = re.compile(r"load_mode = (\w+)")
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|failed to allocate|unable to allocate|cannot allocate|bad_alloc"
-    r"|alloc\w* .*failed|MemoryError",
+    r"|alloc\w* .*failed|insufficient memory|MemoryError",
     re.IGNORECASE,
 )
 _ORDINARY = re.compile(r"model default pooling_type|not marked as EOG")
+_NOT_IN_THE_WAY = re.compile(r"mlock|encountered bad_alloc error while reading")
+"""Memory that could not be locked does no harm; and a file can ask for more than there is."""
+_LAST_LINES = 12
+_FOLDERS = re.compile(r"\S*/(?=[\w.-]+\.(?:c|cc|cpp|cu|h|hpp|m|py):\d+)")
+_TELLING = re.compile(
+    # llama.cpp's own, the C++ library's, and the last line of Python's traceback.
+    r"GGML_ASSERT|CUDA error|\.(?:c|cpp|cu|h|m):\d+: |terminate called|what\(\):|error: "
+    r"|^[\w.]*(?:Error|Exception)\b|No module named"
+)
+_NO_ROOM = "No space left on device|Disk quota exceeded|File too large"
+_STEPS = {
+    r"V cache.* requires flash_attn": "give flash_attn=true, or type_v='f16'",
+    r"K cache type .* does not divide": "give type_k='f16'",
+    r"V cache type .* does not divide": "give type_v='f16'",
+    r"invalid magic|failed to read magic": "this is no GGUF file: give one, or fetch it again",
+    r"unknown model architecture|only supports up to version": (
+        "this llama.cpp does not know it: take a newer one, or a file that was made for this one"
+    ),
+    _NO_ROOM: "make room on that disk",
+    r"No module named|cannot import name|cannot open shared object": (
+        "install the environment again: python bootstrap.py"
+    ),
+    r"error loading model|gguf_init|failed to load model": (
+        "the file is damaged or cut short: fetch or convert it again"
+    ),
+}
+"""What to do about what llama.cpp or Python said; the first that fits."""
 
 
 class LlamaLog:
@@ -120,16 +147,47 @@ class LlamaLog:
         return list(dict.fromkeys(line for line in lines if line and not _ORDINARY.search(line)))
 
     def reason(self, fallback: str = "llama.cpp gave no reason") -> str:
-        """Return why llama.cpp gave up: its first error line and, if it differs, its last."""
+        """Return why llama.cpp gave up: its first error line, its last, and what to do."""
         errors = [_sentence(text) for level, text in self.lines if level == ERROR]
         errors = [line for line in errors if line]
-        if not errors:
-            return fallback
-        return errors[0] if len(errors) == 1 else f"{errors[0]} … {errors[-1]}"
+        said = " … ".join(dict.fromkeys([errors[0], errors[-1]])) if errors else fallback
+        return said + next_step(said)
 
     def out_of_memory(self) -> bool:
         """Return whether an error line speaks of memory that could not be had."""
-        return any(level == ERROR and _OUT_OF_MEMORY.search(text) for level, text in self.lines)
+        return any(level == ERROR and speaks_of_memory(text) for level, text in self.lines)
+
+
+def speaks_of_memory(text: str) -> bool:
+    """Return whether a line says that memory could not be had."""
+    return _OUT_OF_MEMORY.search(text) is not None and not _NOT_IN_THE_WAY.search(text)
+
+
+def no_room(text: str) -> str | None:
+    """Return which words say that a disk is full; ``None`` where none do."""
+    found = re.search(_NO_ROOM, text)
+    return found[0] if found else None
+
+
+def next_step(reason: str) -> str:
+    """Return what to do about a reason, to be put behind it; empty where nobody knows."""
+    if speaks_of_memory(reason):
+        return "; give a smaller n_ctx or n_ubatch, or a smaller model"
+    steps = (f"; {step}" for pattern, step in _STEPS.items() if re.search(pattern, reason))
+    return next(steps, "")
+
+
+def last_words(text: str) -> str:
+    """Return what the end of a log says of why its process died; empty where it says nothing.
+
+    Lines that tell of memory are preferred to all others. A line that tells no reason, as llama.cpp
+    writes them while all is well, differs from process to process and explains nothing.
+    """
+    lines = [_sentence(_FOLDERS.sub("", line)) for line in text.splitlines()[-_LAST_LINES:]]
+    lines = [line for line in lines if line]
+    short = [line for line in lines if speaks_of_memory(line)]
+    telling = short[-1:] or [line for line in lines if _TELLING.search(line)][-2:]
+    return " … ".join(dict.fromkeys(telling))[:400]
 
 
 def _sentence(text: str) -> str:

@@ -51,6 +51,6 @@ class Event(Part):
     state: StateFile | None = None
     memory: dict[str, ProcessMemory] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
-    ended: Literal["done", "oom", "refused"] | None = None
+    ended: Literal["done", "oom", "refused", "crashed"] | None = None
     reason: str | None = None
     cpu_s: float | None = Field(None, description="CPU time of the child, all its threads")

@@ -13,13 +13,14 @@ import ctypes
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TextIO
 
 import psutil
 
-from llm_latency import host, limits
+from llm_latency import host, limits, llama_log
 from llm_latency.errors import EngineError
 from llm_latency.places import Places
 from llm_latency.protocol import Event, Request
@@ -30,24 +31,34 @@ from llm_latency.spec import Trial
 def main() -> None:
     """Read one request from standard input, carry it out, and end this process."""
     pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    request = Request.model_validate_json(sys.stdin.readline())
-    log = open(request.log_path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115
-    for descriptor in (1, 2):
-        os.dup2(log.fileno(), descriptor)
-    _die_with_parent()
-    _die_first()
-    _refuse_what_cannot_be()
-    limits.come_under(request.join, request.data_bytes)
+    log: TextIO = sys.stderr  # until its name is known; the parent opened it
 
     def send(event: Event) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not spoil what was measured
+            log.flush()
         pipe.write(event.model_dump_json(exclude_defaults=True) + "\n")
         pipe.flush()
 
-    if request.trial is None:
-        send(Event(phase="end", engine=engine_card(), ended="done"))
-    else:
-        measure(request, request.trial, log, send)
-    log.flush()
+    try:
+        request = Request.model_validate_json(sys.stdin.readline())
+        log = open(request.log_path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+        _die_with_parent()
+        _die_first()
+        _refuse_what_cannot_be()
+        limits.come_under(request.join, request.data_bytes)
+        if request.trial is None:
+            send(Event(phase="end", engine=engine_card(), ended="done"))
+        else:
+            measure(request, request.trial, log, send)
+    except Exception as error:  # whatever it is, the parent is told
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")[:400]
+        short = llama_log.speaks_of_memory(words)  # a library that cannot be mapped, say
+        reason = words + llama_log.next_step(words)
+        send(Event(phase="end", ended="oom" if short else "crashed", reason=reason))
     # Leave without unloading anything: the system frees memory faster than destructors do.
     os._exit(0)
 

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from llm_latency import host, llama_bench, models
-from llm_latency.child import death
+from llm_latency.ending import death
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.record import HostState
 from llm_latency.spec import Settings
