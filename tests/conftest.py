@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from factories import FakeChild
 
 from llm_latency import child, models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def lock_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the tests apart from a run that measures on this machine, and from other tests."""
+    path = tmp_path_factory.mktemp("lock") / "machine.lock"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLM_LATENCY_LOCK", str(path))
+        yield path
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from factories import FakeChild
+from test_runner import another_run
 
 from llm_latency import calibration
 from llm_latency.calibration import bench, page, probe
@@ -226,6 +227,23 @@ def test_a_calibration_goes_on_where_it_stopped(make_plan: MakePlan, fake_tools:
     assert again.final == 8
     assert again.ratios().equals(run.ratios())
     assert len(again.store.records()) == 10
+
+
+def test_a_calibration_waits_its_turn_and_a_stored_one_is_only_shown(
+    make_plan: MakePlan, fake_tools: FakeBench, outputs: Path
+) -> None:
+    fake_tools()
+    with another_run(), pytest.raises(LabError, match="run 'theirs' is at work"):
+        calibration.run(make_plan(), progress=False)
+    assert not outputs.exists()
+    run = calibration.run(make_plan(), progress=False)
+    with another_run():
+        assert calibration.run(make_plan(), progress=False).pairs() == run.pairs()
+    # A kill before the first pair was complete leaves the run as it was begun.
+    begun = (run.path / "run.json").read_bytes()
+    (run.path / "pairs.jsonl").unlink()
+    again = calibration.run(make_plan(), progress=False)
+    assert (again.final, (run.path / "run.json").read_bytes()) == (8, begun)
 
 
 def test_another_plan_or_another_build_is_refused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from factories import FakeChild
 from test_runner import ENGINE
 
 import llm_latency as lab
-from llm_latency import everything, experiments, runner
+from llm_latency import everything, experiments, lock, runner
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.experiments.everything import PLANS, PRESETS
 from llm_latency.experiments.notebook import defaults
@@ -132,6 +133,38 @@ def test_a_question_that_cannot_be_run_does_not_stop_the_others(
     )
     with pytest.raises(LabError, match="no engine"):
         everything.run(plan, progress=False)
+
+
+def test_no_other_run_comes_between_two_questions(
+    tiny: Path, outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + ANSWERED)
+    plan = experiments.everything(
+        str(tiny), questions=["warm_runs", "prompt_size"], rounds=1, run_id="all", wait_s=5
+    )
+    assert [one.wait_s for one in plan.plans] == [5.0, 5.0]
+    run, refused = runner.run, []
+
+    def intrude() -> None:
+        try:
+            with lock.machine():
+                pass
+        except LabError as error:
+            refused.append(str(error))
+
+    def between(one: lab.Plan, **options: object) -> object:
+        for _ in range(2):
+            thread = threading.Thread(target=intrude)
+            thread.start()
+            thread.join()
+            store = run(one, **options)  # type: ignore[arg-type]
+        return store
+
+    monkeypatch.setattr(runner, "run", between)
+    everything.run(plan, progress=False)
+    assert len(refused) == 4
+    assert "run 'all' is at work" in refused[0]
+    assert "run 'all-warm_runs' is at work" in refused[1]
 
 
 def test_a_single_plan_is_refused() -> None:

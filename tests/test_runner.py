@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from factories import FakeChild
 
 import llm_latency as lab
-from llm_latency import child, models, runner
+from llm_latency import child, lock, models, runner
 from llm_latency.record import Record
 
 OK = 'answer(0); answer(1); send(phase="end", ended="done", cpu_s=0.0)'
@@ -97,6 +101,143 @@ def test_any_executor_will_do(plan: lab.Plan, fake_child: FakeChild) -> None:
     assert {r.trial.trial_id for r in run.records()} == {t.trial_id for t in plan.trials()}
 
 
+@contextlib.contextmanager
+def another_run() -> Iterator[None]:
+    """Let another thread hold this machine, as another notebook would."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock.machine() as held:
+            held.tell("theirs", Path("/runs/theirs"), 1, 9)
+            begun.set()
+            ended.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_while_another_run_measures_none_is_begun_and_stored_ones_are_drawn(
+    plan: lab.Plan, fake_child: FakeChild, outputs: Path
+) -> None:
+    fake_child(ENGINE + OK)
+    refused = pytest.raises(lab.LabError, match=r"run 'theirs' is at work \(1 of 9 trials stored")
+    with another_run(), refused:
+        lab.run(plan, progress=False)
+    assert not outputs.exists()
+    run = lab.run(plan, progress=False)
+    before = {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    with another_run():
+        assert lab.run(plan, progress=False).complete
+    assert {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+    # With one trial less it is a run to go on with again.
+    file = run.path / "trials.jsonl"
+    file.write_bytes(b"".join(before[file].splitlines(keepends=True)[:-1]))
+    with another_run(), refused:
+        lab.run(plan, progress=False)
+    assert lab.run(plan, progress=False).complete
+
+
+def test_a_run_that_waited_begins_when_the_other_has_ended(
+    plan: lab.Plan, fake_child: FakeChild, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_child(ENGINE + OK)
+    patient = plan.model_copy(update={"wait_s": 60.0})
+    assert patient.plan_id == plan.plan_id
+    with another_run():
+        waiting = threading.Thread(target=lab.run, args=(patient,), kwargs={"progress": False})
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        assert not outputs.exists()
+    waiting.join()
+    assert lab.open_run("r").complete
+    assert "Waiting up to 60 s: run 'theirs' is at work" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("outputs")
+def test_others_can_see_how_far_a_run_is(
+    plan: lab.Plan, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + OK)
+    carry_out, seen = child.carry_out, []
+
+    def look(job: child.Job) -> Record:
+        seen.append(lock._read(lock.machine_path()))
+        return carry_out(job)
+
+    monkeypatch.setattr(child, "carry_out", look)
+    run = lab.run(plan, progress=False)
+    assert [note.stored for note in seen if note] == list(range(run.planned))
+    assert {(note.run_id, note.planned, note.pid) for note in seen if note} == {
+        ("r", run.planned, os.getpid())
+    }
+    assert [note.last_s is None for note in seen if note] == [True] + [False] * (run.planned - 1)
+    assert lock._read(lock.machine_path()) is None
+
+
+class Unsteady(Executor):
+    """Carries out what it is given at once; what the numbers name ends in another way."""
+
+    def __init__(self, **ends: BaseException) -> None:
+        self.ends, self.given = ends, list[Future[Any]]()
+
+    def submit(self, call: Any, /, *given: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.given.append(future)
+        end = self.ends.get(f"job{len(self.given)}")
+        if end is not None:
+            future.set_exception(end)
+        elif not self.ends.get("then_wait") or len(self.given) == 1:
+            future.set_result(call(*given, **options))
+        return future
+
+
+@pytest.mark.usefixtures("outputs")
+def test_what_an_executor_lost_is_measured_when_the_run_goes_on(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    executor = Unsteady(job2=RuntimeError("a worker was killed"), job3=RuntimeError("too"))
+    with pytest.raises(lab.LabError, match=r"lost 2 of 6 trials .*Error: .*run_id='r'"):
+        lab.run(plan, executor=executor, progress=False)
+    assert lab.open_run("r").final == 4
+    run = lab.run(plan, progress=False)
+    assert run.complete
+    assert len(run.records()) == run.planned
+
+
+@pytest.mark.usefixtures("outputs")
+def test_an_interrupt_leaves_an_executor_nothing_to_do(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    executor = Unsteady(job2=KeyboardInterrupt(), then_wait=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(plan, executor=executor, progress=False)
+    assert [future.cancelled() for future in executor.given[2:]] == [True] * 4
+    with lock.machine():
+        pass  # given back
+
+
+@pytest.mark.usefixtures("outputs")
+def test_states_that_a_kill_left_behind_go_when_the_run_is_opened(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    run = lab.run(plan, progress=False)
+    left = run.state_path("cell")
+    left.parent.mkdir()
+    left.write_bytes(b"large")
+    lab.run(plan, progress=False)
+    assert not left.exists()
+
+
 @pytest.mark.usefixtures("outputs")
 def test_an_engine_that_does_not_start_stops_the_run_with_a_way_out(
     plan: lab.Plan, fake_child: FakeChild
@@ -114,6 +255,19 @@ def test_names_of_new_runs_are_plain_and_free(plan: lab.Plan) -> None:
     assert not set(name) & set(' ()/:"')
     (runner.outputs_dir() / "runs" / name).mkdir(parents=True)
     assert runner.new_run_id(odd) != name
+
+
+def test_a_new_run_takes_no_folder_that_somebody_has_just_made(
+    plan: lab.Plan, fake_child: FakeChild, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + OK)
+    theirs = outputs / "runs" / "theirs"
+    theirs.mkdir(parents=True)
+    names = iter(["theirs", "mine"])
+    monkeypatch.setattr(runner, "new_run_id", lambda _: next(names))
+    run = lab.run(plan.model_copy(update={"run_id": None}), progress=False)
+    assert run.run_id == "mine"
+    assert not list(theirs.iterdir())
 
 
 @pytest.mark.engine

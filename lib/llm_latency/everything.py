@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from llm_latency import runner, tables
+from llm_latency import lock, runner, tables
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.experiments.everything import Everything
-from llm_latency.store import RunStore
+from llm_latency.spec import Plan
+from llm_latency.store import RunStore, outputs_dir
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def run(plan: Everything, progress: bool = True) -> Runs:
     Raises
     ------
     LabError
-        If no question could be run.
+        If no question could be run, or if another run is measuring on this machine.
     """
     if not isinstance(plan, Everything):
         raise ParameterError(
@@ -104,7 +106,12 @@ def run(plan: Everything, progress: bool = True) -> Runs:
             "carry this one out with lab.run()."
         )
     runs = Runs(plan)
-    with tqdm(total=runs.planned, unit="trial", disable=not progress) as bar:
+    with contextlib.ExitStack() as stack:
+        if any(_measures(one) for one in plan.plans):
+            # Over all questions, so that no other run comes between two of them.
+            wait_s = max(one.wait_s for one in plan.plans)
+            stack.enter_context(lock.machine(wait_s)).tell(plan.run_id, outputs_dir() / "runs")
+        bar = stack.enter_context(tqdm(total=runs.planned, unit="trial", disable=not progress))
         for one in plan.plans:
             bar.set_description(one.experiment)
             try:
@@ -115,3 +122,11 @@ def run(plan: Everything, progress: bool = True) -> Runs:
     if not runs.stores:
         raise LabError(next(iter(runs.stopped.values()), "there was no question to ask"))
     return runs
+
+
+def _measures(plan: Plan) -> bool:
+    """Return whether a plan has trials left to measure; one that cannot be run says so later."""
+    with contextlib.suppress(LabError):
+        stored = runner.find(plan)
+        return stored is None or bool(runner.left(plan, stored))
+    return False

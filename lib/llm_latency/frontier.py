@@ -9,21 +9,23 @@ what works for a context works for every smaller one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import pandas as pd
 from tqdm import tqdm
 
-from llm_latency import child, models, runner
+from llm_latency import child, gpu, runner
 from llm_latency.budget import largest, parse_bytes, predict_at
-from llm_latency.errors import ParameterError
+from llm_latency.errors import LabError, ParameterError
 from llm_latency.experiments.asked import Asked, Grid
 from llm_latency.header import header_of
 from llm_latency.memory import PADDING
+from llm_latency.parameters import whole
 from llm_latency.record import Record
 from llm_latency.spec import Plan, Settings, Trial
-from llm_latency.store import RunStore, outputs_dir
+from llm_latency.store import RunStore
 
 PROCESS_BYTES = 40 << 20
 """What Python and llama-cpp-python touch beside the model, roughly: only where to begin."""
@@ -69,6 +71,7 @@ def plan(
     n_batch: Grid = (512,),
     n_ubatch: Grid = (0,),
     memory_limit: str | int = "none",
+    leave_vram: str | int = "none",
     most: int = 32768,
     max_tokens: int = 4,
     **options: Any,
@@ -83,6 +86,9 @@ def plan(
         Batches, each with a frontier of its own; ``n_ubatch`` 0 is the engine's own.
     memory_limit
         Most RAM that a probe may use, such as ``"200 MiB"``; ``none``: all there is.
+    leave_vram
+        VRAM that is free when a probe starts, such as ``"6 GiB"``, as if the card had less; a
+        ballast holds the rest, see :mod:`llm_latency.ballast`. ``none``: all there is.
     most
         Largest context to try.
     max_tokens
@@ -93,9 +99,14 @@ def plan(
     asked = Asked("frontier", locals())
     limit = asked.one("memory_limit")
     limited = limit not in ("none", "", None)
-    n_ctx, tokens = asked.one("most"), asked.one("max_tokens")
-    if not isinstance(n_ctx, int) or isinstance(n_ctx, bool) or n_ctx < 2 * PADDING:
-        raise ParameterError(f"most={n_ctx!r} is refused: give {2 * PADDING} or more tokens.")
+    leave = left_in_vram(asked.one("leave_vram"))
+    n_ctx = whole("most", asked.one("most"), least=2 * PADDING)
+    tokens = whole("max_tokens", asked.one("max_tokens"))
+    if tokens >= PADDING:
+        raise ParameterError(
+            f"max_tokens={tokens} is refused: the smallest context that is tried holds {PADDING} "
+            "tokens, prompt and answer; give fewer."
+        )
     cells = [
         asked.cell(
             **batch,
@@ -106,6 +117,7 @@ def plan(
             # Mapped pages that were in RAM before would count as nobody's.
             page_cache="evicted" if limited and asked.one("use_mmap") else "resident",
             memory_limit_bytes=parse_bytes("memory_limit", limit) if limited else None,
+            leave_vram_bytes=leave,
         )
         for batch in asked.grid("n_batch", "n_ubatch")
     ]
@@ -114,44 +126,77 @@ def plan(
     return made.model_copy(update={"cells": made.cells[:-1], "rounds": 1})
 
 
+def left_in_vram(asked: Any) -> int | None:
+    """Return the bytes of VRAM that are to be left; ``None``: all there are.
+
+    Raises
+    ------
+    ParameterError
+        If it is no size, or there is no card that has so much.
+    """
+    if asked in ("none", "", None):
+        return None
+    leave, card = parse_bytes("leave_vram", asked), gpu.gpu_card()
+    if not card.available:
+        raise ParameterError(
+            f"leave_vram={asked!r} is refused: {card.why}; leave it out, or give memory_limit for "
+            "the RAM."
+        )
+    if card.total_bytes is not None and leave >= card.total_bytes:
+        raise ParameterError(
+            f"leave_vram={asked!r} is refused: {card.name} has {card.total_bytes / 2**20:,.0f} MiB "
+            "in all; give less."
+        )
+    return leave
+
+
 def run(frontier: Plan, *, progress: bool = True) -> RunStore:
     """Search the frontier of every cell of a plan, or what is left of it; each probe is stored."""
-    folder = outputs_dir() / "runs" / (frontier.run_id or runner.new_run_id(frontier))
-    path = models.resolve(frontier.model, progress=progress)
-    if (folder / "run.json").is_file():
-        store = RunStore(folder)
-        if store.plan.plan_id != frontier.plan_id:
-            raise ParameterError(
-                f"run_id={folder.name!r} holds another plan; give a new run_id, or the parameters "
-                f"that {folder / 'run.json'} names"
-            )
-        store.mend()
-    else:
-        store = RunStore.create(folder, runner.describe(frontier, path, folder))
-    known = {record.trial.trial_id: record for record in store.records()}
-    with tqdm(desc=store.run_id, unit="probe", disable=not progress) as bar:
-        for cell in frontier.cells:
+    stored = runner.find(frontier)
+    with contextlib.suppress(KeyError):
+        if stored is not None:  # all that the search would ask may be known
+            known = {record.trial.trial_id: record for record in stored.records()}
+            _search(frontier, lambda trial: known[trial.trial_id])
+            return stored
+    with runner.begun(frontier, progress=progress) as (store, path, hold):
+        _must_offload(frontier, store.info)
+        known = {record.trial.trial_id: record for record in store.records()}
+        hold.tell(store.run_id, store.path, len(known))
+        with tqdm(desc=store.run_id, unit="probe", disable=not progress) as bar:
 
-            def works(steps: int, cell: Trial = cell) -> bool:
-                trial = probe(cell, steps * PADDING)
-                record = known.get(trial.trial_id)
-                if record is None:
-                    record = child.carry_out(
-                        child.Job(
-                            store.run_id,
-                            trial,
-                            str(path),
-                            str(store.log_path(trial.trial_id)),
-                            frontier.timeout_s,
-                        )
-                    )
-                    store.append(record)
-                    known[trial.trial_id] = record
-                    bar.update()
-                return record.status == "ok"
+            def measured(trial: Trial) -> Record:
+                log = str(store.log_path(trial.trial_id))
+                job = child.Job(store.run_id, trial, str(path), log, frontier.timeout_s)
+                store.append(record := child.carry_out(job))
+                hold.beat()
+                bar.update()
+                return record
 
-            search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING)
+            def ask(trial: Trial) -> Record:
+                return known.get(trial.trial_id) or measured(trial)
+
+            _search(frontier, ask)
     return store
+
+
+def _must_offload(frontier: Plan, info: Mapping[str, Any]) -> None:
+    """Refuse to leave some VRAM to an engine that uses none."""
+    asked = any(cell.start.leave_vram_bytes is not None for cell in frontier.cells)
+    if asked and not info["engine"]["gpu_offload"]:
+        raise LabError(
+            "leave_vram is refused: this engine computes on the CPU alone; build it with "
+            "'python bootstrap.py --engine cuda', or leave it out"
+        )
+
+
+def _search(frontier: Plan, ask: Callable[[Trial], Record]) -> None:
+    """Search the frontier of every cell, whose probes ``ask`` answers."""
+    for cell in frontier.cells:
+
+        def works(steps: int, cell: Trial = cell) -> bool:
+            return ask(probe(cell, steps * PADDING)).status == "ok"
+
+        search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING)
 
 
 def probe(cell: Trial, n_ctx: int) -> Trial:
@@ -166,15 +211,17 @@ def probe(cell: Trial, n_ctx: int) -> Trial:
 
 
 def guess(cell: Trial) -> int:
-    """Return the largest context that is predicted to work under the cell's memory limit."""
-    limit = cell.start.memory_limit_bytes
-    if limit is None:
+    """Return the largest context that is predicted to work under the cell's memory limits."""
+    ram, vram = cell.start.memory_limit_bytes, cell.start.leave_vram_bytes
+    if ram is None and vram is None:
         return cell.settings.n_ctx
     header, settings = header_of(cell.model), cell.settings
 
     def predicted(n_ctx: int) -> bool:
-        need = predict_at(header, settings, n_ctx, on="cpu").host.total_bytes
-        return need + PROCESS_BYTES <= limit
+        on: Literal["gpu", "cpu"] = "cpu" if vram is None else "gpu"
+        need = predict_at(header, settings, n_ctx, on=on)
+        held = need.host.total_bytes + PROCESS_BYTES
+        return held <= (ram or held) and need.gpu.total_bytes <= (vram or need.gpu.total_bytes)
 
     return largest(predicted, cell.settings.n_ctx) or PADDING
 

@@ -1,7 +1,8 @@
 """What one trial left: the one schema of all data. SI units: seconds, bytes, hertz, watts.
 
-A record is written once and never changed. ``SCHEMA_VERSION`` rises when the meaning of a
-field changes. A value that could not be had is ``None``; it is never zero in place of missing.
+A record is written once and never changed. ``SCHEMA_VERSION`` rises when a field is added, goes
+or changes its meaning, and :mod:`llm_latency.schema` brings forward what was written before. A
+value that could not be had is ``None``; it is never zero in place of missing.
 
 One generation on one clock (``time.perf_counter``), every stamp taken after
 ``llama_synchronize``, since on a GPU llama.cpp returns before the work is done::
@@ -196,6 +197,9 @@ class Vram(Part):
     peak_bytes: int | None = None
     process_bytes: int | None = None
     total_bytes: int | None = None
+    ballast_bytes: int | None = Field(
+        None, description="What a ballast held meanwhile, to leave as much as was asked for"
+    )
 
 
 class GpuState(Part):
@@ -207,6 +211,7 @@ class GpuState(Part):
     sm_clock_hz: float | None = None
     power_w: float | None = None
     throttle: str | None = None
+    lost: str | None = Field(None, description="That the card was lost; figures are until then")
 
 
 class HostState(Part):

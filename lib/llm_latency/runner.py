@@ -1,15 +1,17 @@
 """Carry out a plan: every trial in its order, each in a fresh process, each stored at once.
 
-Reads like the method section of a paper: look up what is done; make or fetch the model; card
-of the machine; then trial after trial, one process each, in the plan's shuffled order. What is
-measured is on the disk before the next trial starts; the same plan with the same ``run_id``
-goes on where it stopped.
+Reads like the method section of a paper: look up what is done; see that nobody else measures;
+make or fetch the model; card of the machine; then trial after trial, one process each, in the
+plan's shuffled order. What is measured is on the disk before the next trial starts; the same
+plan with the same ``run_id`` goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, as_completed
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,11 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llm_latency import child, gpu, header, host, models
+from llm_latency import child, gpu, ground, header, host, lock, models
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.record import SCHEMA_VERSION, Record
 from llm_latency.spec import Plan, Trial
-from llm_latency.store import RunStore, outputs_dir
+from llm_latency.store import RunStore, make_folder, outputs_dir
 
 
 def run(
@@ -46,49 +48,112 @@ def run(
     ParameterError
         If the run_id is taken by another plan.
     LabError
-        If nothing could be measured at all: no trial's child came as far as loading.
+        If another run is measuring on this machine, if a record cannot be stored, or if nothing
+        could be measured at all: no trial's child came as far as loading.
     """
-    folder = outputs_dir() / "runs" / (plan.run_id or new_run_id(plan))
-    resumed = (folder / "run.json").is_file()
-    if resumed and RunStore(folder).plan.plan_id != plan.plan_id:
+    stored = find(plan)
+    if stored is not None and not left(plan, stored):
+        stored.drop_states()  # those of a process that was killed when all was measured
+        if not isinstance(progress, bool):
+            progress.update(len(plan.trials()))
+        return stored
+    with begun(plan, progress=bool(progress)) as (store, path, hold):
+
+        def job(trial: Trial) -> child.Job:
+            log_path = str(store.log_path(trial.trial_id))
+            state = str(store.state_path(trial.cell_id))
+            return child.Job(store.run_id, trial, str(path), log_path, plan.timeout_s, state)
+
+        def keep(record: Record) -> None:
+            store.append(record)
+            hold.beat()
+            bar.update()
+            if record.status != "ok":
+                line = f"{record.trial.trial_id}: {record.status}: {record.reason}"
+                bar.write(line, file=sys.stderr)
+
+        bar = _bar(progress, plan, store)
+        hold.tell(store.run_id, store.path, store.final, store.planned)
+        try:
+            for first in (True, False):
+                jobs = [job(trial) for trial in left(plan, store, first=first)]
+                bar.total = (bar.total or 0) + (0 if first else len(jobs))
+                _carry_out(jobs, executor, keep)
+        except KeyboardInterrupt:
+            print(
+                f"Stopped: {store.final} of {store.planned} trials are stored in {store.path}; "
+                f"run again with run_id={store.run_id!r} to go on.",
+                file=sys.stderr,
+            )
+            raise
+        finally:
+            if bar is not progress:
+                bar.close()
+        store.drop_states()
+    return store
+
+
+def find(plan: Plan) -> RunStore | None:
+    """Return the stored run that a plan names; ``None`` where there is none yet.
+
+    Raises
+    ------
+    ParameterError
+        If that run is of another plan.
+    """
+    folder = outputs_dir() / "runs" / (plan.run_id or "")
+    if not plan.run_id or not (folder / "run.json").is_file():
+        return None
+    store = RunStore(folder)
+    if store.plan.plan_id != plan.plan_id:
         raise ParameterError(
             f"run_id={folder.name!r} holds another plan; give a new run_id, or the parameters "
             f"that {folder / 'run.json'} names"
         )
-    if resumed and RunStore(folder).complete and not _left(plan, RunStore(folder)):
-        if not isinstance(progress, bool):
-            progress.update(len(plan.trials()))
-        return RunStore(folder)
-    path = models.resolve(plan.model, progress=bool(progress))
-    store = RunStore(folder) if resumed else RunStore.create(folder, describe(plan, path, folder))
-    store.mend()
-
-    def job(trial: Trial) -> child.Job:
-        log_path = str(store.log_path(trial.trial_id))
-        state = str(store.state_path(trial.cell_id))
-        return child.Job(store.run_id, trial, str(path), log_path, plan.timeout_s, state)
-
-    bar = _bar(progress, plan, store)
-    try:
-        _carry_out([job(trial) for trial in _left(plan, store, first=True)], store, executor, bar)
-        repeated = [job(trial) for trial in _left(plan, store)]
-        bar.total = (bar.total or 0) + len(repeated)
-        _carry_out(repeated, store, executor, bar)
-    except KeyboardInterrupt:
-        print(
-            f"Stopped: {store.final} of {store.planned} trials are stored in {store.path}; "
-            f"run again with run_id={store.run_id!r} to go on.",
-            file=sys.stderr,
-        )
-        raise
-    finally:
-        if bar is not progress:
-            bar.close()
-    store.drop_states()
     return store
 
 
-def _left(plan: Plan, store: RunStore, *, first: bool = False) -> list[Trial]:
+@contextlib.contextmanager
+def begun(plan: Plan, *, progress: bool) -> Iterator[tuple[RunStore, Path, lock.Hold]]:
+    """Hold the machine and a plan's run while the context lasts.
+
+    Yields
+    ------
+    RunStore
+        The run, new or stored, ready for the next record.
+    Path
+        The model's file.
+    Hold
+        To tell others how far the run is.
+    """
+    with lock.machine(plan.wait_s) as hold:
+        hold.tell(plan.run_id or plan.experiment, outputs_dir() / "runs")
+        make_folder(outputs_dir() / "runs")  # or refuse, before a model is made or fetched
+        begun_with = stored.info if (stored := find(plan)) else {}
+        path = models.resolve(models.pinned(plan.model, begun_with), progress=progress)
+        folder = _folder(plan)
+        hold.take(folder / "run.lock", plan.wait_s)
+        # Only now: another process may have begun the same run, or ended it, meanwhile.
+        stored = find(plan)
+        if stored is not None:
+            ground.check(stored.info, models.card(plan.model, path))
+        store = stored or RunStore.create(folder, describe(plan, path, folder))
+        store.mend()
+        yield store, path, hold
+
+
+def _folder(plan: Plan) -> Path:
+    """Make the folder of a plan's run; one that nobody else has where it has no name yet."""
+    runs = outputs_dir() / "runs"
+    if plan.run_id:
+        return make_folder(runs / plan.run_id)
+    while True:
+        # Another machine that shares the disk may choose the same name in the same second.
+        with contextlib.suppress(FileExistsError):
+            return make_folder(runs / new_run_id(plan), new=True)
+
+
+def left(plan: Plan, store: RunStore, *, first: bool = False) -> list[Trial]:
     """Return the trials without a final record; those to be repeated too, unless ``first``."""
     done = store.done()
     repeated = again(store) if plan.repeat_disturbed and not first else []
@@ -98,7 +163,7 @@ def _left(plan: Plan, store: RunStore, *, first: bool = False) -> list[Trial]:
 def _bar(progress: bool | tqdm[Any], plan: Plan, store: RunStore) -> tqdm[Any]:
     """Return the bar to show, moved on over the trials that are stored already."""
     planned = len(plan.trials())
-    done = planned - len(_left(plan, store, first=True))
+    done = planned - len(left(plan, store, first=True))
     if isinstance(progress, bool):
         return tqdm(
             desc=store.run_id, unit="trial", total=planned, initial=done, disable=not progress
@@ -117,22 +182,32 @@ def again(store: RunStore) -> list[Trial]:
 
 
 def _carry_out(
-    jobs: list[child.Job], store: RunStore, executor: Executor | None, bar: tqdm[Any]
+    jobs: list[child.Job], executor: Executor | None, keep: Callable[[Record], None]
 ) -> None:
+    """Have all jobs done, and keep each record as soon as it is there."""
     if executor is None:
         for job in jobs:
-            _store(child.carry_out(job), store, bar)
+            keep(child.carry_out(job))
         return
     futures = [executor.submit(child.carry_out, job) for job in jobs]
-    for future in as_completed(futures):
-        _store(future.result(), store, bar)
-
-
-def _store(record: Record, store: RunStore, bar: Any) -> None:
-    store.append(record)
-    bar.update()
-    if record.status != "ok":
-        bar.write(f"{record.trial.trial_id}: {record.status}: {record.reason}", file=sys.stderr)
+    lost: list[Exception] = []
+    try:
+        for future in as_completed(futures):
+            try:
+                record = future.result()
+            except Exception as error:
+                lost.append(error)
+            else:
+                keep(record)
+    finally:
+        for future in futures:  # where this ends early, nobody waits for the others
+            future.cancel()
+    if lost:
+        raise LabError(
+            f"the executor lost {len(lost)} of {len(jobs)} trials ({type(lost[0]).__name__}: "
+            f"{lost[0]}); what the others measured is stored: run again with "
+            f"run_id={jobs[0].run_id!r} to go on"
+        ) from lost[0]
 
 
 def new_run_id(plan: Plan) -> str:

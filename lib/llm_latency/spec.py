@@ -13,9 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 PageCache = Literal["as_is", "resident", "evicted"]
@@ -28,6 +29,35 @@ MAX_INT32 = 2**31 - 1
 """llama.cpp holds counts in 32-bit integers."""
 
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+Wait = Annotated[
+    float,
+    Field(
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds to wait for another run on this machine; 0: refuse at once",
+    ),
+]
+
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for its devices."""
+
+
+def _folder_name(name: str) -> str:
+    if (
+        not re.fullmatch(r"\w[\w.\-]{0,99}", name)
+        or name.endswith(".")
+        or len(name.encode()) > 200
+        or RESERVED.fullmatch(name)
+    ):
+        raise ValueError(
+            "a name that a folder can have on every system: at most 100 letters, digits, '-', '_' "
+            "and '.', a letter or digit first, no dot last, and no device's name such as 'con'"
+        )
+    return name
+
+
+RunId = Annotated[str, AfterValidator(_folder_name)]
 
 
 class Frozen(BaseModel):
@@ -140,8 +170,11 @@ class Start(Frozen):
 
     page_cache: PageCache = Field("as_is", description="State of the model file's pages at start")
     warm_up: WarmUp = Field("none", description="What is run before the first generation")
-    memory_limit_bytes: Annotated[int, Field(ge=2**24)] | None = Field(
+    memory_limit_bytes: Annotated[int, Field(ge=2**24, le=2**62)] | None = Field(
         None, description="Most RAM that the process may use, 16 MiB at least; None: all there is"
+    )
+    leave_vram_bytes: Annotated[int, Field(ge=2**24, le=2**62)] | None = Field(
+        None, description="VRAM that is free when the process starts; a ballast holds the rest"
     )
 
 
@@ -164,6 +197,15 @@ class Trial(Frozen):
             raise ValueError(
                 f"warm_up={self.start.warm_up!r} leaves a prefix in the KV cache; give "
                 "prefix_tokens, the length of the system prompt"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_in_vram(self) -> Trial:
+        if self.start.leave_vram_bytes is not None and self.settings.n_gpu_layers == 0:
+            raise ValueError(
+                "n_gpu_layers=0 puts nothing into the VRAM that leave_vram would leave; give "
+                "n_gpu_layers, or memory_limit for the RAM"
             )
         return self
 
@@ -194,12 +236,13 @@ class Plan(Frozen):
     model: str
     cells: tuple[Trial, ...]
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
-    seed: int = 0
-    timeout_s: Annotated[float, Field(gt=0)] = 900.0
+    seed: Seed = 0
+    timeout_s: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 900.0
     repeat_disturbed: bool = Field(
         False, description="Measure disturbed trials again at the end; both records stay"
     )
-    run_id: Annotated[str, Field(pattern=r"^[\w][\w.\-]{0,99}$")] | None = None
+    wait_s: Wait = 0.0
+    run_id: RunId | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -6,19 +6,25 @@
         run.json            plan, machine, versions, model, engine
         trials.jsonl        one record a line, appended and flushed; never rewritten
         trials.torn         what a crash left half-written: kept, not trusted
+        run.lock            held by the process that goes on with the run
         logs/<trial_id>.log llama.cpp's words of each trial
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from llm_latency import durable, schema
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.record import FINAL, Record
 from llm_latency.rows import rows
@@ -35,7 +41,10 @@ def outputs_dir() -> Path:
     in one place. ``LLM_LATENCY_OUTPUTS`` names another one.
     """
     if named := os.environ.get("LLM_LATENCY_OUTPUTS"):
-        return Path(named).expanduser()
+        try:
+            return Path(named).expanduser()
+        except RuntimeError as error:
+            raise LabError(f"LLM_LATENCY_OUTPUTS={named!r}: {error}; give a path") from None
     return (project_dir() or Path.cwd()) / "outputs"
 
 
@@ -62,13 +71,16 @@ class RunStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.info: dict[str, Any] = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            found = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            self.info: dict[str, Any] = _run_info(found)
         except FileNotFoundError:
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise ParameterError(
                 f"run {path.name!r} is not in {path.parent}{did_you_mean(path.name, near)} "
                 "Give the run_id of a stored run."
             ) from None
+        except schema.SchemaError as error:
+            raise LabError(f"{path / 'run.json'} cannot be read: {error}") from None
         except (OSError, ValueError) as error:
             raise LabError(
                 f"{path / 'run.json'} cannot be read ({error}); restore it from a copy, or "
@@ -77,17 +89,26 @@ class RunStore:
 
     @classmethod
     def create(cls, path: Path, info: dict[str, Any]) -> RunStore:
-        """Make the folder of a new run; ``run.json`` appears whole or not at all."""
-        try:
-            (path / "logs").mkdir(parents=True, exist_ok=True)
-            draft = path / f"run.json.{os.getpid()}"
-            draft.write_text(json.dumps(info, indent=1, default=str), encoding="utf-8")
-            draft.replace(path / "run.json")
-        except OSError as error:
+        """Make the folder of a new run; ``run.json`` appears whole or not at all.
+
+        Raises
+        ------
+        LabError
+            If the folder cannot be written, or holds trials of which nothing is known.
+        """
+        trials = path / "trials.jsonl"
+        if trials.exists() and not (path / "run.json").exists():
             raise LabError(
-                f"the run's folder {path} cannot be written ({error.strerror}); "
-                "set LLM_LATENCY_OUTPUTS to a folder that can"
-            ) from None
+                f"{path} holds trials, and no run.json that says what they measured; put run.json "
+                "back from a copy, or give a new run_id"
+            )
+        make_folder(path / "logs")
+        try:
+            for draft in path.glob("run.json.*"):  # of processes that were killed
+                draft.unlink()
+            durable.write(path / "run.json", json.dumps(info, indent=1, default=str))
+        except OSError as error:
+            raise _unwritable(path, error) from None
         return cls(path)
 
     @property
@@ -98,7 +119,11 @@ class RunStore:
     @property
     def plan(self) -> Plan:
         """The plan that this run carries out."""
-        return Plan.model_validate_json(json.dumps(self.info["plan"]))
+        try:
+            return Plan.model_validate_json(json.dumps(self.info["plan"]))
+        except ValidationError as error:
+            why = schema.why(error)
+            raise LabError(f"the plan in {self.path / 'run.json'} cannot be read: {why}") from None
 
     @property
     def planned(self) -> int:
@@ -129,32 +154,39 @@ class RunStore:
         shutil.rmtree(self.path / "states", ignore_errors=True)
 
     def append(self, record: Record) -> None:
-        """Add one record; it is on the disk when this returns."""
-        with (self.path / "trials.jsonl").open("a", encoding="utf-8") as file:
-            file.write(record.model_dump_json() + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add one record; it is on the disk when this returns.
+
+        Raises
+        ------
+        LabError
+            If the disk is full or fails; nothing of the record is left then.
+        """
+        try:
+            durable.append(self.path / "trials.jsonl", record.model_dump_json())
+        except OSError as error:
+            raise LabError(
+                f"trial {record.trial.trial_id} cannot be stored in {self.path} "
+                f"({error.strerror}); what was stored before is whole: make room, and run again "
+                f"with run_id={self.run_id!r} to go on"
+            ) from None
 
     def mend(self) -> None:
-        """Set a line aside that a crash left half-written, so that the next one starts anew."""
-        file = self.path / "trials.jsonl"
-        if not file.exists():
-            return
-        content = file.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with (self.path / "trials.torn").open("ab") as torn:
-                torn.write(content[whole:] + b"\n")
-            os.truncate(file, whole)
+        """Set aside what a crash left half-done, so that the next record starts anew."""
+        try:
+            durable.mend(self.path / "trials.jsonl", self.path / "trials.torn")
+            for draft in (self.path / "states").glob("*"):
+                if draft.suffix not in (".state", ".json"):
+                    draft.unlink()
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
 
     def records(self) -> list[Record]:
         """Return every whole record, in the order of writing."""
+        lines = durable.lines(self.path / "trials.jsonl")
         try:
-            content = (self.path / "trials.jsonl").read_bytes()
-        except FileNotFoundError:
-            return []
-        lines = content[: content.rfind(b"\n") + 1].splitlines()
-        return [Record.model_validate_json(line) for line in lines if line.strip()]
+            return [schema.record(line) for line in lines]
+        except schema.SchemaError as error:
+            raise LabError(f"{self.path / 'trials.jsonl'} cannot be read: {error}") from None
 
     def done(self) -> set[str]:
         """Return the trials that need no further attempt."""
@@ -162,11 +194,52 @@ class RunStore:
 
     def frame(self) -> pd.DataFrame:
         """Return one tidy row per generation; a trial without any is one row of its state."""
-        return to_frame(self.records())
+        return to_frame(_once(self.records()))
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "INCOMPLETE"
         return f"<run {self.run_id}: {self.final} of {self.planned} trials, {state}>"
+
+
+def make_folder(path: Path, *, new: bool = False) -> Path:
+    """Make a folder with all above it, and return it.
+
+    Raises
+    ------
+    FileExistsError
+        If it is there and was to be ``new``.
+    LabError
+        If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=not new)
+    except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
+        raise _unwritable(path, error) from None
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> LabError:
+    return LabError(
+        f"the run's folder {path} cannot be written ({error.strerror}); make room there, or set "
+        "LLM_LATENCY_OUTPUTS to a folder that can"
+    )
+
+
+def _once(records: Iterable[Record]) -> list[Record]:
+    """Return the records without a second one of the same trial, which nothing accounts for."""
+    kept: dict[str, Record] = {}
+    for record in records:
+        if record.status not in FINAL:
+            continue
+        name = record.trial.trial_id
+        if kept.setdefault(name, record) is not record:
+            warnings.warn(
+                f"trial {name} of run {record.run_id!r} is stored twice; the first record counts",
+                stacklevel=3,
+            )
+    return list(kept.values())
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -197,6 +270,10 @@ def _first(record: Record) -> tuple[str, str]:
 def load_runs(place: str | Path) -> pd.DataFrame:
     """Return the rows of one run or many as one frame.
 
+    Three columns say where a row comes from: ``machine_id``, ``model_sha256`` and
+    ``engine_version``. What estimates refuses rows of several machines, model files or engines
+    in one frame: choose one, or take them apart with ``frame.groupby("machine_id")``.
+
     Parameters
     ----------
     place
@@ -209,10 +286,10 @@ def load_runs(place: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    folders = [Path(p) for p in sorted(glob.glob(str(Path(place).expanduser())))]
-    folders = [p for p in folders if (p / "run.json").is_file()]
-    if not folders and (outputs_dir() / "runs" / str(place) / "run.json").is_file():
-        folders = [outputs_dir() / "runs" / str(place)]
+    # A folder's own name may hold signs that mean something in a pattern.
+    folders = [path for path in _places(place) if _holds_run(path)][:1]
+    if not folders:
+        folders = [Path(p) for p in sorted(glob.glob(str(_places(place)[0]))) if _holds_run(p)]
     if not folders:
         raise ParameterError(
             f"{str(place)!r} holds no run; give a run's folder, its run_id, or a pattern such as "
@@ -224,11 +301,45 @@ def load_runs(place: str | Path) -> pd.DataFrame:
         frame = run.frame()
         frame["model_sha256"] = (run.info.get("model") or {}).get("sha256")
         frame["machine_id"] = (run.info.get("machine") or {}).get("machine_id")
+        frame["engine_version"] = (run.info.get("engine") or {}).get("version")
         frames.append(frame)
     return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
 
 
 def open_run(place: str | Path) -> RunStore:
-    """Return a stored run by its folder or its ``run_id``."""
-    path = Path(place).expanduser()
-    return RunStore(path if (path / "run.json").is_file() else outputs_dir() / "runs" / str(place))
+    """Return a stored run by its folder or its ``run_id``.
+
+    A folder may have been copied from another machine, and may have another name than the run
+    had there: its records keep the ``run_id`` under which they were measured.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such run.
+    LabError
+        If it cannot be read.
+    """
+    places = _places(place)
+    return RunStore(next((path for path in places if _holds_run(path)), places[-1]))
+
+
+def _places(place: str | Path) -> list[Path]:
+    """Return where a run may lie that is named by a path or by its ``run_id``."""
+    path = Path(place)
+    with contextlib.suppress(RuntimeError):  # ~nobody is a name like any other
+        path = path.expanduser()
+    return [path, outputs_dir() / "runs" / path]
+
+
+def _holds_run(folder: str | Path) -> bool:
+    try:
+        return (Path(folder) / "run.json").is_file()
+    except OSError:  # a name that is too long for this file system
+        return False
+
+
+def _run_info(found: Any) -> dict[str, Any]:
+    """Return the content of ``run.json``, whichever version wrote it."""
+    if not isinstance(found, dict) or not isinstance(found.get("plan"), dict):
+        raise ValueError("it does not hold a run's plan")
+    return schema.forward(found, schema.RUNS)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from llm_latency import durable, schema
 from llm_latency.calibration import ratios
 from llm_latency.calibration.planning import CalibrationPlan, Tool
 from llm_latency.calibration.probe import Costs
-from llm_latency.record import Part, Record
+from llm_latency.errors import LabError
+from llm_latency.record import Part
 from llm_latency.store import RunStore, outputs_dir
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class CalibrationRun:
         lines = whole_lines(self.path / LINES)
         found: list[dict[str, Any]] = []
         for pair in self.pairs():
-            record = Record.model_validate_json(trials[pair.trial_line - 1])
+            record = schema.record(trials[pair.trial_line - 1])
             number = pair.llama_bench_line
             line = None if number is None else json.loads(lines[number - 1])
             found += ratios.rows(pair.model_dump(), record, line)
@@ -119,17 +120,19 @@ def open_run(run_id: str) -> CalibrationRun:
 
 def append(file: Path, text: str) -> int:
     """Add one line, on the disk when this returns; return its number, counted from 1."""
-    with file.open("a", encoding="utf-8") as out:
-        out.write(text + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+    try:
+        durable.append(file, text)
+    except OSError as error:
+        raise LabError(
+            f"{file} cannot be written ({error.strerror}); what was stored before is whole: make "
+            f"room, and run again with run_id={file.parent.name!r} to go on"
+        ) from None
     return len(whole_lines(file))
 
 
 def mend(file: Path) -> None:
-    """Cut off what a crash left half-written: the pair it belongs to is measured again."""
-    if file.exists() and not (content := file.read_bytes()).endswith(b"\n"):
-        os.truncate(file, content.rfind(b"\n") + 1)
+    """Set aside what a crash left half-written: the pair it belongs to is measured again."""
+    durable.mend(file, file.with_suffix(".torn"))
 
 
 def whole_lines(file: Path) -> list[str]:

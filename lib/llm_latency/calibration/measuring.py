@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from llm_latency import child, gpu, host, models
+from llm_latency import child, gpu, host, lock, models
 from llm_latency.calibration import bench, probe
 from llm_latency.calibration.folder import (
     LINES,
@@ -26,7 +26,7 @@ from llm_latency.calibration.planning import CalibrationPlan, Planned
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.record import SCHEMA_VERSION, Record
 from llm_latency.spec import Frozen
-from llm_latency.store import RunStore
+from llm_latency.store import RunStore, make_folder
 
 TIMEOUT_S = 900.0
 """Longest life of one process of either tool."""
@@ -47,46 +47,60 @@ def run(plan: Frozen, progress: bool = True) -> CalibrationRun:
     ParameterError
         If the plan is another experiment's, or the run_id is taken by another plan.
     LabError
-        If llama-bench has not been built; names the command.
+        If llama-bench has not been built: names the command; or if another run is measuring on
+        this machine.
     """
     if not isinstance(plan, CalibrationPlan):
         raise ParameterError(
             f"plan is a {type(plan).__name__}; give what calibration.plan() returns, or carry "
             "this one out with lab.run()."
         )
-    folder = folder_of(plan.run_id or _new_run_id(plan))
-    done: set[str] = set()
-    if (folder / "run.json").is_file():
-        found = CalibrationRun(folder)
-        if found.plan.planned() != plan.planned():
-            raise ParameterError(
-                f"run_id={folder.name!r} holds another plan; give a new run_id, or the "
-                f"parameters that {folder / 'run.json'} names"
-            )
-        done = {pair.pair_id for pair in found.pairs()}
-    left = [planned for planned in plan.planned() if planned.pair_id not in done]
-    if not left:
-        return CalibrationRun(folder)
+    if plan.run_id and not _left(plan, folder_of(plan.run_id)):
+        return CalibrationRun(folder_of(plan.run_id))
     tool = bench.executable()
-    path = models.resolve(plan.model, progress=progress)
-    if not done:
-        RunStore.create(folder, _describe(plan, path, folder, tool))
-    made = CalibrationRun(folder)
-    if made.info["llama_bench"]["sha256"] != bench.card(tool)["sha256"]:
-        raise ParameterError(
-            f"run_id={folder.name!r} was begun with another build of llama-bench; give a new run_id"
-        )
-    made.store.mend()
-    for name in (PAIRS, LINES):
-        mend(folder / name)
-    with tqdm(total=len(left), desc=folder.name, unit="pair", disable=not progress) as bar:
-        for planned in left:
-            pair = _carry_out(planned, made.store, tool, path)
-            append(folder / PAIRS, pair.model_dump_json())
-            if pair.llama_bench_reason:
-                bar.write(f"{pair.pair_id}: {pair.llama_bench_reason}")
-            bar.update()
+    with lock.machine(plan.wait_s) as hold:
+        folder = folder_of(plan.run_id or _new_run_id(plan))
+        hold.tell(folder.name, folder)
+        begun_with = RunStore(folder).info if (folder / "run.json").is_file() else {}
+        path = models.resolve(models.pinned(plan.model, begun_with), progress=progress)
+        hold.take(make_folder(folder) / "run.lock", plan.wait_s)
+        left = _left(plan, folder)  # another process may have measured meanwhile
+        if not (folder / "run.json").is_file():
+            RunStore.create(folder, _describe(plan, path, folder, tool))
+        made = CalibrationRun(folder)
+        if made.info["llama_bench"]["sha256"] != bench.card(tool)["sha256"]:
+            raise ParameterError(
+                f"run_id={folder.name!r} was begun with another build of llama-bench; "
+                "give a new run_id"
+            )
+        made.store.mend()
+        for name in (PAIRS, LINES):
+            mend(folder / name)
+        planned_pairs = len(plan.planned())
+        hold.tell(folder.name, folder, planned_pairs - len(left), planned_pairs)
+        with tqdm(total=len(left), desc=folder.name, unit="pair", disable=not progress) as bar:
+            for planned in left:
+                pair = _carry_out(planned, made.store, tool, path)
+                append(folder / PAIRS, pair.model_dump_json())
+                if pair.llama_bench_reason:
+                    bar.write(f"{pair.pair_id}: {pair.llama_bench_reason}")
+                hold.beat()
+                bar.update()
     return made
+
+
+def _left(plan: CalibrationPlan, folder: Path) -> list[Planned]:
+    """Return the pairs that have not been measured."""
+    if not (folder / "run.json").is_file():
+        return plan.planned()
+    found = CalibrationRun(folder)
+    if found.plan.planned() != plan.planned():
+        raise ParameterError(
+            f"run_id={folder.name!r} holds another plan; give a new run_id, or the parameters "
+            f"that {folder / 'run.json'} names"
+        )
+    done = {pair.pair_id for pair in found.pairs()}
+    return [planned for planned in plan.planned() if planned.pair_id not in done]
 
 
 def _carry_out(planned: Planned, store: RunStore, tool: Path, model: Path) -> Pair:

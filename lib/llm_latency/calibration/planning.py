@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llm_latency import models
-from llm_latency.parameters import as_list, build, plain
-from llm_latency.spec import Count, Frozen, Settings, Trial, Workload
+from llm_latency.parameters import as_list, build, check_sizes, closed, plain, run_name
+from llm_latency.spec import MAX_INT32, Count, Frozen, RunId, Seed, Settings, Trial, Wait, Workload
 
 BATCH = 512
 """``n_batch`` and ``n_ubatch`` of both tools: llama-cpp-python's default."""
 
 Tool = Literal["lab", "llama-bench"]
+Length = Annotated[int, Field(ge=1, le=MAX_INT32 - 256)]
+"""A number of tokens whose context, with room for one more, llama.cpp can still count."""
 
 
 class Planned(Frozen):
@@ -37,14 +39,15 @@ class CalibrationPlan(Frozen):
 
     model: str
     n_threads: tuple[Count, ...] = Field(description="Threads, for prefill and decode alike")
-    prompt_tokens: tuple[Count, ...] = Field(description="Lengths of prefill, in tokens")
-    max_tokens: Count = Field(description="Tokens of decode")
+    prompt_tokens: tuple[Length, ...] = Field(description="Lengths of prefill, in tokens")
+    max_tokens: Length = Field(description="Tokens of decode")
     pairs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Pairs of each test")
     repeats: Annotated[int, Field(ge=1, le=10_000)] = Field(
         description="Samples in each process, after the first run that both tools drop"
     )
-    seed: int = Field(0, description="Of the order")
-    run_id: Annotated[str, Field(pattern=r"^[\w][\w.\-]{0,99}$")] | None = Field(
+    seed: Seed = Field(0, description="Of the order")
+    wait_s: Wait = 0.0
+    run_id: RunId | None = Field(
         None, description="A new name, or that of a calibration to go on with"
     )
     parameters: dict[str, Any] = Field(default_factory=dict, description="As the user gave them")
@@ -96,6 +99,7 @@ class CalibrationPlan(Frozen):
         return Planned(trial=trial, test=f"{kind}{tokens}", first=first, **sizes)
 
 
+@closed("calibration")
 def plan(
     model: str = "synthetic:125m",
     n_threads: Any = (1, 2),
@@ -104,6 +108,7 @@ def plan(
     pairs: int = 6,
     repeats: int = 3,
     seed: int = 0,
+    wait_s: float = 0.0,
     run_id: str = "",
 ) -> CalibrationPlan:
     """Plan a comparison of the lab with llama-bench.
@@ -124,6 +129,9 @@ def plan(
         Samples in each process, after the first run that both tools drop.
     seed
         Of the order.
+    wait_s
+        How long to wait for another run that measures on this machine, in seconds; 0 refuses
+        at once.
     run_id
         A new name, or that of a calibration to go on with or to look at; empty makes a name.
 
@@ -133,11 +141,12 @@ def plan(
         One sentence that names the parameter, its value, and what to do.
     """
     given = {name: plain(value) for name, value in locals().items()}
+    check_sizes(given)
     values = given | {
         "model": models.check(model),
         "n_threads": tuple(as_list("n_threads", n_threads)),
         "prompt_tokens": tuple(as_list("prompt_tokens", prompt_tokens)),
-        "run_id": str(run_id).strip() or None,
-        "parameters": {k: list(v) if isinstance(v, tuple | range) else v for k, v in given.items()},
+        "run_id": run_name(run_id),
+        "parameters": given,
     }
     return build(CalibrationPlan, values)

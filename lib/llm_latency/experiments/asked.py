@@ -6,14 +6,26 @@ settings, and how strictly it measures. All are checked before anything is made 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from typing_extensions import TypedDict
 
 from llm_latency import models
-from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.parameters import as_list, build, grid, plain
+from llm_latency.errors import ParameterError
+from llm_latency.parameters import (
+    as_list,
+    build,
+    check_room,
+    check_sizes,
+    grid,
+    plain,
+    run_name,
+    shown,
+    unknown,
+    whole,
+)
 from llm_latency.spec import Plan, Settings, Start, Trial, Workload
 
 Grid = Any
@@ -27,7 +39,8 @@ class Options(TypedDict, total=False):
     the engine's own (512 at most) and the CPUs that this process may use. ``rounds``: how often
     every cell is measured, each time in a fresh process. ``seed``: of the shuffled order.
     ``timeout_s``: longest life of one process. ``repeat_disturbed``: measure trials again, at
-    the end, during which the machine was busy. ``run_id``: a new name, or that of a stored run:
+    the end, during which the machine was busy. ``wait_s``: how long to wait for another run that
+    measures on this machine; 0 refuses at once. ``run_id``: a new name, or that of a stored run:
     it is gone on with, or drawn where it is complete; empty makes a name.
     """
 
@@ -47,6 +60,7 @@ class Options(TypedDict, total=False):
     seed: int
     timeout_s: float
     repeat_disturbed: bool
+    wait_s: float
     run_id: str
 
 
@@ -67,10 +81,12 @@ DEFAULTS: Options = {
     "seed": 0,
     "timeout_s": 900.0,
     "repeat_disturbed": False,
+    "wait_s": 0.0,
     "run_id": "",
 }
 """What holds where an experiment is not told otherwise."""
 
+SETTINGS = tuple(Settings.model_fields)
 LEFT_TO_THE_ENGINE = ("n_ubatch", "n_threads", "n_threads_batch")
 """Settings for which 0 means the engine's own value."""
 
@@ -91,21 +107,22 @@ class Asked:
         options = dict(given.get("options", {}))
         for name in options:
             if name not in DEFAULTS:
-                allowed = [*own, *DEFAULTS]
-                raise ParameterError(
-                    f"{name} is not a parameter of {experiment}{did_you_mean(name, allowed)} "
-                    f"Allowed are: {', '.join(allowed)}."
-                )
+                raise unknown(name, experiment, dict.fromkeys([*own, *DEFAULTS]))
         self.experiment = experiment
         self.given: dict[str, Any] = own | {**DEFAULTS, **options} | own
-        self.model = models.check(self.given["model"])
+        named = self.given["model"]
+        check_sizes(self.given)
+        # Those that no cell of this experiment reads would not be looked at again.
+        build(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
+        self.model = models.check(os.fspath(named) if isinstance(named, os.PathLike) else named)
 
     def one(self, name: str) -> Any:
         """Return a parameter that takes one value."""
         value = plain(self.given[name])
         if isinstance(value, list | tuple | range):
             raise ParameterError(
-                f"{name}={list(value)!r} is refused: {self.experiment} takes one value of it."
+                f"{name}={shown(value)} is refused: {self.experiment} takes one value of it; give "
+                "one, and ask again for the others."
             )
         return value
 
@@ -126,13 +143,12 @@ class Asked:
             Fields of :class:`~llm_latency.spec.Settings`, :class:`~llm_latency.spec.Workload`
             and :class:`~llm_latency.spec.Start`.
         """
+        if values.get("prompt_tokens", 1) is None:  # it would be taken for another kind of prompt
+            whole("prompt_tokens", None)
         settings = {
-            name: values.pop(name) if name in values else self.one(name)
-            for name in Settings.model_fields
+            name: _left(name, values.pop(name)) if name in values else self._setting(name)
+            for name in SETTINGS
         }
-        for name in LEFT_TO_THE_ENGINE:
-            if settings[name] == 0 and settings[name] is not False:
-                settings[name] = None
         start = {name: values.pop(name) for name in Start.model_fields if name in values}
         return build(
             Trial,
@@ -145,6 +161,9 @@ class Asked:
             },
         )
 
+    def _setting(self, name: str) -> Any:
+        return _left(name, self.one(name))
+
     def plan(self, cells: Sequence[Trial], twin: int = -1) -> Plan:
         """Return the plan over some cells, one of which is measured twice in each round.
 
@@ -156,8 +175,9 @@ class Asked:
             Place of the cell that is measured once more: two that are equal show the noise.
         """
         unique = list({cell.cell_id: cell for cell in cells}.values())
+        for cell in unique:
+            check_room(cell)
         again = unique[twin].model_copy(update={"twin": True})
-        timeout_s = self.one("timeout_s")
         return build(
             Plan,
             {
@@ -166,14 +186,15 @@ class Asked:
                 "cells": (*unique, again),
                 "rounds": self.one("rounds"),
                 "seed": self.one("seed"),
-                "timeout_s": float(timeout_s) if type(timeout_s) is int else timeout_s,
+                "timeout_s": self.one("timeout_s"),
                 "repeat_disturbed": self.one("repeat_disturbed"),
-                "run_id": str(self.given["run_id"]).strip() or None,
-                "parameters": {name: _listed(value) for name, value in self.given.items()},
+                "wait_s": self.one("wait_s"),
+                "run_id": run_name(self.given["run_id"]),
+                "parameters": {name: plain(value) for name, value in self.given.items()},
             },
         )
 
 
-def _listed(value: Any) -> Any:
-    value = plain(value)
-    return list(value) if isinstance(value, tuple | range) else value
+def _left(name: str, value: Any) -> Any:
+    """Return a setting; ``None`` where 0 leaves it to the engine."""
+    return None if name in LEFT_TO_THE_ENGINE and type(value) is int and value == 0 else value

@@ -21,8 +21,8 @@ from llm_latency.experiments.memory_locking import memory_locking
 from llm_latency.experiments.prompt_size import prompt_size
 from llm_latency.experiments.warm_runs import warm_runs
 from llm_latency.experiments.warm_up import warm_up
-from llm_latency.parameters import as_list, build, plain
-from llm_latency.spec import Frozen, Plan
+from llm_latency.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
+from llm_latency.spec import Frozen, Plan, RunId
 from llm_latency.store import project_dir
 
 PRESETS = ("quick", "standard", "rigorous")
@@ -32,7 +32,7 @@ class Everything(Frozen):
     """The plans of several questions."""
 
     experiment: str = "everything"
-    run_id: str = Field(pattern=r"^[\w][\w.\-]{0,60}$", description="Head of the runs' names")
+    run_id: RunId = Field(max_length=60, description="Head of the runs' names")
     plans: tuple[Plan, ...]
     parameters: dict[str, Any] = Field(default_factory=dict)
 
@@ -51,6 +51,7 @@ PLANS: dict[str, Callable[..., Plan]] = {
 """The questions that are asked, in the order of the page of answers."""
 
 
+@closed("everything")
 def everything(
     model: str = "",
     preset: str = "quick",
@@ -59,6 +60,7 @@ def everything(
     n_threads: int = 0,
     rounds: int = 0,
     seed: int = 0,
+    wait_s: float = 0.0,
     run_id: str = "",
 ) -> Everything:
     """Plan all questions at a preset.
@@ -80,6 +82,9 @@ def everything(
         Fresh processes per cell; 0: the preset's.
     seed
         Of the shuffled orders.
+    wait_s
+        How long to wait for another run that measures on this machine, in seconds; 0 refuses
+        at once.
     run_id
         Head of the runs' names; empty makes one.
 
@@ -91,14 +96,20 @@ def everything(
         If the presets are not here.
     """
     given = {name: plain(value) for name, value in locals().items()}
+    check_sizes(given)
+    preset = given["preset"]
     if preset not in PRESETS:
         raise ParameterError(
-            f"preset={preset!r} is not one{did_you_mean(str(preset), PRESETS)} "
+            f"preset={shown(preset)} is not one{did_you_mean(shown(preset), PRESETS)} "
             f"Give one of {', '.join(PRESETS)}."
         )
-    head = str(run_id).strip() or time.strftime("everything-%Y%m%d-%H%M%S")
-    asked = {"n_gpu_layers": n_gpu_layers, "n_threads": n_threads, "seed": seed}
-    asked |= {key: given[key] for key in ("model", "rounds") if given[key] not in ("", 0)}
+    head = run_name(run_id) or time.strftime("everything-%Y%m%d-%H%M%S")
+    asked = {"n_gpu_layers": n_gpu_layers, "n_threads": n_threads, "seed": seed, "wait_s": wait_s}
+    # What is left empty is the preset's; False and 0.0 are equal to 0, and are not it.
+    usual = {"model": "''", "rounds": "0"}
+    asked |= {name: given[name] for name, none in usual.items() if shown(given[name]) != none}
+    # By itself first: else a question would refuse the longer name of its own run.
+    build(Everything, {"run_id": head, "plans": ()})
     plans = []
     for name in _names(questions):
         own = {} if preset == "quick" else _read(f"{name}.yaml")

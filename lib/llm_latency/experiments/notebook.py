@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.experiments.asked import DEFAULTS
 from llm_latency.experiments.everything import Everything
-from llm_latency.parameters import plain
+from llm_latency.parameters import plain, shown
 from llm_latency.spec import Plan
 from llm_latency.store import RunStore, outputs_dir
 
@@ -28,7 +29,7 @@ def plan_of(name: str, experiment: Callable[..., Any], namespace: Mapping[str, A
 
     papermill only warns of a parameter that a notebook does not know, and measures with the
     default instead. Here a name that papermill injected and the experiment does not take stops
-    the notebook. Where a stored run is named and nothing else is asked for, its plan is
+    the notebook. Where a stored run is named and no other question is asked, its plan is
     returned: it is gone on with, or drawn where it is complete.
 
     Parameters
@@ -44,8 +45,8 @@ def plan_of(name: str, experiment: Callable[..., Any], namespace: Mapping[str, A
     for injected in injected_names(namespace.get("In", [])):
         if injected not in allowed:
             raise ParameterError(
-                f"{injected}={namespace.get(injected)!r}: the notebook {name} has no parameter "
-                f"{injected!r}{did_you_mean(injected, allowed)} Allowed are: "
+                f"{injected}={shown(namespace.get(injected))}: the notebook {name} has no "
+                f"parameter {injected!r}{did_you_mean(injected, allowed)} Allowed are: "
                 f"{', '.join(allowed)}."
             )
     given = {key: namespace[key] for key in allowed if key in namespace}
@@ -56,7 +57,7 @@ def plan_of(name: str, experiment: Callable[..., Any], namespace: Mapping[str, A
 def _stored(name: str, plan: Any, given: dict[str, Any], usual: dict[str, Any]) -> Any:
     """Return the stored plan where only its run_id was given; ``None`` otherwise."""
     asked = {key for key in given if not _same(given[key], usual[key])}
-    alone = asked <= {"run_id"}
+    alone = asked <= {"run_id", "wait_s"}
     if isinstance(plan, Everything):
         found = [_stored_plan(one.experiment, one) for one in plan.plans] if alone else []
         plans = tuple(one for one in found if one is not None)
@@ -79,12 +80,11 @@ def _stored_plan(name: str, plan: Plan) -> Plan | None:
             f"{stored.experiment}, or give a new run_id."
         )
     # The run goes on under the name of its folder, whatever made that name.
-    return stored.model_copy(update={"run_id": plan.run_id})
+    return stored.model_copy(update={"run_id": plan.run_id, "wait_s": plan.wait_s})
 
 
 def _same(a: Any, b: Any) -> bool:
-    a, b = (list(v) if isinstance(v := plain(value), tuple) else v for value in (a, b))
-    return bool(a == b)
+    return bool(plain(a) == plain(b))
 
 
 def injected_names(cells: list[str]) -> list[str]:
@@ -93,7 +93,8 @@ def injected_names(cells: list[str]) -> list[str]:
     for source in cells:
         if not source.lstrip().startswith("# Parameters"):
             continue
-        for node in ast.parse(source).body:
-            if isinstance(node, ast.Assign):
-                names += [target.id for target in node.targets if isinstance(target, ast.Name)]
+        with contextlib.suppress(SyntaxError):  # a cell of the user's, with IPython's own words
+            for node in ast.parse(source).body:
+                if isinstance(node, ast.Assign):
+                    names += [target.id for target in node.targets if isinstance(target, ast.Name)]
     return names

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from llm_latency.experiments.asked import Asked, Grid
+from llm_latency.parameters import closed
 from llm_latency.spec import Plan, Settings
 
 
+@closed("sweep")
 def sweep(
     model: str = "synthetic:tiny",
     n_ctx: Grid = (512, 1024, 2048),
@@ -32,6 +34,7 @@ def sweep(
     seed: int = 0,
     timeout_s: float = 900.0,
     repeat_disturbed: bool = False,
+    wait_s: float = 0.0,
     run_id: str = "",
 ) -> Plan:
     """Plan which ``n_ctx`` and ``n_batch`` answer soonest, and what memory they take.
@@ -71,6 +74,9 @@ def sweep(
         Longest life of one trial's process, in seconds.
     repeat_disturbed
         Measure trials again, at the end, during which the machine was disturbed.
+    wait_s
+        How long to wait for another run that measures on this machine, in seconds; 0 refuses
+        at once.
     run_id
         A new name, or that of a run to go on with; empty makes a name.
 
