@@ -2,44 +2,26 @@
 
 from __future__ import annotations
 
-import html
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import factories
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from pages import CarriedOut, text, words
 
 from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.record import ProcessMemory
-from llm_latency.report import write_report
 from llm_latency.spec import Settings, Workload
-from llm_latency.store import load_runs
 
-matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]
 MIB = factories.MIB
 SIZES = (512, 1024, 2048)
 Itl = Callable[[Settings, int], float]
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    plt.close("all")
-
-
-def text(markdown: Any) -> str:
-    return html.unescape(str(markdown.data)).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def flat(settings: Settings, prompt: int) -> float:
@@ -262,10 +244,6 @@ def test_the_tables() -> None:
     assert answers.context_size_table(pd.DataFrame()).empty
 
 
-def words(axes: Any) -> str:
-    return " ".join(t.get_text() for t in axes[0].figure.findobj(matplotlib.text.Text))
-
-
 def test_the_figure_shows_memory_and_speed() -> None:
     left, right = plots.context_size(frame(deeper))
     drawn = {line.get_label(): line for line in left.lines}
@@ -289,33 +267,14 @@ def test_the_figure_says_what_failed() -> None:
 
 @pytest.mark.notebook
 @pytest.mark.engine
-def test_the_notebook(tmp_path: Path) -> None:
-    out = tmp_path / "out.ipynb"
-    done = papermill("context_size", out, n_ctx="[512, 768]", fill="[0.0, 0.1]", turns="[1, 3]")
-    assert done.returncode == 0, done.stderr
-    data = load_runs(tmp_path / "o" / "runs" / "*")
+def test_the_notebook(carried_out: CarriedOut) -> None:
+    # One thread: two would wait for each other on a busy machine.
+    data, page = carried_out(
+        "context_size", n_ctx=[512, 768], fill=[0.0, 0.1], turns=[1, 3], rounds=1, max_tokens=4,
+        n_threads=1,
+    )  # fmt: skip
     assert set(data["status"]) == {"ok"}
     filled = data[data["prefix_tokens"] > 0]
     assert set(filled["prompt_tokens"] - filled["prefix_tokens"]) == {16}
     assert set(filled["evaluated_tokens"]) == {16}
-    page = write_report(out).read_text(encoding="utf-8")
-    assert "INCOMPLETE" not in page and page.count("data:image/png") + page.count("<svg") >= 1
     assert "3 turns" in page
-
-
-def papermill(name: str, out: Path, **given: str) -> subprocess.CompletedProcess[str]:
-    """Run a notebook small, with one thread: two would wait for each other on a busy machine."""
-    program = shutil.which("papermill", path=str(Path(sys.executable).parent)) or "papermill"
-    small = {"rounds": "1", "max_tokens": "4", "n_threads": "1", **given}
-    return subprocess.run(
-        [
-            *(program, "--no-progress-bar", f"notebooks/{name}.ipynb", str(out)),
-            *(word for key, value in small.items() for word in ("-p", key, value)),
-        ],
-        cwd=ROOT,
-        env=dict(os.environ, LLM_LATENCY_OUTPUTS=str(out.parent / "o")),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )

@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import html
-import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import factories
-import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from pages import CarriedOut, words
 
 from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
-from llm_latency.report import write_report
 from llm_latency.spec import CacheMode, Settings, Start, Workload
-from llm_latency.store import load_runs
 
-matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]
 INFO = factories.info()
 MODES: tuple[CacheMode, ...] = ("cold", "kept")
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def frame(
@@ -201,10 +188,6 @@ def test_reading_and_table() -> None:
     assert answers.warm_runs_table(pd.DataFrame()).empty
 
 
-def words(ax: Any) -> str:
-    return " ".join(t.get_text() for t in ax.get_figure().findobj(matplotlib.text.Text))
-
-
 def test_a_thin_line_per_process_and_a_thick_one_per_cell() -> None:
     left, right = plots.warm_runs(frame())
     for ax in (left, right):
@@ -231,25 +214,12 @@ def test_poor_frames_are_drawn_as_what_they_are() -> None:
 
 @pytest.mark.notebook
 @pytest.mark.engine
-def test_the_notebook_runs(tmp_path: Path) -> None:
-    out = tmp_path / "out.ipynb"
-    papermill = shutil.which("papermill", path=str(Path(sys.executable).parent)) or "papermill"
-    small = ["-p", "prompt_tokens", "[6, 24]", "-p", "max_tokens", "3", "-p", "rounds", "2",
-             "-p", "repeats", "2", "-p", "n_threads", "1"]  # fmt: skip
-    done = subprocess.run(
-        [papermill, "--no-progress-bar", "notebooks/warm_runs.ipynb", str(out), *small],
-        cwd=ROOT,
-        env=dict(os.environ, LLM_LATENCY_OUTPUTS=str(tmp_path / "o")),
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
+def test_the_notebook_runs(carried_out: CarriedOut) -> None:
+    df, page = carried_out(
+        "warm_runs", prompt_tokens=[6, 24], max_tokens=3, rounds=2, repeats=2, n_threads=1
     )
-    assert done.returncode == 0, done.stderr
-    df = load_runs(tmp_path / "o" / "runs" / "*")
     assert set(df["status"]) == {"ok"}
     warm = df[df["repeat"] > 0]
     assert set(warm.loc[warm["cache_mode"] == "kept", "evaluated_tokens"]) == {1}
     assert set(warm.loc[warm["cache_mode"] == "cold", "evaluated_tokens"]) == {6, 24}
-    page = write_report(out).read_text(encoding="utf-8")
-    assert "What a kept warm run saves" in page and "INCOMPLETE" not in page
+    assert "What a kept warm run saves" in page

@@ -1,4 +1,4 @@
-"""How much memory a process may have, in words: ``none``, ``64 MiB``, ``110 %`` of the file."""
+"""How much memory a process may have: ``none``, ``64 MiB``, ``110 %`` of the file, ``+20 MiB``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 
 from llm_latency import synthetic
 from llm_latency.errors import ParameterError
+from llm_latency.parameters import shown
 from llm_latency.random_weights import check_quantisation, stored_bytes, tensors
 
 UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 LEAST = 2**24
 """Smallest limit, in bytes: below it not even the engine's library can be loaded."""
-WORDS = re.compile(r"(\d+(?:[.,]\d+)?)\s*(%|[kmg]i?b)", re.IGNORECASE)
+WORDS = re.compile(r"(\+?)\s*(\d{1,12}(?:[.,]\d{1,12})?)\s*(%|[kmg]i?b)", re.IGNORECASE)
 
 
 def limit_bytes(value: Any, model: str) -> int | None:
@@ -22,8 +23,8 @@ def limit_bytes(value: Any, model: str) -> int | None:
     Parameters
     ----------
     value
-        ``none``, an amount with its unit (KiB, MiB, GiB, kB, MB, GB), or a share of the model's
-        file such as ``110 %``.
+        ``none``, an amount with its unit (KiB, MiB, GiB, kB, MB, GB), a share of the model's
+        file such as ``110 %``, or ``+20 MiB``: so much beyond the model's file.
     model
         The model's name.
 
@@ -32,17 +33,18 @@ def limit_bytes(value: Any, model: str) -> int | None:
     ParameterError
         One sentence that names the value and what to write instead.
     """
-    text = str(value).strip().lower()
+    text = value.strip().lower() if isinstance(value, str) else ""
     if value is None or text == "none":
         return None
     found = WORDS.fullmatch(text)
     if not found:
         raise ParameterError(
-            f"memory_limit={value!r} is refused: give none, an amount with its unit such as "
-            "'64 MiB', or a share of the model's file such as '110 %'."
+            f"memory_limit={shown(value)} is refused: give none, an amount with its unit such as "
+            "'64 MiB', a share of the model's file such as '110 %', or '+20 MiB' beyond the file."
         )
-    amount, unit = float(found[1].replace(",", ".")), found[2]
-    size = round(amount / 100 * _file_bytes(value, model) if unit == "%" else amount * UNITS[unit])
+    beyond, amount, unit = found[1], float(found[2].replace(",", ".")), found[3]
+    share = amount / 100 * _file_bytes(value, model) if unit == "%" else amount * UNITS[unit]
+    size = round(share + (_file_bytes(value, model) if beyond else 0))
     if size < LEAST:
         raise ParameterError(
             f"memory_limit={value!r} is refused: it comes to {size / 2**20:.1f} MiB, and a "

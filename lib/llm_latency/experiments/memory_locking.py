@@ -15,7 +15,7 @@ from llm_latency.spec import Plan, Trial
 def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have their own defaults
     model: str = "synthetic:tiny",
     reading: Grid = ("mmap", "read", "mlock"),
-    memory_limit: Grid = ("none", "34 MiB"),
+    memory_limit: Grid = ("none", "+20 MiB"),
     prompt_tokens: int = 64,
     max_tokens: int = 32,
     n_ctx: int = 512,
@@ -37,9 +37,9 @@ def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have th
         Ways to bring the file into memory: ``mmap`` (map it), ``read`` (copy it) and ``mlock``
         (map it and lock it in RAM). They set ``use_mmap`` and ``use_mlock``.
     memory_limit
-        Most memory that a process may use: ``none``, an amount such as ``64 MiB``, or a share
-        of the model's file such as ``110 %``. What Python took before is not counted; the engine
-        itself, its context and its buffers are.
+        Most memory that a process may use: ``none``, an amount such as ``64 MiB``, a share of
+        the model's file such as ``110 %``, or ``+20 MiB``: so much beyond the file. What Python
+        took before is not counted; the engine itself, its context and its buffers are.
     prompt_tokens
         Length of the prompt, in tokens.
     max_tokens

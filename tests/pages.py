@@ -1,0 +1,32 @@
+"""Pages as their readers see them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+CarriedOut = Callable[..., tuple[pd.DataFrame, str]]
+"""Runs a notebook by its name and parameters; returns its rows, and its report as text."""
+
+
+def plain(page: str) -> str:
+    """Return a page's text without references, each space a plain one."""
+    return html.unescape(page).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def text(markdown: Any) -> str:
+    """Return what an answer says."""
+    return plain(str(markdown.data))
+
+
+def words(drawn: Any) -> str:
+    """Return all that is written in a figure, given it or axes of it."""
+    first = drawn[0] if isinstance(drawn, Sequence | np.ndarray) else drawn
+    figure = first if isinstance(first, Figure) else first.get_figure()
+    return " ".join(found.get_text() for found in figure.findobj(Text))
