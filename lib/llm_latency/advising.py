@@ -7,9 +7,10 @@ the memory was stated and is RAM. If it fails, the next best candidate is tried.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from llm_latency import advice, child, models, runner
+from llm_latency import advice, child, lock, runner
 from llm_latency.needs import Needs
 from llm_latency.spec import Plan, Trial
 from llm_latency.store import RunStore
@@ -28,12 +29,22 @@ def run(plan: Plan, *, progress: Any = True) -> RunStore:
     progress
         See :func:`llm_latency.runner.run`.
     """
-    store = runner.run(plan, progress=progress)
-    while trial := _unproven(plan, store):
-        path = models.resolve(plan.model)
-        log = str(store.log_path(trial.trial_id))
-        job = child.Job(store.run_id, trial, str(path), log, plan.timeout_s)
-        store.append(child.carry_out(job))
+    with contextlib.ExitStack() as stack:
+        stored = runner.find(plan)
+        if stored is None or runner.left(plan, stored) or _unproven(plan, stored):
+            # Over both parts, so that no other run comes between them.
+            stack.enter_context(lock.machine(plan.wait_s))
+        store = runner.run(plan, progress=progress)
+        if not _unproven(plan, store):
+            return store
+        named = plan.model_copy(update={"run_id": store.run_id})
+        with runner.begun(named, progress=bool(progress)) as (store, path, hold):
+            hold.tell(store.run_id, store.path, store.final, store.planned)
+            while trial := _unproven(plan, store):
+                log = str(store.log_path(trial.trial_id))
+                job = child.Job(store.run_id, trial, str(path), log, plan.timeout_s)
+                store.append(child.carry_out(job))
+                hold.beat()
     return store
 
 
@@ -66,6 +77,8 @@ def filled(cell: Trial, needs: Needs) -> Trial:
         if cell.settings.use_mmap:
             # Mapped pages that were in RAM before would count as nobody's.
             start["page_cache"] = "evicted"
+    elif needs.stated and cell.settings.n_gpu_layers != 0:
+        start["leave_vram_bytes"] = needs.memory_bytes
     tokens = {"prompt_tokens": cell.settings.n_ctx - FILL_TOKENS, "max_tokens": FILL_TOKENS}
     return cell.model_copy(
         update={

@@ -8,7 +8,7 @@ that there was.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -16,17 +16,19 @@ from llm_latency import host
 from llm_latency.budget import parse_bytes
 from llm_latency.errors import ParameterError
 from llm_latency.gpu import gpu_card
-from llm_latency.parameters import build, plain
-from llm_latency.spec import Count, Frozen
+from llm_latency.parameters import PADDING, build, plain
+from llm_latency.spec import MAX_INT32, Count, Frozen
 
 Use = Literal["start_up", "on_demand"]
 Side = Literal["cpu", "gpu"]
+Room = Annotated[int, Field(ge=1, le=MAX_INT32 - PADDING)]
+"""A context that can still be rounded up as llama.cpp does."""
 
 
 class Needs(Frozen):
     """What settings are judged by."""
 
-    n_ctx: Count = Field(description="Tokens of context, at least")
+    n_ctx: Room = Field(description="Tokens of context, at least")
     prompt_tokens: Count = Field(description="Length of the prompt that is answered")
     max_tokens: Count = Field(description="Length of the answer")
     ttft_s: float | None = Field(None, gt=0, description="Time to the first token, at most")
@@ -91,8 +93,8 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
     )
     if found.limit_bytes <= 0:
         raise ParameterError(
-            f"keep_free={given['keep_free']!r} leaves nothing of {found.memory_bytes:,} bytes of "
-            f"{found.word}; give less."
+            f"keep_free={given['keep_free']!r} leaves nothing of memory={found.memory_bytes:,} "
+            f"bytes of {found.word}; give less, or more memory."
         )
     if found.prompt_tokens + found.max_tokens > found.n_ctx:
         raise ParameterError(
@@ -106,7 +108,7 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
 def _bound(name: str, value: Any) -> float | None:
     """Return an upper bound in seconds; 0 is none."""
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
         raise ParameterError(
             f"{name}={value!r} is refused: give seconds, such as 0.5, or 0 for no bound."
         )

@@ -105,8 +105,11 @@ def fills(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
     whole = df["prompt_tokens"] + df["max_tokens"] >= df["n_ctx"]
     if "superseded" in df:
         whole &= ~df["superseded"].astype(bool)
-    capped = needs.stated and needs.on == "cpu"
-    return df[whole & (df["memory_limit_bytes"].notna() if capped else True)]
+    if needs.stated and needs.on == "cpu":
+        whole &= df["memory_limit_bytes"].notna()
+    elif needs.stated:
+        whole &= df["leave_vram_bytes"].notna() | (df["n_gpu_layers"] == 0)
+    return df[whole]
 
 
 def option(

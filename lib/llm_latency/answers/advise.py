@@ -14,6 +14,7 @@ from llm_latency.advice import Advice, judge
 from llm_latency.answers import advise_lines, troubles
 from llm_latency.answers.brief import brief
 from llm_latency.answers.page import in_words, markdown
+from llm_latency.answers.verdict import bold
 from llm_latency.compare import SMALLEST_EFFECT
 from llm_latency.needs import Needs
 from llm_latency.options import Option, timed
@@ -89,15 +90,10 @@ def _choice(found: Advice, one: Option, name: str) -> str:
         head = f"With {name}, **these settings hold**: {escape(words)}"
     waited = ", loading included," if needs.waits_for_load else ""
     return (
-        f"{head}. {asked_for(needs)} Measured: TTFT {_bold(one.ttft)}; "
-        f"{several(needs.max_tokens, 'token')} generated{waited} after {_bold(one.answer)}; "
-        f"loaded in {_bold(one.load)}."
+        f"{head}. {asked_for(needs)} Measured: TTFT {bold(one.ttft)}; "
+        f"{several(needs.max_tokens, 'token')} generated{waited} after {bold(one.answer)}; "
+        f"loaded in {bold(one.load)}."
     )
-
-
-def _bold(value: Estimate) -> str:
-    middle, rest = in_words(value, MS, "ms").split(" (", 1)
-    return f"**{middle}** ({rest}"
 
 
 def _margin(found: Advice, one: Option) -> str:

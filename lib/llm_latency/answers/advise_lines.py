@@ -22,6 +22,13 @@ GGML_TYPES = {
 """Numbers of the KV cache's formats, ggml.h's ``enum ggml_type``."""
 
 
+LOAD_MODES = {
+    (True, False): "mmap",
+    (True, True): "mmap+mlock",
+    (False, True): "mlock",
+    (False, False): "none",
+}
+"""llama.cpp's one word for ``use_mmap`` and ``use_mlock`` (its ``common/arg.cpp``)."""
 LEFT_OUT = ("run_id", "repeat_disturbed", "wait_s")
 """Parameters of a run that another run of the same needs does not share."""
 
@@ -50,26 +57,27 @@ def server(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
         "-c": "n_ctx",
         "-b": "n_batch",
         "-ub": "n_ubatch",
-        "-ngl": "n_gpu_layers",
         "-t": "n_threads",
         "-tb": "n_threads_batch",
     }
     for flag, name in flags.items():
         if settings[name] is not None:
-            # -1 is llama-cpp-python's word for all layers.
-            words += [
-                flag,
-                999 if name == "n_gpu_layers" and settings[name] < 0 else settings[name],
-            ]
+            words += [flag, settings[name]]
+    words += ["-ngl", "all" if settings["n_gpu_layers"] < 0 else settings["n_gpu_layers"]]
     words += ["-fa", "on" if settings["flash_attn"] else "off"]
-    words += ["--no-mmap"] * (not settings["use_mmap"]) + ["--mlock"] * settings["use_mlock"]
+    mode = LOAD_MODES[settings["use_mmap"], settings["use_mlock"]]
+    words += ["-lm", mode] if mode != "mmap" else []
     words += ["--no-kv-offload"] * (not settings["offload_kqv"])
     for flag, name in (("-ctk", "type_k"), ("-ctv", "type_v")):
         if settings[name] != "f16":
             words += [flag, settings[name]]
     # One slot: the server would otherwise share the context among several.
     words += ["-np", 1]
-    return _block("With llama.cpp's server:", "sh", shlex.join(map(str, words)))
+    return _block(
+        "With llama.cpp's server, of the release that this engine holds:",
+        "sh",
+        shlex.join(map(str, words)),
+    )
 
 
 def verify(one: Option, info: Mapping[str, Any]) -> str:

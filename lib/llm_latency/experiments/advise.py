@@ -7,10 +7,11 @@ from typing import Any
 from typing_extensions import Unpack
 
 from llm_latency.candidates import VARIED, candidates, worth_measuring
+from llm_latency.errors import ParameterError
 from llm_latency.experiments.asked import Asked, Grid, Options
 from llm_latency.header import header_of
 from llm_latency.needs import needs_of
-from llm_latency.parameters import plain
+from llm_latency.parameters import plain, shown, whole
 from llm_latency.spec import Plan, Settings, Trial
 
 ONE = (
@@ -84,6 +85,13 @@ def advise(  # type: ignore[misc]  # these have defaults of their own
     one = {name: asked.one(name) for name in ONE}
     needs = needs_of({**one, "n_gpu_layers": asked.given["n_gpu_layers"]})
     tried = {name: _values(asked, name) for name in ("n_ubatch", "flash_attn", "n_gpu_layers")}
+    if "n_batch" in options:
+        raise ParameterError(
+            f"n_batch={shown(options['n_batch'])} is refused: advise sets it to each n_ubatch that "
+            "it tries; give n_ubatch."
+        )
+    for size in tried["n_ubatch"]:
+        whole("n_ubatch", size)
 
     def cell(settings: Settings) -> Trial:
         return asked.cell(
@@ -108,6 +116,7 @@ def advise(  # type: ignore[misc]  # these have defaults of their own
                     max_tokens=needs.max_tokens,
                     page_cache=asked.one("page_cache"),
                 )
+    asked.plan([base])  # rounds, seed, times and names: refused before a file is fetched
     found = candidates(
         header_of(asked.model),
         base.settings,
