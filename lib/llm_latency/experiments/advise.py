@@ -6,11 +6,11 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from llm_latency.candidates import VARIED, candidates, worth_measuring
+from llm_latency.advice.candidates import VARIED, candidates, worth_measuring
+from llm_latency.advice.needs import needs_of
 from llm_latency.errors import ParameterError
 from llm_latency.experiments.asked import Asked, Grid, Options
 from llm_latency.header import header_of
-from llm_latency.needs import needs_of
 from llm_latency.parameters import plain, shown, whole
 from llm_latency.spec import Plan, Settings, Trial
 

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from llm_latency import frame as fr
-from llm_latency.advice import judge
-from llm_latency.options import timed
+from llm_latency.advice.judgement import judge
+from llm_latency.advice.options import timed
 from llm_latency.plots import style
 from llm_latency.plots.memory import latency_by_memory
 from llm_latency.plots.style import styled

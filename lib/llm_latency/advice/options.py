@@ -14,9 +14,9 @@ from typing import Any, Literal, NamedTuple
 import pandas as pd
 
 from llm_latency import frame as fr
-from llm_latency.candidates import VARIED, Candidate
+from llm_latency.advice.candidates import VARIED, Candidate
+from llm_latency.advice.needs import Needs
 from llm_latency.compare import SMALLEST_EFFECT, Comparison
-from llm_latency.needs import Needs
 from llm_latency.spec import Settings
 from llm_latency.stats import Estimate, estimate, estimates
 

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from llm_latency.advice.candidates import VARIED, Candidate, candidates
+from llm_latency.advice.needs import Needs, needs_of
+from llm_latency.advice.options import Option, answer_s, fills, option, timed
 from llm_latency.budget import largest, predict_at
-from llm_latency.candidates import VARIED, Candidate, candidates
 from llm_latency.compare import compare, noise_floor, samples
 from llm_latency.header import Header
-from llm_latency.needs import Needs, needs_of
-from llm_latency.options import Option, answer_s, fills, option, timed
 from llm_latency.parameters import as_list, plain
 from llm_latency.spec import Settings
 from llm_latency.stats import FEWEST

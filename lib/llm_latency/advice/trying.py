@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from llm_latency import advice, child, lock, runner
-from llm_latency.needs import Needs
+from llm_latency import child, lock, runner
+from llm_latency.advice.judgement import judge
+from llm_latency.advice.needs import Needs
 from llm_latency.spec import Plan, Trial
 from llm_latency.store import RunStore
 
@@ -50,7 +51,7 @@ def run(plan: Plan, *, progress: Any = True) -> RunStore:
 
 def _unproven(plan: Plan, store: RunStore) -> Trial | None:
     """Return the trial that fills the window of what would be advised; ``None`` if that is done."""
-    found = advice.judge(store.frame(), store.info)
+    found = judge(store.frame(), store.info)
     if found.chosen is None or found.chosen.full == "ok":
         return None
     cell = next(c for c in plan.cells if c.settings == found.chosen.settings)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llm_latency.advice.needs import Needs
 from llm_latency.header import Header
 from llm_latency.memory import PADDING, Prediction, predict
-from llm_latency.needs import Needs
 from llm_latency.spec import Settings
 
 BATCHES = (64, 128, 256, 512, 1024, 2048)
