@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import factories
+import hostile
 import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from llm_latency import answers, plots, tables
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.report import write_report
+from llm_latency.wording import escape, visible
 
+STRINGS = hostile.STRINGS
 HOSTILE = '<script>alert(1)</script><img src="https://evil.example/x.png" onerror="alert(2)">'
 SECRET = "print('only for those who code')"
 
@@ -223,3 +227,40 @@ def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:
     taken.write_text("not a folder")
     with pytest.raises(LabError, match="give a folder that can"):
         write_report(notebook, taken / "x.html")
+
+
+def test_what_is_not_seen_is_written_out() -> None:
+    assert visible("a\x00b\x1b[31m\u202egnp\ufeff\u2028") == r"a\x00b\x1b[31m\u202egnp\ufeff\u2028"
+    kept = "é ü 日本 עברית\N{NO-BREAK SPACE}–\n\t… 😀 " + "e\u0301"
+    assert visible(kept) == kept
+
+
+@pytest.mark.parametrize("name", STRINGS)
+def test_a_foreign_string_is_text_to_markdown_and_html(name: str, tmp_path: Path) -> None:
+    string = STRINGS[name]
+    cell = markdown_output(answers.page.markdown(f"Before {escape(string)} after."))
+    table = tables.show(pd.DataFrame({"reason": [string]})).to_html()
+    shown = new_output("display_data", data={"text/html": table, "text/plain": "T"})
+    stream = new_output("stream", name="stdout", text=string)
+    error = new_output("error", ename="ParameterError", evalue=string, traceback=[])
+    page = write(tmp_path, [*cells()[:1], code("x", cell, shown, stream, error)])
+    allowed = {"html", "head", "meta", "title", "style", "body", "main", "h1", "code", "em", "p",
+               "div", "pre", "table", "thead", "tbody", "tr", "th", "td", "span"}  # fmt: skip
+    assert set(page.tags) <= allowed, set(page.tags) - allowed
+    assert not [n for _, n, _ in page.attributes if n.startswith("on") or n in ("src", "href")]
+    assert not re.search(r"[\x00-\x08\x1b\u200b\u202a-\u202e\u2066-\u2069\ufeff]", page.source)
+    told, text = (" ".join(part.split()) for part in (visible(string), page.text))
+    # Of a terminal's colours are colours, in what was printed and in what is quoted of errors.
+    assert text.count(told) == (2 if name == "terminal" else 4), text[-3000:]
+
+
+def test_a_formula_in_a_name_is_no_formula_in_a_figure() -> None:
+    made = [
+        factories.frame(rounds=1, n_ctx=(512,), model=model)
+        for model in ("$\\frac{$", "a$b$c", "\x1b[31m\u202ex", "w" * 3000)
+    ]
+    frame = pd.concat(made).assign(model_sha256="00")
+    for draw in (plots.latency_by_tokens, plots.memory_by_n_ctx, plots.latency_by_memory):
+        draw(frame)
+        plt.gcf().savefig(io.BytesIO(), format="png")
+        plt.close("all")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llm_latency.errors import ParameterError
-from llm_latency.parameters import as_list, build, grid, plain
+from llm_latency.parameters import as_list, build, check_sizes, closed, grid, plain, shown, whole
 from llm_latency.spec import Plan, Settings, Trial, Workload
 
 
@@ -74,6 +76,24 @@ def test_a_workload_has_exactly_one_prompt() -> None:
         ("-5", -5),
         ("f16", "f16"),
         (7, 7),
+        (" 512 ", 512),
+        ("1_000", 1000),
+        ("1__0", "1__0"),
+        ("1_000_", "1_000_"),
+        ("007", "007"),
+        ("５", "５"),
+        ("0x10", "0x10"),
+        ("9" * 5000, "9" * 5000),
+        ("[" * 5000, "[" * 5000),
+        ('["512", "true"]', [512, True]),
+        ((1, "2"), [1, 2]),
+        (Path("a b.gguf"), str(Path("a b.gguf"))),
+        (np.int64(512), 512),
+        (np.bool_(True), True),
+        (np.array([1, 2]), [1, 2]),
+        (range(10**30), range(10**30)),
+        (b"512", b"512"),
+        ({"a": "1"}, {"a": "1"}),
     ],
 )
 def test_text_that_is_plainly_a_value_becomes_it(given_: object, understood: object) -> None:
@@ -132,3 +152,43 @@ def test_a_plan_survives_json() -> None:
 def test_a_run_id_is_a_plain_folder_name(name: str) -> None:
     with pytest.raises(ParameterError, match="run_id"):
         build(Plan, {"experiment": "t", "model": "m", "cells": (trial(),), "run_id": name})
+
+
+def test_values_are_quoted_in_one_short_line() -> None:
+    assert shown("a\n\x1b[31m\u202e") == r"'a\n\x1b[31m\u202e'"
+    for value in ("x" * 10_000, 10**5000, [1] * 10_000, {"a": "b" * 500}):
+        assert len(shown(value)) <= 100
+    assert shown(512) == "512"
+
+
+def test_what_counts_is_a_whole_number_within_bounds() -> None:
+    assert whole("turns", "12") == 12
+    for value in (0, 3, True, 1.0, "many", None, [1]):
+        with pytest.raises(ParameterError, match=r"turns=.* is refused: give .* from 1 to 2\."):
+            whole("turns", value, most=2)
+
+
+def test_what_is_longer_than_anything_is_refused_before_it_is_quoted() -> None:
+    check_sizes({"model": "x" * 1000, "n_ctx": [2**63, 0.5, None]})
+    for value in ("x" * 1001, 10**5000, [1, 10**5000]):
+        with pytest.raises(ParameterError, match=r"model=.* is refused: nothing so long") as caught:
+            check_sizes({"model": value})
+        assert len(str(caught.value)) < 250
+
+
+def test_a_closed_function_names_the_nearest_keyword_and_stays_itself() -> None:
+    @closed("question")
+    def ask(n_ctx: int, seed: int = 0) -> int:
+        """Return something."""
+        return n_ctx + seed
+
+    assert ask(1, seed=2) == 3 and ask.__doc__ == "Return something."
+    with pytest.raises(ParameterError, match=r"sed is not a parameter of question; .*'seed'\? Al"):
+        ask(1, sed=2)  # type: ignore[call-arg]
+
+
+def test_a_grid_has_an_end() -> None:
+    with pytest.raises(ParameterError, match=r"a × b are 10,100 combinations, and 10,000 are the"):
+        grid({"a": list(range(101)), "b": list(range(100)), "c": [1]})
+    with pytest.raises(ParameterError, match="n_ctx has 10,001 values"):
+        as_list("n_ctx", list(range(10_001)))

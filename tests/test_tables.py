@@ -173,7 +173,9 @@ def test_tables_bear_poor_frames(table, frame: pd.DataFrame) -> None:  # type: i
 def test_show_escapes_everything() -> None:
     made = [
         factories.record(factories.Settings(), 64, model=HOSTILE, warnings=[HOSTILE]),
-        factories.record(factories.Settings(n_ctx=1024), 64, failure=("crashed", HOSTILE)),
+        factories.record(
+            factories.Settings(n_ctx=1024), 64, model=HOSTILE, failure=("crashed", HOSTILE)
+        ),
     ]
     frame = factories.to_frame(made)
     info = factories.info(name=HOSTILE, **{HOSTILE: HOSTILE})

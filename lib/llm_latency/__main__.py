@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llm_latency.errors import LabError
+from llm_latency.errors import LabError, ParameterError, did_you_mean
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,33 +37,72 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(write_report(asked.notebook, asked.html))
         else:
-            from llm_latency.store import RunStore, outputs_dir
-
-            for info in sorted((outputs_dir() / "runs").glob("*/run.json")):
-                print(RunStore(info.parent))
+            return show_runs()
     except LabError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
 
 
+def show_runs() -> int:
+    """Print what is known of every stored run; return 1 if one of them cannot be read."""
+    from llm_latency.store import RunStore, outputs_dir
+
+    code = 0
+    for info in sorted((outputs_dir() / "runs").glob("*/run.json")):
+        try:
+            print(RunStore(info.parent))
+        except LabError as error:
+            print(error, file=sys.stderr)
+            code = 1
+    return code
+
+
 def run_notebook(notebook: Path, output: Path, options: list[str]) -> int:
-    """Let papermill execute a notebook, then write its report, also of one that stopped."""
+    """Let papermill execute a notebook, then write its report, also of one that stopped.
+
+    Raises
+    ------
+    LabError
+        If there is no such notebook, or papermill cannot even begin.
+    """
     from click.exceptions import ClickException
     from papermill.cli import papermill
     from papermill.exceptions import PapermillException, PapermillExecutionError
 
     from llm_latency.report import write_report
 
+    if not notebook.is_file():
+        near = [path.name for path in notebook.parent.glob("*.ipynb")]
+        raise ParameterError(
+            f"{str(notebook)!r} is no file{did_you_mean(notebook.name, near)} Give the path of a "
+            "notebook, such as notebooks/sweep.ipynb."
+        )
+    if not output.parent.is_dir():
+        raise ParameterError(
+            f"{str(output.parent)!r} is no folder; make it, or give another place for the notebook "
+            "that is executed."
+        )
     arguments = [str(notebook), str(output), *options]
     failed: str | None = None
     try:
         papermill.main(args=arguments, prog_name="papermill", standalone_mode=False)
     except PapermillExecutionError as error:
         failed = error.evalue or error.ename
+        if error.ename == "SyntaxError":
+            failed = (
+                f"a parameter's name cannot be one ({failed}); give names as the notebook's first "
+                "cell writes them, such as n_batch."
+            )
     except (ClickException, PapermillException, OSError) as error:
         print(getattr(error, "message", None) or error, file=sys.stderr)
         return 2
+    except Exception as error:  # what is no notebook, YAML or kernel fails in many ways
+        first = next(iter(str(error).strip().splitlines()), "")
+        raise LabError(
+            f"papermill cannot run {str(notebook)!r} ({type(error).__name__}: {first}); check the "
+            "notebook, and the files and options behind it."
+        ) from None
     print(write_report(output))
     if failed:
         print(failed, file=sys.stderr)

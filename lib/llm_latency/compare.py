@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm_latency.errors import ParameterError
-from llm_latency.stats import FEWEST, Estimate, estimate
+from llm_latency.stats import FEWEST, ORIGIN, Estimate, estimate, of_one_origin
 
 Verdict = Literal["faster", "slower", "same", "undecided"]
 
@@ -99,6 +99,7 @@ def samples(
         keep &= frame[name].isna() if value is None else frame[name] == value
     if column not in frame:
         raise ParameterError(f"the frame has no column {column!r}; name a measured column.")
+    of_one_origin(frame.loc[keep, [name for name in ORIGIN if name in frame]])
     values = pd.to_numeric(frame.loc[keep, column], errors="coerce")
     rounds = [frame.loc[keep, "run_id"], frame.loc[keep, "round"]]
     grouped = values.groupby(rounds)
@@ -123,6 +124,7 @@ def noise_floor(
     found: list[float] = []
     if "twin" not in frame:
         return None
+    of_one_origin(frame)
     for _, cell in frame[frame["twin"].astype(bool)].groupby("cell_id"):
         name = cell["cell_id"].iloc[0]
         pair = [

@@ -12,8 +12,8 @@ import pandas as pd
 
 from llm_latency.record import Buffers, HostState, LoadTimings, ProcessMemory, Timings, Vram
 from llm_latency.spec import Settings, Start, Workload
-from llm_latency.stats import counted
-from llm_latency.wording import counts, enumerate_words, setting
+from llm_latency.stats import counted, of_one_origin
+from llm_latency.wording import counts, enumerate_words, setting, visible
 
 AXES = ("n_ctx", "n_batch")
 """Settings that always name a cell, whether they vary or not."""
@@ -23,7 +23,6 @@ CONDITIONS = (
     *Start.model_fields,
     *(n for n in Workload.model_fields if n not in ("prompt", "prompt_tokens", "repeats")),
     "model",
-    "machine_id",
 )
 """Columns that make two trials different questions."""
 
@@ -52,6 +51,9 @@ PARTS = {
 Metric = Literal["decode_tps", "prefill_tps"]
 """Columns that are speeds."""
 
+LONGEST = 40
+"""Letters of a name beyond which its middle is left out."""
+
 TEXTS = ("run_id", "trial_id", "status", "reason", "warnings")
 
 
@@ -60,8 +62,14 @@ def prepare(frame: pd.DataFrame) -> pd.DataFrame:
 
     Numbers are floats with NaN for missing; ``process`` names the process that left a row, and
     ``cell`` the combination of settings, in words. Rows that count in no estimate are left out.
+
+    Raises
+    ------
+    LabError
+        If the rows are of several machines, engines or model files.
     """
     data = counted(frame).copy()
+    of_one_origin(data)
     for name in NUMBERS:
         values = data[name] if name in data else pd.Series(float("nan"), index=data.index)
         data[name] = pd.to_numeric(values, errors="coerce").astype(float)
@@ -71,12 +79,26 @@ def prepare(frame: pd.DataFrame) -> pd.DataFrame:
     if "itl_s" not in data:
         data["itl_s"] = pd.Series(None, index=data.index, dtype=object)
     data["process"] = data["run_id"].astype(str) + "/" + data["trial_id"].astype(str)
+    if "model" in data:
+        data["model"] = _readable(data["model"])
     names = keys(data)
     data["cell"] = [
         cell_name(dict(zip(names, values, strict=True)))
         for values in data[names].itertuples(index=False, name=None)
     ]
     return data
+
+
+def _readable(names: pd.Series) -> pd.Series:
+    """Return names from outside as a figure can show them: seen, short, and still apart."""
+    known: dict[Any, str] = {}
+    for name in names.dropna().unique():
+        text = " ".join(visible(name).split())
+        text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 3 :]}"
+        while text in known.values():
+            text += "′"
+        known[name] = text
+    return names.map(known)
 
 
 def keys(frame: pd.DataFrame) -> list[str]:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llm_latency.spec import PageCache, Trial
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused", "cancelled"]
 STATUSES: dict[Status, str] = {

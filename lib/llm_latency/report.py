@@ -19,7 +19,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.wording import MARKER
+from llm_latency.wording import MARKER, visible
 
 HIDDEN = "progress"
 """Tag of cells whose outputs belong to the one who waits, not to the reader."""
@@ -75,12 +75,13 @@ def write_report(notebook: Path, html: Path | None = None) -> Path:
         If the page cannot be written.
     """
     notebook = Path(notebook)
+    executed = _read(notebook)
     target = Path(html) if html is not None else notebook.with_suffix(".html")
     if target.resolve() == notebook.resolve():
         raise ParameterError(
             f"the report would overwrite the notebook {notebook}; give html another name."
         )
-    page = _page(_read(notebook), notebook.stem)
+    page = _page(executed, notebook.stem)
     draft = target.with_name(f".{target.name}.draft")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +100,7 @@ def _read(notebook: Path) -> Any:
         text = notebook.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParameterError(f"{str(notebook)!r} does not exist; {advice}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ParameterError(f"{str(notebook)!r} cannot be read ({error}); {advice}") from None
     try:
         cells = json.loads(text)["cells"]
@@ -130,12 +131,13 @@ def _page(notebook: Any, stem: str) -> str:
     while banner and len(readable.cells) > 1 and readable.cells[-1].cell_type == "markdown":
         readable.cells.pop()  # the introduction of what never came
     body, _ = exporter.from_notebook_node(readable)
-    warning = f'<p class="banner" role="alert">{markup.escape(banner)}</p>' if banner else ""
+    said = markup.escape(visible(banner))
+    warning = f'<p class="banner" role="alert">{said}</p>' if banner else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{markup.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{markup.escape(visible(title))}</title>\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n<main>\n{warning}\n{_harmless(body)}\n</main>\n</body>\n</html>\n"
     )
 
@@ -227,7 +229,8 @@ def _harmless(body: str) -> str:
         pictures.append(found[1])
         return f'src="picture-{len(pictures) - 1}"'
 
-    body = PICTURE.sub(set_aside, body)
+    # What is not seen is written out: NUL ends a text in some readers, and others turn it round.
+    body = visible(PICTURE.sub(set_aside, body))
     body = re.sub(r"(?is)<(script|style)\b.*?(</\1\s*>|\Z)", "", body)
     cleaner = SanitizeHTML(  # type: ignore[no-untyped-call]
         tags=TAGS, attributes=_allowed, strip=True
@@ -258,6 +261,7 @@ h2 { font-size: 20px; line-height: 1.3; margin: 40px 0 6px; padding-top: 14px;
   border-top: 1px solid #dfe3e8; }
 h3 { font-size: 16.5px; margin: 26px 0 4px; }
 p, ul, ol { margin: 6px 0 10px; max-width: 58rem; }
+h1, h2, h3, p, li, caption { overflow-wrap: anywhere; }
 strong { font-weight: 650; }
 img { display: block; max-width: 100%; height: auto; margin: 12px 0 4px; }
 pre { overflow-x: auto; background: #f5f6f8; padding: 8px 12px; font-size: 13px; }
@@ -271,7 +275,7 @@ th, td { text-align: left; vertical-align: top; padding: 4px 11px 4px 0; }
 th { font-weight: 600; border-bottom: 1.5px solid #5d6675; vertical-align: bottom; }
 td { border-bottom: 1px solid #e8ebee; }
 table.grid td { white-space: pre; }
-table.grid td.long { white-space: normal; min-width: 10rem; }
+table.grid td.long { white-space: normal; min-width: 10rem; overflow-wrap: anywhere; }
 table.grid th { min-width: 3.4rem; }
 table.card { width: 100%; }
 table.card td:first-child { color: #5d6675; white-space: nowrap; width: 15rem; }

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtr  # scipy.stats takes half a second to import
 
-from llm_latency.errors import ParameterError
+from llm_latency.errors import LabError, ParameterError
 
 FEWEST = 6
 """The fewest processes that give a median a distribution-free 95 % interval."""
@@ -117,6 +117,47 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[keep]
 
 
+ORIGIN = {
+    "machine_id": "machines",
+    "engine_version": "versions of the engine",
+    "model_sha256": "model files",
+    "model": "models",
+}
+"""Columns that say where a row comes from, and what they tell apart."""
+
+
+def of_one_origin(frame: pd.DataFrame, by: Sequence[str] = ()) -> None:
+    """Refuse rows of several machines, engines or model files, which no estimate may mix.
+
+    Parameters
+    ----------
+    frame
+        Rows of which something is to be estimated.
+    by
+        Columns that name what is estimated by itself.
+
+    Raises
+    ------
+    LabError
+        One sentence that says how to choose.
+    """
+    for name, words in ORIGIN.items():
+        # One file may have several names; where checksums are known, they tell files apart.
+        if name == "model" and "model_sha256" in frame and frame["model_sha256"].notna().all():
+            continue
+        found = list(frame[name].dropna().unique()) if name in frame else []
+        if len(found) < 2:
+            continue
+        grouped = frame[name].groupby([frame[key] for key in by], dropna=False) if by else None
+        if grouped is not None and grouped.nunique().max() < 2:
+            continue
+        raise LabError(
+            f"these rows are of {len(found)} {words} ({', '.join(map(str, found[:3]))}), which no "
+            f"estimate mixes; choose one, frame[frame[{name!r}] == {str(found[0])!r}], or take "
+            f"each by itself, frame.groupby({name!r})"
+        )
+
+
 def per_process(frame: pd.DataFrame, column: str, by: Sequence[str] = ("cell_id",)) -> pd.DataFrame:
     """Return one number per process: the median over its ``ok`` generations.
 
@@ -133,6 +174,9 @@ def per_process(frame: pd.DataFrame, column: str, by: Sequence[str] = ("cell_id"
     ------
     ParameterError
         If the frame lacks a column.
+    LabError
+        If it holds rows of several machines, engines or model files, and ``by`` does not take
+        them apart.
     """
     process = [name for name in ("run_id", "trial_id") if name in frame]
     for name in (*by, column, "status", "trial_id"):
@@ -141,6 +185,7 @@ def per_process(frame: pd.DataFrame, column: str, by: Sequence[str] = ("cell_id"
                 f"the frame has no column {name!r}; give the frame of a run, run.frame()."
             )
     good = counted(frame)
+    of_one_origin(good, by)
     good = good[good["status"] == "ok"]
     values = pd.to_numeric(good[column], errors="coerce").astype(float)
     groups = list(dict.fromkeys([*by, *process]))

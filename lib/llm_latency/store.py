@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
@@ -209,10 +210,12 @@ def make_folder(path: Path, *, new: bool = False) -> Path:
     FileExistsError
         If it is there and was to be ``new``.
     LabError
-        If it cannot be made.
+        If it cannot be made, or nothing can be written there.
     """
     try:
         path.mkdir(parents=True, exist_ok=not new)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         if new and isinstance(error, FileExistsError):
             raise

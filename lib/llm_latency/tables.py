@@ -18,7 +18,7 @@ from llm_latency import frame as fr
 from llm_latency.record import STATUSES
 from llm_latency.spec import Settings, Start
 from llm_latency.stats import Estimate, estimate, estimates, outliers, per_process
-from llm_latency.wording import MIB, MS, decimals, number, setting
+from llm_latency.wording import MIB, MS, decimals, number, setting, visible
 
 CAPTION = (
     "Median [95 % interval] or, with fewer than six processes, median (smallest–largest); "
@@ -239,7 +239,7 @@ def show(table: pd.DataFrame) -> Styler:
     styler = styler.format(_two_lines, escape="html", na_rep="–")
     styler = styler.format_index(escape="html", axis=1)
     if caption := table.attrs.get("caption"):
-        styler = styler.set_caption(html.escape(caption))
+        styler = styler.set_caption(html.escape(visible(caption)))
     kind = "card" if table.attrs.get("card") else "grid"
     styler = styler.set_table_attributes(f'class="lab {kind}"')
     # Reports bring a style sheet for these classes, JupyterLab sees only what is set here.
@@ -249,7 +249,10 @@ def show(table: pd.DataFrame) -> Styler:
             {"selector": "th, td", "props": "text-align: left; vertical-align: top"},
             {"selector": "td.bad", "props": "font-weight: bold"},
             {"selector": "td", "props": "white-space: " + ("normal" if kind == "card" else "pre")},
-            {"selector": "td.long", "props": "white-space: normal; min-width: 15em"},
+            {
+                "selector": "td.long",
+                "props": "white-space: normal; min-width: 15em; overflow-wrap: anywhere",
+            },
             {"selector": "caption", "props": "caption-side: bottom; text-align: left"},
         ]
     )
@@ -257,7 +260,7 @@ def show(table: pd.DataFrame) -> Styler:
 
 def _two_lines(value: Any) -> str:
     """Return a cell's text, an estimate on one line and what is known of it on the next."""
-    return re.sub(r"^([\d.,]+) (?=[\[(]|n \d)", r"\1\n", str(value))
+    return re.sub(r"^([\d.,]+) (?=[\[(]|n \d)", r"\1\n", visible(value))
 
 
 def _css_class(column: Hashable) -> Callable[[Any], str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -86,6 +87,22 @@ def counts(words: Iterable[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in ranked)
 
 
+def visible(text: Any) -> str:
+    """Return foreign text with every sign that is not seen written out, as Python writes it.
+
+    A sign that turns the direction of writing, moves a terminal's cursor or has no width can hide
+    or forge what a reader sees. Spaces and the ends of lines stay.
+    """
+    return "".join(
+        repr(sign)[1:-1] if unicodedata.category(sign) in UNSEEN and sign not in "\n\t" else sign
+        for sign in str(text)
+    )
+
+
+UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+"""Unicode's categories of signs that are not seen: controls, formats, halves, unknown, ends."""
+
+
 def escape(text: Any) -> str:
     """Return foreign text so that neither HTML nor Markdown sees anything but letters in it.
 
@@ -93,11 +110,12 @@ def escape(text: Any) -> str:
     not enough (``$`` begins a formula in Jupyter), so every sign becomes a character reference,
     which neither language takes for its own.
     """
-    flat = " ".join(str(text).split())
+    flat = " ".join(visible(text).split())
     plain = re.sub(
         r"[^\w\s.,;:'%=/()+?°–×-]",
         lambda sign: html.escape(sign[0]) if sign[0] in "<>&" else f"&#{ord(sign[0])};",
         flat,
     )
     # An address would become a link.
-    return plain.replace("_", "&#95;").replace("://", "&#58;//")
+    plain = plain.replace("_", "&#95;").replace("://", "&#58;//")
+    return re.sub(r"(?i)\bwww\.", lambda found: f"{found[0][:-1]}&#46;", plain)

@@ -6,10 +6,12 @@ The run is made up, the notebook and all that reads a run are real.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hostile
 import nbformat
 import papermill
 import pytest
@@ -123,3 +125,32 @@ def test_every_figure_and_table_is_there(visit: Any) -> None:
     assert page.locator("table").count() == 7
     assert "INCOMPLETE" not in page.inner_text("body")
     assert "<script>" in page.inner_text("body"), "foreign text is shown as text"
+
+
+@pytest.mark.parametrize("width", [800, 1280])
+def test_a_run_full_of_hostile_strings_is_a_page_of_text(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory, width: int
+) -> None:
+    """The short form of ``python -m benchmarks.faults hostile``, in the browser of these tests."""
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.faults.hostile import draw, look
+
+    page = tmp_path_factory.getbasetemp() / "hostile.html"
+    if not page.exists():
+        folder = tmp_path_factory.mktemp("<b onmouseover=pwned=7> ![x](http:x.example) $")
+        hostile.stored_run(folder, folder)
+        draw(page.with_suffix(".ipynb"), hostile.RUN_ID, folder)
+    assert look(browser, page, width, hostile.STRINGS) == []
+
+
+def test_a_page_with_a_script_is_told_from_one_without(browser: Any, tmp_path: Path) -> None:
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.faults.hostile import look
+
+    page = tmp_path / "bad.html"
+    body = "<title>n_ctx</title><p>\u202e" + "".join(hostile.STRINGS.values())
+    page.write_text(body, encoding="utf-8")
+    found = " ".join(look(browser, page, 1280, hostile.STRINGS))
+    for word in ("a script ran", "asked for http://outside.example", "elements script", "title",
+                 "not seen", "not to be read"):  # fmt: skip
+        assert word in found

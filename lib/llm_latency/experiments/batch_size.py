@@ -52,11 +52,12 @@ def batch_size(  # type: ignore[misc]  # n_batch, n_ubatch and rounds have defau
         "page_cache": "resident",
     }
     batches, ubatches = asked.many("n_batch"), asked.many("n_ubatch")
-    if 0 in [value for value in ubatches if type(value) is int]:
-        raise ParameterError(
-            "n_ubatch=0, the engine's own, is refused here: give sizes to compare, such as "
-            "n_ubatch=[128, 512]."
-        )
+    for size in ubatches:
+        if size is None or (type(size) is int and size == 0):
+            raise ParameterError(
+                f"n_ubatch={size}, the engine's own, is refused here: give sizes to compare, such "
+                "as n_ubatch=[128, 512]."
+            )
     # Each size by itself first: what is wrong with one is refused before any are compared.
     for size in batches:
         asked.cell(n_batch=size, n_ubatch=1, **work)

@@ -8,6 +8,7 @@ from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
 from llm_latency.experiments.asked import Asked, Grid, Options
+from llm_latency.parameters import whole
 from llm_latency.spec import Plan
 
 QUESTION_TOKENS = 16
@@ -56,12 +57,8 @@ def context_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
         One sentence that names the parameter, its value, and what to do.
     """
     asked = Asked("context_size", locals())
-    lengths = asked.many("turns")
-    for name in ("turns", "answer_tokens"):
-        for value in asked.many(name):
-            if type(value) is not int or value < 1:
-                raise ParameterError(f"{name}={value!r} is refused: give whole numbers from 1 up.")
-    asked.one("answer_tokens")
+    lengths = [whole("turns", value) for value in asked.many("turns")]
+    whole("answer_tokens", asked.one("answer_tokens"))
     tokens = asked.one("max_tokens")
     if type(tokens) is int and tokens < 2:
         raise ParameterError(

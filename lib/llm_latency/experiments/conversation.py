@@ -6,7 +6,11 @@ from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
 from llm_latency.experiments.asked import Asked, Grid, Options
+from llm_latency.parameters import whole
 from llm_latency.spec import Plan
+
+MOST_TURNS = 10_000
+"""Turns that one process may be asked for."""
 
 
 def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
@@ -50,10 +54,10 @@ def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
     """
     asked = Asked("conversation", locals())
     count = asked.one("turns")
-    if type(count) is not int or count < 2:
+    if type(count) is not int or not 2 <= count <= MOST_TURNS:
         raise ParameterError(
             f"turns={count!r} is refused: give a whole number from 2 up, so that a later turn can "
-            "be compared with the first."
+            f"be compared with the first, and {MOST_TURNS:,} at most."
         )
     tokens = asked.one("max_tokens")
     if type(tokens) is int and tokens < 2:
@@ -61,6 +65,7 @@ def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
             f"max_tokens={tokens} is refused: give 2 or more, since decode is what follows the "
             "first token."
         )
+    short_tokens = whole("short_tokens", asked.one("short_tokens"))
     common = {
         "max_tokens": tokens,
         "length": "fixed",
@@ -73,5 +78,10 @@ def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
         for language in asked.many("conversation")
         for mode in ("kept", "cold")
     ]
-    short = asked.cell(prompt_tokens=asked.one("short_tokens"), cache_mode="cold", **common)
+    short = asked.cell(prompt_tokens=short_tokens, cache_mode="cold", **common)
+    if (need := short_tokens + short.workload.max_tokens) > short.settings.n_ctx:
+        raise ParameterError(
+            f"short_tokens={short_tokens} is refused: with max_tokens={tokens} it needs {need} "
+            f"tokens of context, n_ctx={short.settings.n_ctx}; give a shorter prompt."
+        )
     return asked.plan([*cells, short], twin=0)

@@ -8,7 +8,7 @@ from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
 from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import Plan, Settings
+from llm_latency.spec import MAX_INT32, Plan, Settings
 
 PADDING = 256
 """llama.cpp rounds a context up to a multiple of this."""
@@ -75,14 +75,19 @@ def _context(given: Any, longest: int, answer: int, n_batch: int) -> Any:
     needed = longest + answer
     # llama.cpp limits n_batch to the context.
     enough = -(-max(needed, n_batch) // PADDING) * PADDING
+    if enough > MAX_INT32:
+        raise ParameterError(
+            f"prompt_tokens={longest}, max_tokens={answer} and n_batch={n_batch} are refused: a "
+            f"context that holds them would be larger than {MAX_INT32:,} tokens; give fewer."
+        )
     if type(given) is not int or given < 0:
         return given  # refused by the settings, with what is allowed
     if given == 0:
         return enough
     if given < needed:
         raise ParameterError(
-            f"n_ctx={given} is refused: the longest prompt, {longest} tokens, and "
-            f"max_tokens={answer} need {needed}; give n_ctx={enough}, or 0 for just enough."
+            f"n_ctx={given} is refused: the longest prompt, prompt_tokens={longest}, "
+            f"and max_tokens={answer} need {needed}; give n_ctx={enough}, or 0 for just enough."
         )
     return given
 

@@ -10,8 +10,8 @@ from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.experiments.asked import Asked, Grid, Options
 from llm_latency.spec import PREFIX_WARM_UPS, Plan, Trial, WarmUp
 
-CONTEXT_GRAIN = 256
-"""llama.cpp rounds the context up to a multiple of this."""
+MOST_TOKENS = 2**30
+"""Two of such a length are still a number of tokens that llama.cpp can count."""
 
 
 def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
@@ -112,15 +112,18 @@ def _counts(asked: Asked, name: str) -> list[int]:
     """Return the values of a parameter that counts tokens, checked before they are added up."""
     values = asked.many(name) if name == "system_tokens" else [asked.one(name)]
     for value in values:
-        if type(value) is not int or value < 1:
-            raise ParameterError(f"{name}={value!r} is refused: give a whole number above 0.")
+        if type(value) is not int or not 0 < value < MOST_TOKENS:
+            raise ParameterError(
+                f"{name}={value!r} is refused: give a whole number above 0 and below "
+                f"{MOST_TOKENS:,}."
+            )
     return values
 
 
 def _check_room(asked: Asked, prompt: int) -> None:
     n_ctx, answer = asked.one("n_ctx"), asked.one("max_tokens")
-    if prompt + answer > -(-n_ctx // CONTEXT_GRAIN) * CONTEXT_GRAIN:
+    if prompt + answer > n_ctx:
         raise ParameterError(
             f"n_ctx={n_ctx} cannot hold the longest system prompt, the question and max_tokens: "
-            f"give n_ctx={prompt + answer} or more, or fewer system_tokens."
+            f"give n_ctx={prompt + answer} or more, or fewer system_tokens or question_tokens."
         )

@@ -1,0 +1,96 @@
+"""``python -m llm_latency`` with what cannot be right: one sentence, an exit code, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_latency.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+SWEEP = str(ROOT / "notebooks" / "sweep.ipynb")
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    err = capsys.readouterr().err.strip()
+    assert "Traceback" not in err
+    return err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["report", "nosuch.ipynb"], "does not exist; give the path of an executed notebook"),
+        (["report", "."], "cannot be read"),
+        (["report", __file__], "is not a notebook"),
+        (["report", "a\0b"], "cannot be read"),
+        (["report", "x" * 5000], "cannot be read"),
+        (["run", "nosuch.ipynb", "out.ipynb"], "is no file"),
+        (["run", str(ROOT / "notebooks"), "out.ipynb"], "is no file"),
+        (["run", str(ROOT / "notebooks" / "swep.ipynb"), "o.ipynb"], "did you mean 'sweep.ipynb'"),
+        (["run", __file__, "out.ipynb"], "check the notebook"),
+        (["run", SWEEP, "no/such/folder/out.ipynb"], "'no/such/folder' is no folder"),
+        (["run", SWEEP, "out.ipynb", "-f", "nosuch.yaml"], "nosuch.yaml"),
+        (["run", SWEEP, "out.ipynb", "-f", __file__], "check the notebook"),
+        (["run", SWEEP, "out.ipynb", "-y", "[1, 2"], "check the notebook"),
+        (["run", SWEEP, "out.ipynb", "-p", "n_ctx"], "-p"),
+        (["run", SWEEP, "out.ipynb", "--colour"], "--colour"),
+        (["run", SWEEP, "out.ipynb", "-k", "cobol"], "check the notebook"),
+    ],
+)
+def test_what_cannot_be_right_is_one_sentence(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert words in said(capsys)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".html"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["doctr"], ["doctor", "now"], ["report"], ["run", "a"]])
+def test_what_argparse_refuses(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert "error: " in said(capsys)
+
+
+def test_one_damaged_run_does_not_hide_the_others(
+    outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in (("a", "{"), ("b", '{"plan": {"cells": [], "rounds": 1}}')):
+        (outputs / "runs" / name).mkdir(parents=True)
+        (outputs / "runs" / name / "run.json").write_text(content)
+    assert main(["runs"]) == 1
+    captured = capsys.readouterr()
+    assert "run.json" in captured.err and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("place", ["taken", "~no-such-user/x", "taken/below"])
+def test_outputs_that_cannot_be_written_stop_a_run_before_a_model_is_made(
+    tmp_path: Path, place: str
+) -> None:
+    """A file stands where the folder should: root itself cannot write there."""
+    (tmp_path / "taken").write_text("a file")
+    named = place if place.startswith("~") else str(tmp_path / place)
+    code = (
+        "import llm_latency as lab\n"
+        "try: lab.run(lab.experiments.sweep(n_ctx=512, rounds=1), progress=False)\n"
+        "except lab.LabError as error: print('LabError:', error)"
+    )
+    told = dict(os.environ, LLM_LATENCY_OUTPUTS=named, LLM_LATENCY_CACHE=str(tmp_path / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=told, cwd=tmp_path, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("LabError:") and "LLM_LATENCY_OUTPUTS" in done.stdout, done.stderr
+    assert len(done.stdout.strip().splitlines()) == 1
+    assert not (tmp_path / "cache").exists(), "a model was made before the place was looked at"
