@@ -18,7 +18,7 @@ from factories import FakeChild
 
 import llm_latency as lab
 from llm_latency import child, lock, models, runner
-from llm_latency.record import Record
+from llm_latency.record import SCHEMA_VERSION, Record
 
 OK = 'answer(0); answer(1); send(phase="end", ended="done", cpu_s=0.0)'
 AGAIN = """
@@ -286,7 +286,7 @@ def test_real_trials_leave_real_figures(outputs: Path) -> None:
     assert (frame["load_s"] < frame["child_s"]).all()
     assert sorted(frame["repeat"].unique()) == [0, 1]
     text = (run.path / "trials.jsonl").read_text()
-    assert all(json.loads(line)["schema_version"] == 1 for line in text.splitlines())
+    assert all(json.loads(line)["schema_version"] == SCHEMA_VERSION for line in text.splitlines())
     for record in run.records():
         assert "llama_model_loader" in run.log_path(record.trial.trial_id).read_text()
 
