@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from factories import FakeChild
 
-from llm_latency import child, models
+from llm_latency.measure import trial
+from llm_latency.model import names
+from tests.support.factories import FakeChild
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +34,7 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     """Return the file of the smallest synthetic model."""
-    return models.resolve("synthetic:tiny")
+    return names.resolve("synthetic:tiny")
 
 
 @pytest.fixture
@@ -62,6 +63,6 @@ def fake_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeChild:
     def install(lines: str) -> None:
         script = tmp_path / "fake_worker.py"
         script.write_text(textwrap.dedent(head) + textwrap.dedent(lines), encoding="utf-8")
-        monkeypatch.setattr(child, "WORKER", (sys.executable, str(script)))
+        monkeypatch.setattr(trial, "WORKER", (sys.executable, str(script)))
 
     return install

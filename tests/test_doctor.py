@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from factories import FakeChild
 
-from llm_latency import doctor, gpu, host
+from llm_latency import doctor
 from llm_latency.__main__ import main
-from llm_latency.record import EngineCard
+from llm_latency.machine import devices as gpu
+from llm_latency.machine import host
+from llm_latency.records.record import EngineCard
+from tests.support.factories import FakeChild
 
 
 @pytest.mark.engine

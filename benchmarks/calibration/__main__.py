@@ -13,11 +13,10 @@ import sys
 from pathlib import Path
 
 from benchmarks.calibration.build import build
-
-from llm_latency import calibration
-from llm_latency.calibration import page
-from llm_latency.calibration.ratios import parts
 from llm_latency.errors import LabError
+from llm_latency.questions import calibration
+from llm_latency.questions.calibration import page
+from llm_latency.questions.calibration.ratios import parts
 
 
 def main(arguments: list[str] | None = None) -> int:

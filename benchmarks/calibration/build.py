@@ -24,10 +24,9 @@ from importlib import metadata
 from pathlib import Path
 
 import bootstrap
-
-from llm_latency import host
-from llm_latency.calibration import bench
 from llm_latency.errors import LabError
+from llm_latency.machine import host
+from llm_latency.questions.calibration import bench
 
 OFF = ("TESTS", "EXAMPLES", "SERVER", "APP", "UI")
 """Parts of llama.cpp that are not needed."""

@@ -12,10 +12,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.hub_server import hub_server, pointed_at
-
-from llm_latency import download, hub, models
 from llm_latency.errors import LabError
+from llm_latency.model import download, hub, names
+from tests.support.hub_server import hub_server, pointed_at
 
 BREAKS = 3
 MOST_AGAIN = 1 << 16
@@ -30,7 +29,7 @@ def report(downloads: int = 50, seed: int = 0) -> Iterator[str]:
     LabError
         If a file is not its original, or too much was fetched again.
     """
-    content = models.resolve("synthetic:tiny").read_bytes()
+    content = names.resolve("synthetic:tiny").read_bytes()
     size = len(content)
     chance = random.Random(seed)
     yield f"{downloads} downloads of {size:,} bytes, each broken at {BREAKS} places, seed {seed}"

@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from benchmarks.faults.small_disk import small_disk
 
 import llm_latency as lab
-from llm_latency import child, hearing, models
+from benchmarks.faults.small_disk import small_disk
 from llm_latency.errors import LabError
-from llm_latency.limits import limited
-from llm_latency.record import Record
-from llm_latency.spec import Settings, Start, Trial, Workload
+from llm_latency.machine.memory_cap import limited
+from llm_latency.measure import process as hearing
+from llm_latency.measure import trial as child
+from llm_latency.model import names as models
+from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.records.record import Record
 
 MIB = 2**20
 SILENT_S = 2.0
@@ -256,7 +258,7 @@ ENDS = (
         lambda place: measure(
             place,
             worker=spoiled(
-                "from llm_latency.protocol import Event\n"
+                "from llm_latency.engine.protocol import Event\n"
                 "class Newer(Event):\n    stage: int = 7\n"
                 "worker.Event = lambda **said: Newer(**said, stage=8)"
             ),

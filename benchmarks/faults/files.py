@@ -17,14 +17,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
 from benchmarks.faults.canaries import Canaries
 from benchmarks.faults.damage import KINDS, damaged, survey
-
-from llm_latency import child, header, models, synthetic
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.random_weights import Shape
-from llm_latency.record import Record
-from llm_latency.spec import Settings, Start, Trial, Workload
+from llm_latency.measure import trial as child
+from llm_latency.model import header, names, synthetic
+from llm_latency.model.weights import Shape
+from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.records.record import Record
 
 SHAPE = Shape(n_layer=2, n_embd=64, n_head=2, n_head_kv=1, n_ff=64, n_vocab=512, n_ctx_train=512)
 """Small, so that a damaged byte hits something that matters; the file has some 140 kB."""
@@ -51,7 +52,7 @@ def measure(path: Path, log: Path, number: int) -> Record:
 def read(path: Path) -> float:
     """Let the lab's own readers read a damaged header; return the seconds of both."""
     start_s = time.perf_counter()
-    models.card("damaged", path)
+    names.card("damaged", path)
     with contextlib.suppress(ParameterError):
         header.read_header(path)
     return time.perf_counter() - start_s

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_latency.errors import LabError
-from llm_latency.report import write_report
+from llm_latency.report.html import write_report
 
 ROOT = Path(__file__).parents[2]
 WIDTHS = (800, 1280)
@@ -36,7 +36,7 @@ def report() -> Iterator[str]:
     """
     # Beside each other, as pytest has it: what is made up for tests imports its neighbours.
     sys.path.insert(0, str(ROOT / "tests"))
-    import hostile
+    from tests.support import hostile
 
     with tempfile.TemporaryDirectory() as name:
         # The folder's own name stands in the report too.

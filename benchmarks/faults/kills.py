@@ -28,8 +28,9 @@ from typing import Any
 import psutil
 
 import llm_latency as lab
-from llm_latency import durable, lock
-from llm_latency.record import FINAL, Record
+from llm_latency.machine import lock
+from llm_latency.records import files
+from llm_latency.records.record import FINAL, Record
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "sweep.ipynb"
 DRIVER = (
@@ -109,7 +110,7 @@ class Story:
         """Wait for a moment and kill; return whether there was still something to kill."""
         victim = process.pid
         if self.kind == "child":
-            self.last = self._first(process, "llm_latency.worker", for_s=60)
+            self.last = self._first(process, "llm_latency.engine.worker", for_s=60)
             if self.last is None:
                 return False
             time.sleep(self.rng.uniform(0, SPAN_S["child"]))
@@ -122,7 +123,7 @@ class Story:
 
     def orphaned(self, process: subprocess.Popen[bytes]) -> None:
         """Kill a parent while its child works."""
-        self._first(process, "llm_latency.worker", for_s=60)  # says what the engine is
+        self._first(process, "llm_latency.engine.worker", for_s=60)  # says what the engine is
         time.sleep(self.rng.uniform(0.5, 3))
         self._kill(process.pid)
         self.settle(process)
@@ -191,7 +192,7 @@ class Story:
 
     def _lines(self) -> list[bytes]:
         content = self.file.read_bytes() if self.file.exists() else b""
-        return [line for line in content.split(b"\n")[:-1] if durable.sound(line)]
+        return [line for line in content.split(b"\n")[:-1] if files.sound(line)]
 
     @property
     def complete(self) -> bool:

@@ -13,9 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.wrong_parameters import WRONG, environment, left_behind, refuse_all
-
 from llm_latency.errors import LabError
+from tests.support.wrong_parameters import WRONG, environment, left_behind, refuse_all
 
 
 def report(count: int = 100) -> Iterator[str]:

@@ -16,11 +16,13 @@ import tempfile
 
 from tqdm import tqdm
 
-from llm_latency import child, frontier, memory, models
-from llm_latency.engine import Model
-from llm_latency.header import read_header
-from llm_latency.memory import PADDING
-from llm_latency.spec import Plan, Settings
+from llm_latency.engine.llama import Model
+from llm_latency.measure import trial as child
+from llm_latency.memory import frontier, predict
+from llm_latency.memory.predict import PADDING
+from llm_latency.model import names
+from llm_latency.model.header import read_header
+from llm_latency.plan.spec import Plan, Settings
 
 MODELS = ("synthetic:tiny", "synthetic:tiny:q4_0", "synthetic:125m", "synthetic:125m:q4_0")
 CONTEXTS = (512, 2048, 8192, 32768)
@@ -34,7 +36,7 @@ def totals() -> bool:
     for name, n_ctx, n_ubatch, flash, mapped in tqdm(cells, unit="cell", desc="totals"):
         if (n_ctx * n_ubatch > 2**24 and not flash) or (mapped and n_ctx > CONTEXTS[0]):
             continue  # a compute buffer of gigabytes; weights are the same in every context
-        path = models.resolve(name)
+        path = names.resolve(name)
         settings = Settings(
             n_ctx=n_ctx, n_batch=2048, n_ubatch=n_ubatch, flash_attn=flash, use_mmap=mapped
         )
@@ -42,7 +44,7 @@ def totals() -> bool:
             buffers = model.log.buffers().model_dump(exclude={"by_device"})
         real = sum(value or 0 for value in buffers.values())
         ratios.append(
-            (memory.predict(read_header(path), settings).total_bytes / real, name, settings)
+            (predict.predict(read_header(path), settings).total_bytes / real, name, settings)
         )
     low, high = min(ratios, key=lambda r: r[0]), max(ratios, key=lambda r: r[0])
     worst = max(ratios, key=lambda r: abs(r[0] - 1))
@@ -89,7 +91,7 @@ def edges(limit: str, most: int, seed: int) -> bool:
 def _exhaustively(plan: Plan, n_batch: int, steps: int, seed: int) -> int | None:
     """Return the largest context below the smallest that fails, by trying every one."""
     cell = next(c for c in plan.cells if c.settings.n_batch == n_batch)
-    path = models.resolve(plan.model)
+    path = names.resolve(plan.model)
     order = list(range(1, steps + 1))
     random.Random(seed).shuffle(order)
     works = {}

@@ -27,10 +27,10 @@ from typing import Any
 
 import llama_cpp.llama_cpp as C
 
-from llm_latency import models
-from llm_latency.generation import TimedModel
-from llm_latency.spec import Settings
-from llm_latency.stats import Estimate, estimate
+from llm_latency.engine.timed import TimedModel
+from llm_latency.model import names as models
+from llm_latency.plan.spec import Settings
+from llm_latency.stats.estimate import Estimate, estimate
 
 US = 1e6
 LIMIT_US = 20.0

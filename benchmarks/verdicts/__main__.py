@@ -27,11 +27,12 @@ import pandas as pd
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from llm_latency import child, models
-from llm_latency.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
-from llm_latency.record import Record
-from llm_latency.spec import Settings, Start, Trial, Workload
-from llm_latency.store import to_frame
+from llm_latency.measure import trial as child
+from llm_latency.model import names
+from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.records.record import Record
+from llm_latency.records.store import to_frame
+from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
 
 Within = Literal["quickest", "median"]
 PAUSING = (sys.executable, "-m", "benchmarks.verdicts.pausing_worker")
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--equal", type=int, default=200, help="comparisons of equal cells")
     parser.add_argument("--paused", type=int, default=60, help="comparisons with a paused one")
     asked = parser.parse_args()
-    path = models.resolve("synthetic:tiny")
+    path = names.resolve("synthetic:tiny")
     print(
         f"{asked.rounds} rounds per comparison; total latency of 96 + 16 tokens, one thread; "
         f"smallest effect of interest {SMALLEST_EFFECT:.0%}",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 
-from llm_latency import generation, worker
+from llm_latency.engine import timed, worker
 
 SHARE = 0.05
 
 
-class Pausing(generation.TimedModel):
+class Pausing(timed.TimedModel):
     """Pauses after each sampling; by spinning, since a sleep is coarser than the pause."""
 
     _last_s = 0.0
@@ -30,5 +30,5 @@ class Pausing(generation.TimedModel):
 
 
 if __name__ == "__main__":
-    generation.TimedModel = Pausing  # type: ignore[misc]
+    timed.TimedModel = Pausing  # type: ignore[misc]
     worker.main()

@@ -19,54 +19,46 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llm_latency import (
-        answers,
-        calibration,
-        cards,
-        compare,
-        experiments,
-        llama_bench,
-        models,
-        plots,
-        report,
-        stats,
-        tables,
-    )
-    from llm_latency.budget import fits
+    from llm_latency import answers, experiments, plots
+    from llm_latency.engine.timed import load
     from llm_latency.errors import LabError, ParameterError
-    from llm_latency.generation import load
-    from llm_latency.runner import run
-    from llm_latency.spec import Plan, Settings, Start, Trial, Workload
-    from llm_latency.store import RunStore, load_runs, open_run
+    from llm_latency.measure.runner import run
+    from llm_latency.memory.fits import fits
+    from llm_latency.model import names as models
+    from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
+    from llm_latency.questions import calibration
+    from llm_latency.records import llama_bench
+    from llm_latency.records.store import RunStore, load_runs, open_run
+    from llm_latency.report import cards, tables
+    from llm_latency.report.html import write_report
+    from llm_latency.stats import compare
 
 _HOMES = {
-    "fits": "budget",
-    "load": "generation",
-    "LabError": "errors",
-    "ParameterError": "errors",
-    "run": "runner",
-    "Plan": "spec",
-    "Settings": "spec",
-    "Start": "spec",
-    "Trial": "spec",
-    "Workload": "spec",
-    "RunStore": "store",
-    "load_runs": "store",
-    "open_run": "store",
+    "LabError": "errors:LabError",
+    "ParameterError": "errors:ParameterError",
+    "Plan": "plan.spec:Plan",
+    "RunStore": "records.store:RunStore",
+    "Settings": "plan.spec:Settings",
+    "Start": "plan.spec:Start",
+    "Trial": "plan.spec:Trial",
+    "Workload": "plan.spec:Workload",
+    "answers": "answers",
+    "calibration": "questions.calibration",
+    "cards": "report.cards",
+    "compare": "stats.compare",
+    "experiments": "experiments",
+    "fits": "memory.fits:fits",
+    "llama_bench": "records.llama_bench",
+    "load": "engine.timed:load",
+    "load_runs": "records.store:load_runs",
+    "models": "model.names",
+    "open_run": "records.store:open_run",
+    "plots": "plots",
+    "run": "measure.runner:run",
+    "tables": "report.tables",
+    "write_report": "report.html:write_report",
 }
-_ROOMS = (
-    "answers",
-    "calibration",
-    "cards",
-    "compare",
-    "experiments",
-    "llama_bench",
-    "models",
-    "plots",
-    "report",
-    "stats",
-    "tables",
-)
+"""Where each name of the face lives: a module, or something in one."""
 
 __all__ = [
     "LabError",
@@ -89,20 +81,19 @@ __all__ = [
     "models",
     "open_run",
     "plots",
-    "report",
     "run",
-    "stats",
     "tables",
+    "write_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ROOMS:
-        return import_module(f"llm_latency.{name}")
-    if name in _HOMES:
-        return getattr(import_module(f"llm_latency.{_HOMES[name]}"), name)
-    raise AttributeError(f"llm_latency has no {name!r}; it has {', '.join(__all__)}")
+    if name not in _HOMES:
+        raise AttributeError(f"llm_latency has no {name!r}; it has {', '.join(__all__)}")
+    module, _, inside = _HOMES[name].partition(":")
+    found = import_module(f"llm_latency.{module}")
+    return getattr(found, inside) if inside else found
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return list(__all__)

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         if asked.command == "run":
             return run_notebook(asked.notebook, asked.output, asked.options)
         if asked.command == "report":
-            from llm_latency.report import write_report
+            from llm_latency.report.html import write_report
 
             print(write_report(asked.notebook, asked.html))
         else:
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show_runs() -> int:
     """Print what is known of every stored run; return 1 if one of them cannot be read."""
-    from llm_latency.store import RunStore, outputs_dir
+    from llm_latency.records.store import RunStore, outputs_dir
 
     code = 0
     for info in sorted((outputs_dir() / "runs").glob("*/run.json")):
@@ -70,7 +70,7 @@ def run_notebook(notebook: Path, output: Path, options: list[str]) -> int:
     from papermill.cli import papermill
     from papermill.exceptions import PapermillException, PapermillExecutionError
 
-    from llm_latency.report import write_report
+    from llm_latency.report.html import write_report
 
     if not notebook.is_file():
         near = [path.name for path in notebook.parent.glob("*.ipynb")]

@@ -10,9 +10,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from llm_latency import child, gpu, host, models
-from llm_latency.record import EngineCard, Record
-from llm_latency.spec import Settings, Trial, Workload
+from llm_latency.machine import devices, host
+from llm_latency.measure import trial as child
+from llm_latency.model import names
+from llm_latency.plan.spec import Settings, Trial, Workload
+from llm_latency.records.record import EngineCard, Record
 
 AVX2_EXPECTED = ("avx2", "fma", "f16c")
 """CPU features that make llama.cpp several times faster where the CPU has them."""
@@ -21,7 +23,7 @@ AVX2_EXPECTED = ("avx2", "fma", "f16c")
 def examine() -> tuple[list[str], bool]:
     """Return the findings, a line each, and whether the engine works."""
     machine = host.machine_card()
-    card = gpu.gpu_card()
+    card = devices.gpu_card()
     build = machine.engine_build
     lines = [
         f"machine   {machine.cpu}; {machine.usable_cpus} of {machine.logical_cpus} CPUs usable; "
@@ -64,7 +66,7 @@ def one_token(folder: Path) -> Record:
         settings=Settings(n_ctx=256, n_batch=256),
         workload=Workload(prompt_tokens=32, max_tokens=1, repeats=0),
     )
-    path = models.resolve(name)
+    path = names.resolve(name)
     return child.carry_out(
         child.Job("doctor", trial, str(path), str(folder / "token.log"), timeout_s=120)
     )
@@ -86,7 +88,7 @@ def advice(reason: str) -> list[str]:
     return lines
 
 
-def hints(engine: EngineCard, machine: host.MachineCard, card: gpu.GpuCard) -> list[str]:
+def hints(engine: EngineCard, machine: host.MachineCard, card: devices.GpuCard) -> list[str]:
     """Return what a working engine leaves unused of this machine."""
     found = []
     features = engine.system_info.upper()

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import hostile
 import nbformat
 import papermill
 import pytest
 
-from llm_latency.report import write_report
+from llm_latency.report.html import write_report
+from tests.support import hostile
 
 pytestmark = [pytest.mark.browser, pytest.mark.notebook]
 
@@ -32,7 +32,7 @@ sys.path.insert(0, {str(ROOT / "tests")!r})
 from pathlib import Path
 from types import SimpleNamespace
 
-import factories
+from tests.support import factories
 import llm_latency as lab
 
 df = factories.frame(rounds=6, failed=factories.FAILED, warnings=[{HOSTILE!r}])

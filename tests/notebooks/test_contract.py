@@ -12,8 +12,8 @@ import nbformat
 import pytest
 
 from llm_latency import experiments
-from llm_latency.experiments.asked import DEFAULTS
 from llm_latency.experiments.notebook import defaults
+from llm_latency.plan.builder import DEFAULTS
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

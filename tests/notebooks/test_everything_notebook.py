@@ -8,7 +8,7 @@ import pytest
 
 from llm_latency.__main__ import main
 from llm_latency.experiments import QUESTIONS
-from llm_latency.store import load_runs
+from llm_latency.records.store import load_runs
 
 pytestmark = [pytest.mark.notebook, pytest.mark.engine]
 NOTEBOOK = str(Path(__file__).parents[2] / "notebooks" / "everything.ipynb")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency.report import write_report
-from llm_latency.store import load_runs
+from llm_latency.records.store import load_runs
+from llm_latency.report.html import write_report
 
 pytestmark = [pytest.mark.notebook, pytest.mark.engine]
 ROOT = Path(__file__).parents[2]

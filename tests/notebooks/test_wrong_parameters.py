@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from wrong_parameters import ROOT, WRONG, environment, left_behind, refuse_all
 
 from llm_latency.__main__ import main
+from tests.support.wrong_parameters import ROOT, WRONG, environment, left_behind, refuse_all
 
 pytestmark = pytest.mark.notebook
 FEW = [one for one in WRONG if (one.notebook, one.name) in {

@@ -14,10 +14,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from pages import CarriedOut, plain
 
-from llm_latency.report import write_report
-from llm_latency.store import load_runs
+from llm_latency.records.store import load_runs
+from llm_latency.report.html import write_report
+from tests.support.pages import CarriedOut, plain
 
 matplotlib.use("agg")
 ROOT = Path(__file__).parents[2]

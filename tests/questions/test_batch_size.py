@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import factories
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from pages import CarriedOut, text, words
 
 from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
-from llm_latency.spec import Settings, Workload
+from llm_latency.plan.spec import Settings, Workload
+from tests.support import factories
+from tests.support.pages import CarriedOut, text, words
 
 ROOT = Path(__file__).parents[2]
 INFO = factories.info()

@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import factories
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from pages import CarriedOut, words
 
-from llm_latency import answers, experiments, plots, reading
+from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
-from llm_latency.record import PageCacheState, ProcessMemory, Record
-from llm_latency.spec import Settings, Start, Workload
+from llm_latency.plan import loading
+from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.records.record import PageCacheState, ProcessMemory, Record
 from llm_latency.views.start_ledger import StartLedger
+from tests.support import factories
+from tests.support.pages import CarriedOut, words
 
 MIB = factories.MIB
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,7 @@ def starts(
             phases = {"before": 0, "after_load": read, "after_first": read + late_bytes}
             made.append(
                 factories.record(
-                    Settings(**reading.WAYS[way]),
+                    Settings(**loading.WAYS[way]),
                     workload=WORK.model_copy(update={"repeats": repeats}),
                     start=Start(page_cache=state),
                     round=number,
@@ -98,7 +99,7 @@ def said(df: pd.DataFrame, info: dict[str, Any] = INFO) -> str:
 def test_six_starts_and_a_twin_for_each_state() -> None:
     plan = experiments.cold_start()
     kinds = {
-        (c.start.page_cache, reading.name_of(c.settings.use_mmap, c.settings.use_mlock))
+        (c.start.page_cache, loading.name_of(c.settings.use_mmap, c.settings.use_mlock))
         for c in plan.cells
     }
     assert kinds == set(DISK) and len(plan.cells) == 8
@@ -335,7 +336,7 @@ def test_the_notebook_and_its_report(carried_out: CarriedOut) -> None:
     )
     assert set(df["status"]) == {"ok"}, df["reason"].unique()
     assert len(df) == (2 * 2 + 2) * 2
-    assert set(reading.names(df)) == {"mmap", "mlock"}
+    assert set(loading.names(df)) == {"mmap", "mlock"}
     if sys.platform == "linux":
         read = df.groupby("page_cache")["read_bytes"].median()
         assert read["evicted"] > 10 * MIB > read["resident"]

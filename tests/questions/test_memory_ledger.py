@@ -6,18 +6,18 @@ import html
 from pathlib import Path
 from typing import Any
 
-import factories
 import pytest
 
 import llm_latency as lab
 from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
-from llm_latency.header import read_header
-from llm_latency.memory import predict
-from llm_latency.record import Buffers, ProcessMemory
-from llm_latency.rows import rows
-from llm_latency.spec import Settings
+from llm_latency.memory.predict import predict
+from llm_latency.model.header import read_header
+from llm_latency.plan.spec import Settings
+from llm_latency.records.record import Buffers, ProcessMemory
+from llm_latency.records.rows import rows
 from llm_latency.views.ledger import ledgers
+from tests.support import factories
 
 MIB = 2**20
 LOADED = {"model_file": 100, "engine": 40, "heap": 10, "python": 20, "code": 30}

@@ -7,20 +7,21 @@ import re
 from pathlib import Path
 from typing import Any
 
-import factories
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from IPython.display import Markdown
-from pages import CarriedOut, words
 
-from llm_latency import answers, experiments, plots, reading
+from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.memory_limits import limit_bytes
-from llm_latency.record import Buffers, MemoryLimit, ProcessMemory, Record
-from llm_latency.spec import Settings, Start, Workload
+from llm_latency.plan import loading
+from llm_latency.plan.sizes import limit_bytes
+from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.records.record import Buffers, MemoryLimit, ProcessMemory, Record
 from llm_latency.views.held_memory import HeldMemory, Kind, where_ended
+from tests.support import factories
+from tests.support.pages import CarriedOut, words
 
 MIB = factories.MIB
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ INFO = factories.info(size_bytes=13 * MIB)
 WORK = Workload(prompt_tokens=64, max_tokens=32, repeats=3)
 KILLED = "killed by the system: it needed more than its limit of 34 MiB, in phase '{}'; log: x.log"
 Where = tuple[int | None, str]
-KINDS: tuple[Where, ...] = tuple((limit, way) for limit in (None, 34) for way in reading.WAYS)
+KINDS: tuple[Where, ...] = tuple((limit, way) for limit in (None, 34) for way in loading.WAYS)
 OOM: dict[Where, factories.Failure] = {
     (34, "read"): ("oom", KILLED.format("load")),
     (34, "mlock"): ("oom", KILLED.format("generation 0")),
@@ -73,7 +74,7 @@ def processes(
                 "buffers": Buffers(weights_bytes=100 * MIB) if told else Buffers(),
             }
             record = factories.record(
-                Settings(**reading.WAYS[way]),
+                Settings(**loading.WAYS[way]),
                 workload=WORK.model_copy(update={"repeats": repeats}),
                 start=Start(page_cache="evicted" if limit else "resident", memory_limit_bytes=size),
                 round=number,
@@ -355,7 +356,7 @@ def test_points_are_processes_and_failures_are_boxes() -> None:
                  if c.get_label().startswith(("_no limit", "_34 MiB"))}  # fmt: skip
         assert drawn == {"_no limit mmap": 6, "_no limit read": 6, "_no limit mlock": 6,
                          "_34 MiB mmap": 6}  # fmt: skip
-        assert [tick.get_text() for tick in ax.get_xticklabels()] == [*reading.WAYS] * 2
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [*loading.WAYS] * 2
     text = words(left.figure)
     assert text.count("oom 6") == 4 and "no limit" in text and "34 MiB" in text
     assert text.count("200\nmajor faults") == 1, "in the left panel only"

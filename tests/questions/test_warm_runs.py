@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import factories
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from pages import CarriedOut, words
 
 from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
-from llm_latency.spec import CacheMode, Settings, Start, Workload
+from llm_latency.plan.spec import CacheMode, Settings, Start, Workload
+from tests.support import factories
+from tests.support.pages import CarriedOut, words
 
 ROOT = Path(__file__).parents[2]
 INFO = factories.info()

@@ -9,18 +9,18 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
-from llm_latency.advice.judgement import Advice, judge
-from llm_latency.advice.needs import Needs
-from llm_latency.advice.options import Option, timed
 from llm_latency.answers import advise_lines, troubles
 from llm_latency.answers.brief import brief
 from llm_latency.answers.page import in_words, markdown
 from llm_latency.answers.verdict import bold
-from llm_latency.compare import SMALLEST_EFFECT
-from llm_latency.stats import FEWEST, Estimate
-from llm_latency.tables import short
-from llm_latency.wording import MIB, MS, enumerate_words, escape, number, percent, several
+from llm_latency.questions.advise.judgement import Advice, judge
+from llm_latency.questions.advise.needs import Needs
+from llm_latency.questions.advise.options import Option, timed
+from llm_latency.records import frame as fr
+from llm_latency.report.tables import short
+from llm_latency.stats.compare import SMALLEST_EFFECT
+from llm_latency.stats.estimate import FEWEST, Estimate
+from llm_latency.words import MIB, MS, enumerate_words, escape, number, percent, several
 
 ALTERNATIVES = 2
 """How many rejected candidates the answer tells of; the table has all."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency.advice.options import Option, settings_in_use
 from llm_latency.experiments.advise import advise
-from llm_latency.experiments.asked import DEFAULTS
 from llm_latency.experiments.notebook import defaults
+from llm_latency.plan.builder import DEFAULTS
+from llm_latency.questions.advise.options import Option, settings_in_use
 
 OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v")
 """Settings that are told only where they are not the usual ones."""

@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import in_words, markdown
-from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.stats import Estimate, estimates, per_process
-from llm_latency.wording import MIB, MS, enumerate_words, number, percent, several
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimates, per_process
+from llm_latency.words import MIB, MS, enumerate_words, number, percent, several
 
 Cell = tuple[int, int]
 """n_batch and n_ubatch."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency import frame as fr
 from llm_latency.answers.batch_size import against, prefills, spreads
-from llm_latency.stats import estimates
-from llm_latency.tables import CAPTION, short
-from llm_latency.wording import MIB, MS, number, percent
+from llm_latency.records import frame as fr
+from llm_latency.report.tables import CAPTION, short
+from llm_latency.stats.estimate import estimates
+from llm_latency.words import MIB, MS, number, percent
 
 
 def batch_size_table(df: pd.DataFrame) -> pd.DataFrame:

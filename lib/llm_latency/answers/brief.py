@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from llm_latency.compare import Comparison
-from llm_latency.wording import number, percent
+from llm_latency.stats.compare import Comparison
+from llm_latency.words import number, percent
 
 BEYOND = 10.0
 """An interval that reaches this ratio reads better as factors than as percentages."""

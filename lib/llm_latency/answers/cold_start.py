@@ -8,16 +8,16 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.brief import brief, footing
 from llm_latency.answers.page import markdown
 from llm_latency.answers.shares import full, signed_ms
 from llm_latency.answers.verdict import bold
-from llm_latency.compare import Comparison
-from llm_latency.stats import Estimate
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison
+from llm_latency.stats.estimate import Estimate
 from llm_latency.views.start_ledger import STATES, Start, StartLedger
-from llm_latency.wording import (
+from llm_latency.words import (
     MIB,
     MS,
     escape,

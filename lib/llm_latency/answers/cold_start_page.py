@@ -10,9 +10,9 @@ from IPython.display import Markdown
 
 from llm_latency.answers.cold_start import largest_part
 from llm_latency.answers.page import markdown
-from llm_latency.tables import short
+from llm_latency.report.tables import short
 from llm_latency.views.start_ledger import StartLedger
-from llm_latency.wording import (
+from llm_latency.words import (
     MIB,
     MS,
     enumerate_words,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from llm_latency.compare import Comparison
-from llm_latency.wording import percent, several
+from llm_latency.stats.compare import Comparison
+from llm_latency.words import percent, several
 
 
 def told(found: Comparison, longer: str = "longer", shorter: str = "shorter") -> str:
     """Return a comparison of B with A in words, B being the subject of the sentence.
 
     ``**12 % longer** (95 % interval 9.1 to 15 %, n = 12 rounds, noise 2.0 %): **slower**``. The
-    verdict's word is that of :mod:`llm_latency.compare`; where it is undecided, the reason
+    verdict's word is that of :mod:`llm_latency.stats.compare`; where it is undecided, the reason
     stands with it.
 
     Parameters

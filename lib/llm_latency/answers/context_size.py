@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import markdown
-from llm_latency.compare import Comparison, compare, noise_floor, samples
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.views.contexts import costs, grid_rows, needs, with_costs
-from llm_latency.wording import MIB, enumerate_words, escape, number, several, span
+from llm_latency.words import MIB, enumerate_words, escape, number, several, span
 
 
 def context_size(df: pd.DataFrame, info: Mapping[str, Any]) -> Markdown:

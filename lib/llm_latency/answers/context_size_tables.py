@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.stats import Estimate, estimate, estimates, per_process
-from llm_latency.tables import CAPTION, short
+from llm_latency.records import frame as fr
+from llm_latency.report.tables import CAPTION, short
+from llm_latency.stats.estimate import Estimate, estimate, estimates, per_process
 from llm_latency.views.contexts import needs, with_costs
-from llm_latency.wording import MIB, MS, number
+from llm_latency.words import MIB, MS, number
 
 
 def context_size_table(df: pd.DataFrame) -> pd.DataFrame:

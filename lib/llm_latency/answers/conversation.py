@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import in_words, markdown
-from llm_latency.compare import Comparison
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison
 from llm_latency.views import chats
 from llm_latency.views.chats import LANGUAGES, MODES, SHORT, Kind
-from llm_latency.wording import MS, enumerate_words, escape, number, several
+from llm_latency.words import MS, enumerate_words, escape, number, several
 
 SEEN, BENCHMARKED = (25, 35), (16, 18)
 """tok/s once seen in conversations and in a benchmark, from which the question arose."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 
-from llm_latency import frame as fr
 from llm_latency.answers.conversation import language
-from llm_latency.tables import CAPTION, short
+from llm_latency.records import frame as fr
+from llm_latency.report.tables import CAPTION, short
 from llm_latency.views import chats
 from llm_latency.views.chats import SHORT, Kind
-from llm_latency.wording import MS, number, percent, several
+from llm_latency.words import MS, number, percent, several
 
 
 def conversation_counts(df: pd.DataFrame) -> pd.DataFrame:

@@ -10,10 +10,10 @@ from IPython.display import Markdown
 
 from llm_latency.answers.page import markdown
 from llm_latency.experiments import QUESTIONS
-from llm_latency.wording import escape
+from llm_latency.words import escape
 
 if TYPE_CHECKING:
-    from llm_latency.everything import Runs
+    from llm_latency.questions.everything import Runs
 
 Answer = Callable[[pd.DataFrame, Mapping[str, Any]], Markdown]
 
@@ -24,7 +24,7 @@ def everything(runs: Runs) -> Markdown:
     Parameters
     ----------
     runs
-        What :func:`llm_latency.everything.run` left.
+        What :func:`llm_latency.questions.everything.run` left.
     """
     from llm_latency import answers  # here, because that package holds this room
 

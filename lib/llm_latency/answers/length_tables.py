@@ -7,13 +7,13 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency import frame as fr
 from llm_latency.answers.max_tokens import held_out
-from llm_latency.stats import estimate, estimates
-from llm_latency.tables import CAPTION, short
+from llm_latency.records import frame as fr
+from llm_latency.report.tables import CAPTION, short
+from llm_latency.stats.estimate import estimate, estimates
 from llm_latency.views.answer_lengths import AnswerLengths, Place, signed_percent
 from llm_latency.views.prompt_lengths import PromptLengths
-from llm_latency.wording import MS, counts, number
+from llm_latency.words import MS, counts, number
 
 PER = 1000
 """Tokens for which a cost is told."""

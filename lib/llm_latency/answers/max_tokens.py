@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import in_words, markdown
 from llm_latency.answers.prompt_size import times
-from llm_latency.compare import SMALLEST_EFFECT
-from llm_latency.stats import FEWEST, Estimate, estimates
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import SMALLEST_EFFECT
+from llm_latency.stats.estimate import FEWEST, Estimate, estimates
 from llm_latency.views.answer_lengths import (
     FORMULAS,
     AnswerLengths,
@@ -22,7 +22,7 @@ from llm_latency.views.answer_lengths import (
     Prediction,
     signed_percent,
 )
-from llm_latency.wording import MS, counts, number, percent, several
+from llm_latency.words import MS, counts, number, percent, several
 
 WIDE = 0.10
 """Errors beyond that share, within an interval, say that it proves little."""

@@ -8,14 +8,14 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.page import markdown
-from llm_latency.budget import largest, parse_bytes, predict_at
-from llm_latency.header import Header
-from llm_latency.places import PLACES
+from llm_latency.machine.resident_memory import PLACES
+from llm_latency.memory.fits import largest, parse_bytes, predict_at
+from llm_latency.model.header import Header
+from llm_latency.records import frame as fr
 from llm_latency.views.ledger import Ledger, ledgers
-from llm_latency.wording import MIB, enumerate_words, escape, number, percent, several, span
+from llm_latency.words import MIB, enumerate_words, escape, number, percent, several, span
 
 PHASES = {"after_load": "loaded", "after_first": "first", "after_last": "last"}
 NAMED = 0.95

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.brief import brief, footing
 from llm_latency.answers.page import in_words, markdown
-from llm_latency.compare import Comparison
-from llm_latency.stats import Estimate
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison
+from llm_latency.stats.estimate import Estimate
 from llm_latency.views.held_memory import (
     BASE,
     NO_LIMIT,
@@ -24,7 +24,7 @@ from llm_latency.views.held_memory import (
     unlimited,
     where_ended,
 )
-from llm_latency.wording import (
+from llm_latency.words import (
     MIB,
     MS,
     enumerate_words,

@@ -7,13 +7,13 @@ from IPython.display import Markdown
 
 from llm_latency.answers.memory_locking import median
 from llm_latency.answers.page import markdown
-from llm_latency.tables import short
+from llm_latency.report.tables import short
 from llm_latency.views.held_memory import (
     NO_LIMIT,
     HeldMemory,
     Kind,
 )
-from llm_latency.wording import (
+from llm_latency.words import (
     MIB,
     MS,
     counts,

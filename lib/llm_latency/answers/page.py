@@ -9,8 +9,8 @@ from typing import Any
 
 from IPython.display import Markdown
 
-from llm_latency.stats import FEWEST, Estimate
-from llm_latency.wording import MARKER, decimals, escape, missing, number, several
+from llm_latency.stats.estimate import FEWEST, Estimate
+from llm_latency.words import MARKER, decimals, escape, missing, number, several
 
 
 def markdown(text: str, metadata: dict[str, Any] | None = None) -> Markdown:

@@ -8,15 +8,15 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.comparing import told
 from llm_latency.answers.page import in_words, markdown
-from llm_latency.compare import SMALLEST_EFFECT, Comparison
-from llm_latency.lines import FEWEST_PLACES, Line
-from llm_latency.stats import FEWEST, Estimate
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison
+from llm_latency.stats.estimate import FEWEST, Estimate
+from llm_latency.stats.fit import FEWEST_PLACES, Line
 from llm_latency.views.prompt_lengths import NOTICEABLE, Bend, Edge, PromptLengths
-from llm_latency.wording import MS, enumerate_words, number, percent, several, span
+from llm_latency.words import MS, enumerate_words, number, percent, several, span
 
 PER = 1000
 """Tokens for which a slope is told."""

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers.page import in_words, markdown
-from llm_latency.stats import estimates, per_process
-from llm_latency.wording import MIB, MS, escape, number, percent, several, span
+from llm_latency.records import frame as fr
+from llm_latency.stats.estimate import estimates, per_process
+from llm_latency.words import MIB, MS, escape, number, percent, several, span
 
 STRAIGHT = 0.15
 """Relative change of a slope up to which a line is called straight."""

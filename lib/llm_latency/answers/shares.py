@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from llm_latency.answers.page import in_words
-from llm_latency.compare import Comparison
-from llm_latency.stats import FEWEST, Estimate
-from llm_latency.wording import MIB, MS, number, percent
+from llm_latency.stats.compare import Comparison
+from llm_latency.stats.estimate import FEWEST, Estimate
+from llm_latency.words import MIB, MS, number, percent
 
 
 def share(found: Comparison) -> str:

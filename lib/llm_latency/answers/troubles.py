@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.host import OTHER_LIMIT, STEAL_LIMIT
-from llm_latency.wording import counts, escape, percent, several
+from llm_latency.machine.host import OTHER_LIMIT, STEAL_LIMIT
+from llm_latency.records import frame as fr
+from llm_latency.words import counts, escape, percent, several
 
 NOTHING = "**Nothing has been measured yet.** Run the plan to get an answer."
 

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.page import in_words, markdown
-from llm_latency.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
-from llm_latency.stats import FEWEST, Estimate, estimates
-from llm_latency.wording import (
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import FEWEST, Estimate, estimates
+from llm_latency.words import (
     MIB,
     MS,
     enumerate_words,

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.page import markdown
 from llm_latency.answers.shares import basis, change, difference_ms, ms, part, unsure
-from llm_latency.compare import Comparison
-from llm_latency.stats import estimate
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison
+from llm_latency.stats.estimate import estimate
 from llm_latency.views.runs_of_process import MODES, WHEN, Question, Runs
-from llm_latency.wording import enumerate_words, number, percent, several
+from llm_latency.words import enumerate_words, number, percent, several
 
 
 def warm_runs(df: pd.DataFrame, info: Mapping[str, Any]) -> Markdown:

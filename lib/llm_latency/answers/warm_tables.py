@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency.tables import CAPTION, short
+from llm_latency.report.tables import CAPTION, short
 from llm_latency.views.first_replies import FirstReplies
 from llm_latency.views.runs_of_process import WHEN, Question, Runs, When
-from llm_latency.wording import MIB, MS, number
+from llm_latency.words import MIB, MS, number
 
 
 def warm_up_table(df: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency import frame as fr
 from llm_latency.answers import troubles
 from llm_latency.answers.page import in_words, markdown
 from llm_latency.answers.shares import (
@@ -22,9 +21,10 @@ from llm_latency.answers.shares import (
     unsure,
 )
 from llm_latency.answers.warm_up_pays import demand, free, loading, loads
-from llm_latency.compare import Comparison
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison
 from llm_latency.views.first_replies import NONE, FirstReplies, Place
-from llm_latency.wording import MIB, MS, escape, number, percent
+from llm_latency.words import MIB, MS, escape, number, percent
 
 AIM = 0.10
 """Share of the first TTFT without a warm-up that a good warm-up should reach."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from llm_latency.answers.shares import basis, change, full, ms
-from llm_latency.compare import Comparison, Verdict, compare
+from llm_latency.stats.compare import Comparison, Verdict, compare
 from llm_latency.views.first_replies import NONE, FirstReplies, Place
-from llm_latency.wording import counts, escape, percent
+from llm_latency.words import counts, escape, percent
 
 OUTCOMES: dict[Verdict, str] = {
     "faster": "it helps with",

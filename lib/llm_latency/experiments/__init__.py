@@ -1,6 +1,6 @@
 """The questions: one function per notebook, which returns the plan that answers it.
 
-A function takes its own parameters and those of :class:`~llm_latency.experiments.asked.Options`,
+A function takes its own parameters and those of :class:`~llm_latency.plan.builder.Options`,
 checks every one before anything is made or loaded, and returns pure data. Every grid parameter
 takes one value or a list.
 """
@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llm_latency.calibration import plan as calibration
 from llm_latency.experiments.advise import advise
-from llm_latency.experiments.asked import Options
 from llm_latency.experiments.batch_size import batch_size
 from llm_latency.experiments.cold_start import cold_start
 from llm_latency.experiments.context_size import context_size
@@ -26,6 +24,8 @@ from llm_latency.experiments.prompt_size import prompt_size
 from llm_latency.experiments.sweep import sweep
 from llm_latency.experiments.warm_runs import warm_runs
 from llm_latency.experiments.warm_up import warm_up
+from llm_latency.plan.builder import Options
+from llm_latency.questions.calibration import plan as calibration
 
 QUESTIONS = {
     "cold_start": "Why is the first reply after a start late?",

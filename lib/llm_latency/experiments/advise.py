@@ -6,13 +6,13 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from llm_latency.advice.candidates import VARIED, candidates, worth_measuring
-from llm_latency.advice.needs import needs_of
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.header import header_of
-from llm_latency.parameters import plain, shown, whole
-from llm_latency.spec import Plan, Settings, Trial
+from llm_latency.model.header import header_of
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.parameters import plain, shown, whole
+from llm_latency.plan.spec import Plan, Settings, Trial
+from llm_latency.questions.advise.candidates import VARIED, candidates, worth_measuring
+from llm_latency.questions.advise.needs import needs_of
 
 ONE = (
     "n_ctx",
@@ -79,7 +79,7 @@ def advise(  # type: ignore[misc]  # these have defaults of their own
     rounds
         Fresh processes per candidate.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
     """
     asked = Asked("advise", locals())
     one = {name: asked.one(name) for name in ONE}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import Plan
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.spec import Plan
 
 
 def batch_size(  # type: ignore[misc]  # n_batch, n_ubatch and rounds have defaults of their own
@@ -36,7 +36,7 @@ def batch_size(  # type: ignore[misc]  # n_batch, n_ubatch and rounds have defau
     rounds
         How often every cell is measured, each time in a fresh process.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 from typing_extensions import Unpack
 
-from llm_latency import reading as ways
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import PageCache, Plan
+from llm_latency.plan import loading as ways
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.spec import PageCache, Plan
 
 
 def cold_start(  # type: ignore[misc]  # rounds has a default of its own
@@ -42,7 +42,7 @@ def cold_start(  # type: ignore[misc]  # rounds has a default of its own
     repeats
         Further generations in each process, to compare the first with.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

@@ -7,9 +7,9 @@ from typing import Any
 from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.parameters import whole
-from llm_latency.spec import Plan
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.parameters import whole
+from llm_latency.plan.spec import Plan
 
 QUESTION_TOKENS = 16
 """Tokens that are asked on top of what the context holds."""
@@ -49,7 +49,7 @@ def context_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
     rounds
         How often every cell is measured, each time in a fresh process.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.parameters import whole
-from llm_latency.spec import Plan
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.parameters import whole
+from llm_latency.plan.spec import Plan
 
 MOST_TURNS = 10_000
 """Turns that one process may be asked for."""
@@ -45,7 +45,7 @@ def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
     rounds
         How often every cell is measured, each time in a fresh process.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

@@ -11,7 +11,6 @@ import yaml
 from pydantic import Field
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
-from llm_latency.experiments.asked import Grid
 from llm_latency.experiments.batch_size import batch_size
 from llm_latency.experiments.cold_start import cold_start
 from llm_latency.experiments.context_size import context_size
@@ -21,9 +20,10 @@ from llm_latency.experiments.memory_locking import memory_locking
 from llm_latency.experiments.prompt_size import prompt_size
 from llm_latency.experiments.warm_runs import warm_runs
 from llm_latency.experiments.warm_up import warm_up
-from llm_latency.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
-from llm_latency.spec import Frozen, Plan, RunId
-from llm_latency.store import project_dir
+from llm_latency.plan.builder import Grid
+from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
+from llm_latency.plan.spec import Frozen, Plan, RunId
+from llm_latency.records.store import project_dir
 
 PRESETS = ("quick", "standard", "rigorous")
 

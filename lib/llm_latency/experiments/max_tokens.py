@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import Plan
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.spec import Plan
 
 FEWEST_FITTED = 2
 """A line needs two lengths."""
@@ -43,7 +43,7 @@ def max_tokens(  # type: ignore[misc]  # rounds has a default of its own
     repeats
         Further generations in each process after the first.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing_extensions import Unpack
 
-from llm_latency.budget import parse_bytes
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import Plan
+from llm_latency.memory.fits import parse_bytes
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.spec import Plan
 
 
 def memory_ledger(  # type: ignore[misc]  # these have defaults of their own
@@ -38,7 +38,7 @@ def memory_ledger(  # type: ignore[misc]  # these have defaults of their own
     budget
         Memory that there is, such as ``"6 GiB"``: the answer says what fits; empty: not asked.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
     """
     asked = Asked("memory_ledger", locals())
     if str(asked.given["budget"]).strip():

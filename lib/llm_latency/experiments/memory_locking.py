@@ -6,10 +6,10 @@ from typing import Any
 
 from typing_extensions import Unpack
 
-from llm_latency import reading as ways
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.experiments.memory_limits import limit_bytes
-from llm_latency.spec import Plan, Trial
+from llm_latency.plan import loading as ways
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.sizes import limit_bytes
+from llm_latency.plan.spec import Plan, Trial
 
 
 def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have their own defaults
@@ -54,7 +54,7 @@ def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have th
         Longest life of one process, in seconds. One that reads its weights from the disk again
         for every token may take very long: this ends it.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.experiments.asked import DEFAULTS
 from llm_latency.experiments.everything import Everything
-from llm_latency.parameters import plain, shown
-from llm_latency.spec import Plan
-from llm_latency.store import RunStore, outputs_dir
+from llm_latency.plan.builder import DEFAULTS
+from llm_latency.plan.parameters import plain, shown
+from llm_latency.plan.spec import Plan
+from llm_latency.records.store import RunStore, outputs_dir
 
 
 def defaults(experiment: Callable[..., Any]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from typing import Any
 from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import MAX_INT32, Plan, Settings
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.spec import MAX_INT32, Plan, Settings
 
 PADDING = 256
 """llama.cpp rounds a context up to a multiple of this."""
@@ -44,7 +44,7 @@ def prompt_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of thei
     repeats
         Further generations in each process after the first.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

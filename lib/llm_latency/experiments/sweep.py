@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from llm_latency.experiments.asked import Asked, Grid
-from llm_latency.parameters import closed
-from llm_latency.spec import Plan, Settings
+from llm_latency.plan.builder import Asked, Grid
+from llm_latency.plan.parameters import closed
+from llm_latency.plan.spec import Plan, Settings
 
 
 @closed("sweep")

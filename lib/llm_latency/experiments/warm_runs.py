@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import Plan
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.spec import Plan
 
 MODES = ("cold", "kept")
 """Every prompt token evaluated every time; or the KV cache kept from one run to the next."""
@@ -45,7 +45,7 @@ def warm_runs(  # type: ignore[misc]  # n_ctx and rounds have defaults of their 
     repeats
         Warm runs in each process, after the first generation.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

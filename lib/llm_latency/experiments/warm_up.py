@@ -7,8 +7,8 @@ from typing import Any, get_args
 from typing_extensions import Unpack
 
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.experiments.asked import Asked, Grid, Options
-from llm_latency.spec import PREFIX_WARM_UPS, Plan, Trial, WarmUp
+from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.spec import PREFIX_WARM_UPS, Plan, Trial, WarmUp
 
 MOST_TOKENS = 2**30
 """Two of such a length are still a number of tokens that llama.cpp can count."""
@@ -38,7 +38,7 @@ def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their ow
     model
         A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
     warm_up
-        Warm-ups, see :class:`~llm_latency.spec.Start`, or ``all`` of them. ``none`` is always
+        Warm-ups, see :class:`~llm_latency.plan.spec.Start`, or ``all`` of them. ``none`` is always
         measured, since the others are compared with it.
     page_cache
         States of the model file when a process starts: ``resident``, ``evicted``, ``as_is``.
@@ -55,7 +55,7 @@ def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their ow
     repeats
         Further replies in each process after the first.
     **options
-        See :class:`~llm_latency.experiments.asked.Options`.
+        See :class:`~llm_latency.plan.builder.Options`.
 
     Raises
     ------

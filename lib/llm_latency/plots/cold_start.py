@@ -6,11 +6,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
+from llm_latency.records import frame as fr
 from llm_latency.views.start_ledger import PARTS, STATES, Start, StartLedger
-from llm_latency.wording import MS, number
+from llm_latency.words import MS, number
 
 COLOURS = dict(
     zip(

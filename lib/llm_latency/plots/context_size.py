@@ -9,14 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.series import draw_series
 from llm_latency.plots.style import styled
-from llm_latency.stats import estimates, per_process
+from llm_latency.records import frame as fr
+from llm_latency.stats.estimate import estimates, per_process
 from llm_latency.views.contexts import with_costs
-from llm_latency.wording import MIB, MS
+from llm_latency.words import MIB, MS
 
 LINES = {
     "resident, first answer": ("rss_after_first_bytes", "-", "D"),

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.series import draw_series
 from llm_latency.plots.style import styled
+from llm_latency.records import frame as fr
 from llm_latency.views import chats
 from llm_latency.views.chats import SHORT, Kind
-from llm_latency.wording import MS
+from llm_latency.words import MS
 
 LOOKS = {"kept": ("-", "o"), "cold": ((0, (5, 2)), "s")}
 """Dash and marker of a chat with the prompt cache and without."""

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
-from llm_latency.stats import estimates
-from llm_latency.wording import percent, setting, span
+from llm_latency.records import frame as fr
+from llm_latency.stats.estimate import estimates
+from llm_latency.words import percent, setting, span
 
 COINCIDE = 0.10
 """Cells whose medians differ by less are drawn as one line."""

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.grouping import levels
 from llm_latency.plots.labels import End, label_ends, label_points
 from llm_latency.plots.style import styled
-from llm_latency.stats import estimates
-from llm_latency.wording import MIB, MS, number, setting
+from llm_latency.records import frame as fr
+from llm_latency.stats.estimate import estimates
+from llm_latency.words import MIB, MS, number, setting
 
 MOST_LABELS = 24
 """More points than that keep their colour and marker, without a name."""

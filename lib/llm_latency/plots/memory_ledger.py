@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
+from llm_latency.records import frame as fr
 from llm_latency.views.ledger import Ledger, ledgers
-from llm_latency.wording import MIB, number
+from llm_latency.words import MIB, number
 
 MOST_CELLS = 4
 """More cells than that are left to the table: the smallest and the largest are drawn."""

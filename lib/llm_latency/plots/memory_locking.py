@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from llm_latency.plan.loading import ranked
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
-from llm_latency.reading import ranked
 from llm_latency.views.held_memory import HeldMemory, Kind
-from llm_latency.wording import MS, counts, number, span
+from llm_latency.words import MS, counts, number, span
 
 PANELS = (
     ("total_s", "Total latency", "a whole generation, ms"),

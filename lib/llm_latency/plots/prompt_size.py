@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
+from llm_latency.records import frame as fr
 from llm_latency.views.prompt_lengths import PromptLengths
-from llm_latency.wording import MS, number
+from llm_latency.words import MS, number
 
 MOST_BORDERS = 16
 """More edges of batches than that would be a hatching."""

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency.stats import Estimate
+from llm_latency.stats.estimate import Estimate
 
 
 def draw_series(

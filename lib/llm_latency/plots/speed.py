@@ -12,12 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from llm_latency import frame as fr
 from llm_latency.errors import ParameterError
 from llm_latency.plots import style
 from llm_latency.plots.style import styled
-from llm_latency.stats import FEWEST, Estimate, estimates
-from llm_latency.wording import counts, number, percent, setting
+from llm_latency.records import frame as fr
+from llm_latency.stats.estimate import FEWEST, Estimate, estimates
+from llm_latency.words import counts, number, percent, setting
 
 
 @styled

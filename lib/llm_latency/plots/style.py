@@ -19,8 +19,8 @@ from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from llm_latency import frame as fr
 from llm_latency.errors import ParameterError
+from llm_latency.records import frame as fr
 
 INK = "#1d2433"
 MUTED = "#5d6675"

@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.style import styled
+from llm_latency.records import frame as fr
 from llm_latency.views.runs_of_process import MODES, Runs
-from llm_latency.wording import MS
+from llm_latency.words import MS
 
 
 @styled

@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from llm_latency import frame as fr
 from llm_latency.plots import style
 from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.style import styled
+from llm_latency.records import frame as fr
 from llm_latency.views.first_replies import NONE, ORDER, STATES, FirstReplies, Place
-from llm_latency.wording import MS, number
+from llm_latency.words import MS, number
 
 PAID, WAITED = "#c3ccd6", "#27375f"
 """Colours of the warm-up and of the first TTFT: light and dark, in print too."""

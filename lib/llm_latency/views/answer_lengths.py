@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.lines import Line, line
-from llm_latency.parameters import as_list
-from llm_latency.stats import Estimate, estimate
-from llm_latency.wording import percent
+from llm_latency.plan.parameters import as_list
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate
+from llm_latency.stats.fit import Line, line
+from llm_latency.words import percent
 
 HELD_OUT = (25, 75, 150)
 """Lengths that a fit does not see, where nobody says which."""

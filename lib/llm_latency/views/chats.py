@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.stats import Estimate, estimate, estimates, per_process
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate, estimates, per_process
 
 LANGUAGES = {"fr": "French", "en": "English"}
 MODES = {"kept": "with the prompt cache", "cold": "without the prompt cache"}

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.parameters import as_list
-from llm_latency.wording import MIB
+from llm_latency.plan.parameters import as_list
+from llm_latency.records import frame as fr
+from llm_latency.words import MIB
 
 ANSWER_TOKENS = 128
 """Room for the last answer where the run does not tell."""

@@ -12,10 +12,10 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.spec import PageCache, WarmUp
-from llm_latency.stats import Estimate, estimate
+from llm_latency.plan.spec import PageCache, WarmUp
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate
 
 NONE = "none"
 ORDER: tuple[str, ...] = get_args(WarmUp)

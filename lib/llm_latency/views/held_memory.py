@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency import reading
-from llm_latency.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
-from llm_latency.stats import Estimate, estimate
-from llm_latency.wording import MIB
+from llm_latency.plan import loading
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate
+from llm_latency.words import MIB
 
 NO_LIMIT = "no limit"
 BASE = "mmap"
@@ -74,7 +74,7 @@ class HeldMemory:
         limits = data.drop_duplicates("memory").set_index("memory")["limit_bytes"]
         self.memories = sorted(limits.index, key=lambda m: -_size(limits[m]))
         pairs = set(zip(data["memory"], data["way"], strict=True))
-        ways = reading.ranked(list(data["way"]))
+        ways = loading.ranked(list(data["way"]))
         self.planned = [Kind(m, w) for m in self.memories for w in ways if (m, w) in pairs]
         self.measured = [kind for kind in self.planned if (self.of(kind)["status"] == "ok").any()]
 
@@ -137,7 +137,7 @@ def _processes(df: pd.DataFrame) -> pd.DataFrame:
     for name in ("twin", "superseded", "disturbed"):
         values = raw[name] if name in raw else pd.Series(False, index=raw.index)
         raw[name] = values.fillna(False).astype(bool)
-    raw["way"] = reading.names(raw)
+    raw["way"] = loading.names(raw)
     if "itl_s" not in raw:
         raw["itl_s"] = None
     rows = [_process(part) for _, part in _groups(raw)]

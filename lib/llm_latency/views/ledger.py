@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.header import Header
-from llm_latency.memory import predict
-from llm_latency.places import PLACES
-from llm_latency.spec import Settings
+from llm_latency.machine.resident_memory import PLACES
+from llm_latency.memory.predict import predict
+from llm_latency.model.header import Header
+from llm_latency.plan.spec import Settings
+from llm_latency.records import frame as fr
 
 PHASES = ("after_load", "after_first", "after_last")
 
@@ -34,8 +34,7 @@ class Ledger:
     predicted, allocated : dict
         By part, ``weights``, ``KV cache``, ``compute`` and ``output``; empty where not known.
     resident : dict
-        By phase and then by place, see :data:`~llm_latency.places.PLACES`; empty where the
-        system does not tell.
+        By phase and then by place, see ``PLACES``; empty where the system does not tell.
     """
 
     cell: str

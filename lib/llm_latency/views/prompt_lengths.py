@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.lines import Line, line, parabolas
-from llm_latency.stats import Estimate, estimate, estimates, per_process
-from llm_latency.wording import counts
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate, estimates, per_process
+from llm_latency.stats.fit import Line, line, parabolas
+from llm_latency.words import counts
 
 FIGURES = ("prefill_s", "ttft_s", "total_s", "prefill_tps", "prompt_words")
 CLOSE = 0.05

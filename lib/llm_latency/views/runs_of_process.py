@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import pandas as pd
 from scipy.special import stdtrit  # scipy.stats takes half a second to import
 
-from llm_latency import frame as fr
-from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.stats import Estimate, estimate
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate
 
 MODES = {"cold": "every prompt token evaluated every time", "kept": "prompt cache kept"}
 """Whether a warm run finds its prompt in the KV cache."""

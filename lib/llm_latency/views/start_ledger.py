@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from llm_latency import frame as fr
-from llm_latency import reading
-from llm_latency.compare import Comparison, compare, noise_floor, samples
-from llm_latency.stats import Estimate, counted, estimate
+from llm_latency.plan import loading as reading
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, counted, estimate
 
 PARTS = {
     "import": "import_s",

@@ -1,0 +1,1 @@
+"""Inside the measured process: the only package that knows llama_cpp."""

@@ -1,0 +1,182 @@
+"""One run of the clock: prefill, first token, every later token, on one clock.
+
+Two phases make an answer. *Prefill* evaluates the prompt in batches: many tokens per pass over
+the weights, bound by arithmetic. *Decode* evaluates one token per pass: every weight is read
+once per token, bound by memory bandwidth. The first token comes at the end of prefill; TTFT is
+prefill plus one sampling.
+
+What would make a figure false, and what is done about it here:
+
+- On a GPU ``llama_decode`` returns before the work is done: every stamp follows a
+  ``llama_synchronize``.
+- Between two tokens Python does nothing but take the time. The cyclic garbage collector runs
+  between generations, not inside them: a sampler's memory is freed only by it.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+
+from llm_latency.engine.counters import Counters
+from llm_latency.engine.llama import Model
+from llm_latency.plan.spec import Via
+from llm_latency.records.record import Timings
+
+
+class Answer:
+    """One run of the clock; see the picture in :mod:`llm_latency.records.record`.
+
+    The kinds differ in the way through llama-cpp-python. Each does all that is not the model's
+    work before ``t0_s`` or after ``end_s``.
+    """
+
+    t1_s: float | None = None
+    text: str | None = None
+
+    def __init__(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, *, natural: bool
+    ) -> None:
+        self.tokens: list[int] = []
+        self.stamps_s: list[float] = []
+        self.stopped = False
+        model.hold(prompt[:prefix])
+        self.cached = model.cached()
+        gc.collect()
+        gc.disable()
+        try:
+            model.reset_counters()
+            self.clock(model, prompt, limit, prefix, natural)
+            last = model.counters()
+        finally:
+            gc.enable()
+        # A prompt of one token is counted among the single ones.
+        alone = len(prompt) - prefix == 1
+        self.evaluated = last.prompt_tokens
+        self.engine_prefill_s = self.first.engine_s if alone else last.prompt_s
+        self.engine_s = last.engine_s
+        self.singles = last.singles - alone
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Set ``t0_s``, ``end_s``, ``first``, the tokens and their stamps."""
+        raise NotImplementedError
+
+    @property
+    def generated(self) -> int:
+        """How many tokens came."""
+        return len(self.tokens)
+
+    def timings(self, *, tokenize_s: float, detokenize_s: float) -> Timings:
+        """Return the stamps as durations in seconds."""
+        first_s = self.stamps_s[0] if self.stamps_s else self.end_s
+        last_s = self.stamps_s[-1] if self.stamps_s else self.end_s
+        before = [self.t0_s, *self.stamps_s]
+        return Timings(
+            ttft_s=first_s - self.t0_s,
+            prefill_s=None if self.t1_s is None else self.t1_s - self.t0_s,
+            decode_s=last_s - first_s,
+            total_s=self.end_s - self.t0_s,
+            itl_s=[b - a for a, b in zip(before, self.stamps_s, strict=False)],
+            engine_prefill_s=self.engine_prefill_s,
+            engine_decode_s=self.engine_s - self.engine_prefill_s,
+            tokenize_s=tokenize_s,
+            detokenize_s=detokenize_s,
+        )
+
+    t0_s: float
+    end_s: float
+    first: Counters
+
+
+class EngineAnswer(Answer):
+    """llama.cpp's calls alone: the least that stands between the user and the engine."""
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Prefill, wait, then one token after another."""
+        tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
+        sample, evaluate_one = model.sample, model.evaluate_one
+        batches = model.batches(prompt[prefix:])
+        self.t0_s = clock()
+        for batch in batches:
+            model.evaluate(batch)
+        model.wait()
+        self.t1_s = clock()
+        self.first = model.counters()
+        token = sample()
+        stamp = clock()
+        while True:
+            if natural and model.is_end(token):
+                self.stopped = True
+                break
+            tokens.append(token)
+            stamps.append(stamp)
+            if len(tokens) == limit:
+                break
+            evaluate_one(token)
+            token = sample()  # waits
+            stamp = clock()
+        self.end_s = stamp
+        # The last token was sampled and not evaluated, unless it ended the answer.
+        model.note_held([*prompt, *(tokens if self.stopped else tokens[:-1])])
+
+
+class GenerateAnswer(Answer):
+    """``Llama.generate``, token by token."""
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Take what the generator yields; it would go on for ever."""
+        tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
+        self.t0_s = clock()
+        for token in model.generate_tokens(prompt):
+            stamp = clock()
+            if not tokens:
+                self.first = model.counters()
+            if natural and model.is_end(token):
+                self.stopped = True
+                break
+            tokens.append(token)
+            stamps.append(stamp)
+            if len(tokens) == limit:
+                break
+        self.end_s = stamp
+
+
+class StreamAnswer(Answer):
+    """A streamed completion as an application sees it: chunks of text, which are not tokens."""
+
+    def clock(
+        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
+    ) -> None:
+        """Stamp every chunk that carries text; the last chunk says why it ended."""
+        parts: list[str] = []
+        stamps, clock = self.stamps_s, time.perf_counter
+        self.t0_s = clock()
+        for chunk in model.stream(prompt, limit):
+            stamp = clock()
+            if not parts:
+                self.first = model.counters()
+            choice = chunk["choices"][0]
+            if choice["text"]:
+                stamps.append(stamp)
+            parts.append(choice["text"])
+            self.stopped = choice["finish_reason"] == "stop"
+        self.end_s = clock()
+        self.text = "".join(parts)
+
+    @property
+    def generated(self) -> int:
+        """Tokens by llama.cpp's count: all but the first were evaluated one by one."""
+        return self.singles + 1
+
+
+WAYS: dict[Via, type[Answer]] = {
+    "engine": EngineAnswer,
+    "generate": GenerateAnswer,
+    "stream": StreamAnswer,
+}

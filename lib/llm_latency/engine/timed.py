@@ -1,0 +1,184 @@
+"""One answer of a loaded model, timed, with the counts that prove what was evaluated.
+
+llama.cpp keeps the tokens of the answer before; the same prompt again would evaluate none of
+them. Before each generation the KV cache is brought into the state that was asked for, empty or
+holding a named part of the prompt, and llama.cpp's own count of evaluated tokens must agree,
+else the generation says which proof failed. The clock itself is in :mod:`llm_latency.engine.clock`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from llm_latency.engine import prompts
+from llm_latency.engine.clock import WAYS
+from llm_latency.engine.llama import Model
+from llm_latency.errors import EngineError, ParameterError
+from llm_latency.plan.parameters import build
+from llm_latency.plan.spec import Language, Settings, Via
+from llm_latency.records import proof
+from llm_latency.records.record import Generation
+
+
+class TimedModel(Model):
+    """A loaded model whose answers are timed.
+
+    Attributes
+    ----------
+    load : LoadTimings
+        Where the loading time went, the warm-up included, in seconds.
+    effective : Effective
+        The settings in force.
+    buffers : Buffers
+        What llama.cpp says it allocated, in bytes.
+    """
+
+    def passage(self, n_tokens: int) -> list[int]:
+        """Return exactly ``n_tokens`` tokens: the passage that ships with the lab, repeated."""
+        tokens = self.tokenize(prompts.passage())
+        # The beginning token stands once, at the head.
+        body = tokens[1:] if tokens[0] == self.beginning else tokens
+        while len(tokens) < n_tokens:
+            tokens += body
+        return tokens[:n_tokens]
+
+    def conversation(self, language: Language, turn: int) -> tuple[list[int], int]:
+        """Return a turn of a chat that ships with the lab, in tokens.
+
+        Parameters
+        ----------
+        language
+            Which chat.
+        turn
+            Which turn, from 0; beyond its last the chat begins again, its context kept.
+
+        Returns
+        -------
+        tuple
+            The tokens of all that was said before and of the new message, and how many of them
+            were said before.
+        """
+        before, message = prompts.turn(language, turn)
+        # Told apart here, so that the tokens of what was said do not depend on what is said next.
+        tokens = [t for text in before for t in self.tokenize(text, beginning=False)]
+        if self.begins:
+            tokens.insert(0, self.beginning)
+        return tokens + self.tokenize(message, beginning=False), len(tokens)
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 64,
+        *,
+        length: Literal["fixed", "natural"] = "natural",
+        prefix_tokens: int = 0,
+        via: Via = "engine",
+        repeat: int = 0,
+    ) -> Generation:
+        """Answer a prompt with the most likely tokens, and time it.
+
+        Parameters
+        ----------
+        prompt
+            Text, or the tokens themselves.
+        max_tokens
+            Most tokens to generate; with ``length="fixed"`` exactly so many.
+        length
+            ``natural`` stops at end-of-generation, ``fixed`` ignores it (a streamed completion
+            cannot: it fails its proof where the model ends early).
+        prefix_tokens
+            How many tokens of the prompt are in the KV cache when the clock starts; 0: every
+            prompt token is evaluated anew.
+        via
+            The way through llama-cpp-python, see :class:`~llm_latency.plan.spec.Workload`.
+        repeat
+            Number of this generation in its process.
+
+        Returns
+        -------
+        Generation
+            With ``.timings`` in seconds, ``.text``, and ``.problem`` if a proof failed.
+
+        Raises
+        ------
+        EngineError
+            If prompt and answer do not fit the context, or llama.cpp fails to evaluate.
+        """
+        start_s = time.perf_counter()
+        tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        tokenize_s = time.perf_counter() - start_s if isinstance(prompt, str) else 0.0
+        self._check_room(len(tokens), max_tokens, prefix_tokens)
+        answer = WAYS[via](self, tokens, max_tokens, prefix_tokens, natural=length == "natural")
+        start_s = time.perf_counter()
+        text = answer.text
+        if text is None:
+            text = self.detokenize(answer.tokens, after=tokens)
+        detokenize_s = time.perf_counter() - start_s
+        return Generation(
+            repeat=repeat,
+            prompt_tokens=len(tokens),
+            prompt_words=len(self.detokenize(tokens, after=[]).split()),
+            evaluated_tokens=answer.evaluated,
+            generated_tokens=answer.generated,
+            finish_reason="stop" if answer.stopped else "length",
+            timings=answer.timings(tokenize_s=tokenize_s, detokenize_s=detokenize_s),
+            text=text,
+            problem=proof.problem(
+                prompt=len(tokens),
+                prefix=prefix_tokens,
+                cached=answer.cached,
+                evaluated=answer.evaluated,
+                asked=max_tokens if length == "fixed" else None,
+                generated=answer.generated,
+            ),
+        )
+
+    def _check_room(self, prompt: int, max_tokens: int, prefix: int) -> None:
+        if not prompt:
+            raise EngineError("the prompt has no token; give at least one word")
+        if not 0 <= prefix < prompt:
+            raise EngineError(
+                f"prefix_tokens={prefix} leaves nothing to evaluate of a prompt of {prompt} "
+                "tokens; give fewer"
+            )
+        room = self.effective.n_ctx
+        if prompt + max_tokens > room:
+            raise EngineError(
+                f"prompt of {prompt} tokens and max_tokens={max_tokens} need "
+                f"{prompt + max_tokens} tokens of context, n_ctx in force is {room}; "
+                "raise n_ctx, or shorten the prompt or the answer"
+            )
+
+
+def load(model: str | Path, **settings: Any) -> TimedModel:
+    """Load one model by hand, in this process.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:tiny`` or ``hf:owner/repo/file.gguf@revision``.
+    **settings
+        llama-cpp-python's names, see :class:`~llm_latency.plan.spec.Settings`.
+
+    Raises
+    ------
+    ParameterError
+        If a setting or the model's name is wrong: before anything is loaded.
+    EngineError
+        If llama.cpp refuses; with its own reason.
+
+    Examples
+    --------
+    >>> with load("synthetic:tiny", n_ctx=1024) as model:  # doctest: +SKIP
+    ...     model.generate("Bonjour", max_tokens=50).timings.ttft_s
+    """
+    from llm_latency.model import names  # here, because a measured process is given a path
+
+    wanted = build(Settings, settings)
+    path = names.resolve(str(model), progress=True)
+    if not path.is_file():
+        raise ParameterError(f"model={str(model)!r} is not a file; give the path of a GGUF file")
+    return TimedModel(path, wanted)

@@ -1,0 +1,207 @@
+"""The child: ``python -m llm_latency.engine.worker`` measures one trial and sends what it measured.
+
+One process per trial, because llama.cpp can end the process that holds it (an allocation that
+fails during decode aborts, running out of memory kills), and because only processes are
+independent samples. Nothing that a trial does not need is imported here: each import is part
+of what every trial waits for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TextIO
+
+import psutil
+
+from llm_latency.engine import log as llama_log
+from llm_latency.engine.protocol import Event, Request
+from llm_latency.errors import EngineError
+from llm_latency.machine import host, memory_cap
+from llm_latency.machine.resident_memory import Places
+from llm_latency.plan.spec import Trial
+from llm_latency.records.record import EngineCard, ProcessMemory
+
+
+def main() -> None:
+    """Read one request from standard input, carry it out, and end this process."""
+    pipe = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    log: TextIO = sys.stderr  # until its name is known; the parent opened it
+
+    def send(event: Event) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not spoil what was measured
+            log.flush()
+        pipe.write(event.model_dump_json(exclude_defaults=True) + "\n")
+        pipe.flush()
+
+    try:
+        request = Request.model_validate_json(sys.stdin.readline())
+        log = open(request.log_path, "a", encoding="utf-8", errors="replace")  # noqa: SIM115
+        for descriptor in (1, 2):
+            os.dup2(log.fileno(), descriptor)
+        _die_with_parent()
+        _die_first()
+        _refuse_what_cannot_be()
+        memory_cap.come_under(request.join, request.data_bytes)
+        if request.trial is None:
+            send(Event(phase="end", engine=engine_card(), ended="done"))
+        else:
+            measure(request, request.trial, log, send)
+    except Exception as error:  # whatever it is, the parent is told
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")[:400]
+        short = llama_log.speaks_of_memory(words)  # a library that cannot be mapped, say
+        reason = words + llama_log.next_step(words)
+        send(Event(phase="end", ended="oom" if short else "crashed", reason=reason))
+    # Leave without unloading anything: the system frees memory faster than destructors do.
+    os._exit(0)
+
+
+def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event], None]) -> None:
+    """Load, warm up, generate first and repeat, sending each part as it is measured."""
+    send(Event(phase="import llama_cpp"))
+    from llm_latency.engine import asking, llama, timed, warm_up
+
+    places = Places(Path(request.model_path))
+    memory: dict[str, ProcessMemory] = {}
+
+    def remember(phase: str) -> None:
+        lie = places.now(phase)
+        memory[phase] = host.process_memory().model_copy(update={"places": lie})
+
+    remember("before")
+    try:
+        send(Event(phase="load", memory=memory))
+        model = timed.TimedModel(Path(request.model_path), trial.settings, log)
+        workload, state = trial.workload, Path(request.state_path)
+        if request.make_state:
+            made = warm_up.make_state(model, trial.start, workload, state)
+            send(Event(phase="end", state=made, ended="done"))
+            return
+        send(
+            Event(
+                phase="warm-up",
+                system_info=llama.system_info(),
+                effective=model.effective,
+                buffers=model.buffers,
+                load=model.load,
+            )
+        )
+        warm_up.warm_up(model, trial.start, workload, state)
+        remember("after_load")
+        send(Event(phase="generation 0", load=model.load, memory=memory))
+        for repeat in range(workload.repeats + 1):
+            asked = asking.question(model, workload, repeat)
+            watch = host.CpuWatch.start()
+            answer = model.generate(
+                asked.prompt,
+                workload.max_tokens,
+                length=workload.length,
+                prefix_tokens=asked.prefix_tokens,
+                via=workload.via,
+                repeat=repeat,
+            )
+            beside = watch.state(child_cpu_s=0.0)
+            answer = answer.model_copy(
+                update={
+                    "cpu_other_fraction": beside.cpu_other_fraction,
+                    "cpu_steal_fraction": beside.cpu_steal_fraction,
+                }
+            )
+            if repeat == 0:
+                remember("after_first")
+            send(Event(phase=f"generation {repeat + 1}", generation=answer, memory=memory))
+        remember("after_last")
+        times = psutil.Process().cpu_times()
+        send(
+            Event(
+                phase="end",
+                ended="done",
+                memory=memory,
+                buffers=model.log.buffers(),
+                warnings=model.log.warnings(),
+                cpu_s=times.user + times.system,
+            )
+        )
+    except EngineError as error:
+        ended: Literal["oom", "refused"] = "oom" if error.out_of_memory else "refused"
+        send(Event(phase="end", ended=ended, reason=str(error)))
+    except MemoryError as error:
+        send(Event(phase="end", ended="oom", reason=f"Python ran out of memory: {error}"))
+
+
+def engine_card() -> EngineCard:
+    """Return what the installed engine is and which devices it sees."""
+    import llama_cpp
+    import llama_cpp.llama_cpp as C
+
+    from llm_latency.engine.llama import system_info
+
+    C.llama_backend_init()
+    library = C._lib
+    library.ggml_backend_dev_count.restype = ctypes.c_size_t
+    library.ggml_backend_dev_get.restype = ctypes.c_void_p
+    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
+        getattr(library, name).restype = ctypes.c_char_p
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    devices = []
+    for number in range(library.ggml_backend_dev_count()):
+        device = library.ggml_backend_dev_get(number)
+        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
+        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
+        devices.append(f"{name}: {text}")
+    return EngineCard(
+        version=llama_cpp.__version__,
+        system_info=system_info(),
+        gpu_offload=bool(C.llama_supports_gpu_offload()),
+        devices=devices,
+    )
+
+
+def _die_with_parent() -> None:
+    """End this process when the parent's end of the request pipe closes.
+
+    A thread that is blocked in a read costs no CPU, and this works on every system.
+    """
+
+    def watch() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.readline():
+                pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _die_first() -> None:
+    """Ask Linux to end this process first when memory runs out, not the notebook's kernel."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def _refuse_what_cannot_be() -> None:
+    """Let an allocation fail that is larger than all memory of the machine.
+
+    Where Linux promises memory that it does not have, llama.cpp's allocation succeeds and the
+    process is killed while it fills it; a clean failure names the buffer in llama.cpp's log.
+    Mapped files do not count. Not beside an NVIDIA driver, which reserves address space freely.
+    """
+    if sys.platform != "linux" or Path("/dev/nvidiactl").exists():
+        return
+    import resource
+
+    memory = host.memory_limit_bytes()
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()

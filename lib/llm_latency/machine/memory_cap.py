@@ -1,0 +1,163 @@
+"""A cap on the memory of one process, as if the machine had less.
+
+On Linux a cgroup counts all that a process touches, its pages of the model's file included, and
+takes pages away from it or ends it when it reaches its limit; the machine beside it stays
+usable. Where no cgroup may be made, ``RLIMIT_DATA`` refuses allocations beyond the limit, but
+does not count mapped files. Which of the two held is recorded, for they are not the same.
+
+Pages of a file belong to the cgroup that read them first: a file that was in the page cache
+before costs the process nothing. Evict it, to see what less memory does to a mapped model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from llm_latency.records.record import MemoryLimit
+
+ROOT = Path("/sys/fs/cgroup")
+PREFIX = "llm-latency-"
+"""Head of the names of cgroups; the identity of the process that made it follows."""
+
+
+class Limiter:
+    """A limit that is ready for a process to join.
+
+    Attributes
+    ----------
+    join : str
+        File into which the process writes its identity to come under the limit; may be empty.
+    data_bytes : int or None
+        Limit that the process sets on itself where there is no cgroup.
+    """
+
+    def __init__(self, asked: int | None) -> None:
+        self.asked, self.join, self.why = asked, "", None
+        self.data_bytes: int | None = None
+        self._folder: Path | None = None
+        if asked is None:
+            return
+        if sys.platform != "linux":
+            self.why = "memory can be limited on Linux only"
+            return
+        for parent, v2 in _places():
+            if self._make(parent, asked, v2=v2):
+                return
+        self.why = "no cgroup could be made here; RLIMIT_DATA does not count mapped files"
+        self.data_bytes = asked
+
+    def _make(self, parent: Path, asked: int, *, v2: bool) -> bool:
+        folder = None
+        _sweep(parent)
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
+            (folder / ("memory.max" if v2 else "memory.limit_in_bytes")).write_text(str(asked))
+        except OSError:
+            if folder is not None:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            return False
+        for name, value in (
+            ("memory.swap.max", "0"),
+            ("memory.swappiness", "0"),
+            ("memory.memsw.limit_in_bytes", str(asked)),
+        ):
+            with contextlib.suppress(OSError):
+                if (folder / name).exists():
+                    (folder / name).write_text(value)
+        self._folder, self.join = folder, str(folder / "cgroup.procs")
+        return True
+
+    def state(self) -> MemoryLimit | None:
+        """Return what the limit did; ``None`` where none was asked for."""
+        if self.asked is None:
+            return None
+        by = "cgroup" if self._folder else "rlimit" if self.data_bytes else None
+        return MemoryLimit.model_validate(
+            {
+                "asked_bytes": self.asked,
+                "by": by,
+                "peak_bytes": self._number("memory.peak", "memory.max_usage_in_bytes"),
+                "kills": self._count("oom_kill"),
+                "why": self.why,
+            }
+        )
+
+    def _number(self, *names: str) -> int | None:
+        for name in names:
+            with contextlib.suppress(OSError, ValueError):
+                if self._folder:
+                    return int((self._folder / name).read_text())
+        return None
+
+    def _count(self, word: str) -> int | None:
+        for name in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError, ValueError):
+                lines = (self._folder / name).read_text().splitlines() if self._folder else []
+                for line in lines:
+                    if line.split()[0] == word:
+                        return int(line.split()[1])
+        return None
+
+    def close(self) -> None:
+        """Remove the cgroup; its last process may still be leaving."""
+        for _ in range(50):
+            if self._folder is None or not self._folder.exists():
+                return
+            with contextlib.suppress(OSError):
+                self._folder.rmdir()
+                return
+            time.sleep(0.02)
+
+
+def _places() -> list[tuple[Path, bool]]:
+    """Return where a cgroup may be made, and whether by version 2, the best places first."""
+    places = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, inner = line.split(":", 2)
+            if not controllers:
+                # A cgroup that holds processes cannot have limited children: make a sibling.
+                own = ROOT / inner.lstrip("/")
+                places += [(own.parent if inner != "/" else own, True)]
+            elif "memory" in controllers.split(","):
+                places += [(ROOT / "memory" / inner.lstrip("/"), False), (ROOT / "memory", False)]
+    return places
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what processes left that were killed before they could."""
+    with contextlib.suppress(OSError):
+        for folder in parent.glob(f"{PREFIX}*"):
+            maker = folder.name.removeprefix(PREFIX).partition("-")[0]
+            if maker.isdigit() and not psutil.pid_exists(int(maker)):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # refused while a process is in it
+
+
+@contextlib.contextmanager
+def limited(asked: int | None) -> Iterator[Limiter]:
+    """Give a limit of that many bytes for a process to join, and remove it at the end."""
+    limiter = Limiter(asked)
+    try:
+        yield limiter
+    finally:
+        limiter.close()
+
+
+def come_under(join: str, data_bytes: int | None) -> None:
+    """Put this process under a limit; what it used before is not counted."""
+    if join:
+        Path(join).write_text(str(os.getpid()))
+    if data_bytes is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, resource.RLIM_INFINITY))

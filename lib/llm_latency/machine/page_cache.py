@@ -1,0 +1,150 @@
+"""The operating system's copy of a model file: put out, brought in, and proven to be so.
+
+Reading a file leaves its pages in RAM; the next load finds them there and takes a fraction of
+the time. "The second start is faster" is most often this and nothing else. On Linux a file can
+be put out of the page cache without special rights (``posix_fadvise`` after ``fsync``), as
+long as no process has it mapped or locked, and ``mincore`` tells which share of it is resident.
+Other systems offer neither: there the state of the file stays what it was, and is said to be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import mmap
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from llm_latency.plan.spec import PageCache
+from llm_latency.records.record import PageCacheState
+
+EVICTED_AT_MOST = 0.02
+"""Resident share up to which a file counts as evicted: other files' readahead may bring pages."""
+RESIDENT_AT_LEAST = 0.98
+"""Resident share from which a file counts as resident."""
+_CHUNK_BYTES = 1 << 20
+_LOWEST_BIT = bytes(byte & 1 for byte in range(256))
+"""The lowest bit of each of mincore's bytes says whether the page is there."""
+
+
+@lru_cache(maxsize=1)
+def _libc() -> ctypes.CDLL:
+    library = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.mmap.restype = pointer
+    library.mmap.argtypes = [pointer, size, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    library.munmap.argtypes = [pointer, size]
+    library.mincore.argtypes = [pointer, size, pointer]
+    return library
+
+
+def controllable() -> bool:
+    """Return whether this system lets a file be put out of the page cache, and tells."""
+    return sys.platform == "linux"
+
+
+def resident_fraction(path: Path) -> float | None:
+    """Return the share of a file's pages that are in RAM; ``None`` where nobody can tell.
+
+    Asking brings nothing in: the mapping that ``mincore`` needs is never read.
+    """
+    size = path.stat().st_size if path.is_file() else 0
+    if not controllable() or size == 0:
+        return None
+    pages = -(-size // mmap.PAGESIZE)
+    state = (ctypes.c_ubyte * pages)()
+    with path.open("rb") as file:
+        address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, file.fileno(), 0)
+        if address in (None, ctypes.c_void_p(-1).value):
+            return None
+        try:
+            if _libc().mincore(address, size, state) != 0:
+                return None
+        finally:
+            _libc().munmap(address, size)
+    return bytes(state).translate(_LOWEST_BIT).count(1) / pages
+
+
+def evict(path: Path) -> None:
+    """Ask the system to drop its copy of a file; pages that a process has mapped stay."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        # Pages that are not on the disk yet cannot be dropped.
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def bring_in(path: Path) -> None:
+    """Read a file from end to end, so that the system has all of it, unless it has."""
+    if resident_fraction(path) == 1.0:
+        return
+    with path.open("rb", buffering=0) as file:
+        buffer = bytearray(_CHUNK_BYTES)
+        while file.readinto(buffer):
+            pass
+
+
+def prepare(path: Path, wanted: PageCache) -> PageCacheState:
+    """Bring a file into the state that a trial is to start with, and say what it is then.
+
+    Returns
+    -------
+    PageCacheState
+        ``in_force`` is ``as_is`` where this system cannot do it, with the reason in ``why``.
+        Whether the resident share is what was wanted is for the proof to judge.
+    """
+    why = None
+    in_force = wanted
+    if wanted != "as_is" and not controllable():
+        in_force, why = "as_is", f"{sys.platform} offers no way to control the page cache"
+    elif wanted != "as_is":
+        try:
+            (evict if wanted == "evicted" else bring_in)(path)
+        except OSError as error:
+            in_force, why = "as_is", f"the page cache could not be controlled: {error.strerror}"
+    return PageCacheState(in_force=in_force, resident_before=resident_fraction(path), why=why)
+
+
+def problem(
+    wanted: PageCache, state: PageCacheState, read_bytes: int | None, size: int
+) -> str | None:
+    """Return why a trial did not start as it was to; ``None`` where it did.
+
+    Parameters
+    ----------
+    wanted, state
+        What was asked for, and what was prepared.
+    read_bytes
+        What the process had read from the disk when the model was loaded; ``None``: unknown.
+    size
+        Of the file, in bytes.
+    """
+    if state.in_force != wanted or state.resident_before is None:
+        return None
+    share = state.resident_before
+    if wanted == "evicted":
+        if share > EVICTED_AT_MOST:
+            return (
+                f"evicted was asked, but {share:.0%} of the model file stayed in RAM: another "
+                "process has it mapped, or its file system has no disk behind it"
+            )
+        if read_bytes is not None and read_bytes < 0.9 * size:
+            return (
+                f"evicted was asked, but loading read {read_bytes / 2**20:.0f} MiB of "
+                f"{size / 2**20:.0f} MiB from the disk"
+            )
+    if wanted == "resident":
+        if share < RESIDENT_AT_LEAST:
+            return (
+                f"resident was asked, but only {share:.0%} of the model file was in RAM: it is "
+                "larger than what the system keeps"
+            )
+        if read_bytes is not None and read_bytes > 0.05 * size + 2**22:
+            return (
+                f"resident was asked, but loading read {read_bytes / 2**20:.0f} MiB from the disk"
+            )
+    return None

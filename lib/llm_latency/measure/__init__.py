@@ -1,0 +1,1 @@
+"""From a plan to records: each trial in a fresh process."""

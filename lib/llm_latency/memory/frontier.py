@@ -1,0 +1,260 @@
+"""The largest context that truly works in the memory that is there, found by trying.
+
+A context that loads can still fail when it is full: compute buffers are touched by the first
+decode, and the mapped file competes for the same memory. So each probe is a process of its own
+that loads the model, fills the window with a prompt and answers; running out of memory is its
+result. The search starts from the prediction and bisects llama.cpp's grid of 256 tokens, since
+what works for a context works for every smaller one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import pandas as pd
+from tqdm import tqdm
+
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.machine import devices
+from llm_latency.measure import runner
+from llm_latency.measure import trial as child
+from llm_latency.memory.fits import largest, parse_bytes, predict_at
+from llm_latency.memory.predict import PADDING
+from llm_latency.model.header import header_of
+from llm_latency.plan.builder import Asked, Grid
+from llm_latency.plan.parameters import whole
+from llm_latency.plan.spec import Plan, Settings, Trial
+from llm_latency.records.record import Record
+from llm_latency.records.store import RunStore
+
+PROCESS_BYTES = 40 << 20
+"""What Python and llama-cpp-python touch beside the model, roughly: only where to begin."""
+
+
+def search(works: Callable[[int], bool], guess: int, most: int) -> int | None:
+    """Return the largest number of steps that works, asking as rarely as it can.
+
+    Parameters
+    ----------
+    works
+        Asked at most once for each number of steps; whatever works for one works for fewer.
+    guess
+        Where to begin.
+    most
+        The largest number to consider.
+
+    Returns
+    -------
+    int or None
+        ``None`` if not even one step works.
+    """
+    guess = min(max(guess, 1), most)
+    low, high = 0, most + 1  # the largest known to work, the smallest known not to
+    step, at = 1, guess
+    # Away from the guess in growing steps until the edge lies between two answers.
+    while low < at < high:
+        if works(at):
+            low, at = at, min(at + step, most)
+        else:
+            high, at = at, max(at - step, 1)
+        step *= 2
+        if low == most or high == 1 or (low >= guess and high <= most) or (low and high <= guess):
+            break
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if works(middle) else (low, middle)
+    return low or None
+
+
+def plan(
+    model: str = "synthetic:tiny",
+    n_batch: Grid = (512,),
+    n_ubatch: Grid = (0,),
+    memory_limit: str | int = "none",
+    leave_vram: str | int = "none",
+    most: int = 32768,
+    max_tokens: int = 4,
+    **options: Any,
+) -> Plan:
+    """Plan a frontier: a cell per batch, whose context is to be found.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
+    n_batch, n_ubatch
+        Batches, each with a frontier of its own; ``n_ubatch`` 0 is the engine's own.
+    memory_limit
+        Most RAM that a probe may use, such as ``"200 MiB"``; ``none``: all there is.
+    leave_vram
+        VRAM that is free when a probe starts, such as ``"6 GiB"``, as if the card had less; a
+        ballast holds the rest, see :mod:`llm_latency.machine.vram_ballast`. ``none``: all there is.
+    most
+        Largest context to try.
+    max_tokens
+        Tokens to generate behind the prompt that fills the window.
+    **options
+        See :class:`~llm_latency.plan.builder.Options`.
+    """
+    asked = Asked("frontier", locals())
+    limit = asked.one("memory_limit")
+    limited = limit not in ("none", "", None)
+    leave = left_in_vram(asked.one("leave_vram"))
+    n_ctx = whole("most", asked.one("most"), least=2 * PADDING)
+    tokens = whole("max_tokens", asked.one("max_tokens"))
+    if tokens >= PADDING:
+        raise ParameterError(
+            f"max_tokens={tokens} is refused: the smallest context that is tried holds {PADDING} "
+            "tokens, prompt and answer; give fewer."
+        )
+    cells = [
+        asked.cell(
+            **batch,
+            n_ctx=n_ctx // PADDING * PADDING,
+            prompt_tokens=n_ctx // PADDING * PADDING - tokens,
+            max_tokens=tokens,
+            repeats=0,
+            # Mapped pages that were in RAM before would count as nobody's.
+            page_cache="evicted" if limited and asked.one("use_mmap") else "resident",
+            memory_limit_bytes=parse_bytes("memory_limit", limit) if limited else None,
+            leave_vram_bytes=leave,
+        )
+        for batch in asked.grid("n_batch", "n_ubatch")
+    ]
+    made = asked.plan(cells)
+    # A search has no rounds and no twin: what it finds either works or does not.
+    return made.model_copy(update={"cells": made.cells[:-1], "rounds": 1})
+
+
+def left_in_vram(asked: Any) -> int | None:
+    """Return the bytes of VRAM that are to be left; ``None``: all there are.
+
+    Raises
+    ------
+    ParameterError
+        If it is no size, or there is no card that has so much.
+    """
+    if asked in ("none", "", None):
+        return None
+    leave, card = parse_bytes("leave_vram", asked), devices.gpu_card()
+    if not card.available:
+        raise ParameterError(
+            f"leave_vram={asked!r} is refused: {card.why}; leave it out, or give memory_limit for "
+            "the RAM."
+        )
+    if card.total_bytes is not None and leave >= card.total_bytes:
+        raise ParameterError(
+            f"leave_vram={asked!r} is refused: {card.name} has {card.total_bytes / 2**20:,.0f} MiB "
+            "in all; give less."
+        )
+    return leave
+
+
+def run(frontier: Plan, *, progress: bool = True) -> RunStore:
+    """Search the frontier of every cell of a plan, or what is left of it; each probe is stored."""
+    stored = runner.find(frontier)
+    with contextlib.suppress(KeyError):
+        if stored is not None:  # all that the search would ask may be known
+            known = {record.trial.trial_id: record for record in stored.records()}
+            _search(frontier, lambda trial: known[trial.trial_id])
+            return stored
+    with runner.begun(frontier, progress=progress) as (store, path, hold):
+        _must_offload(frontier, store.info)
+        known = {record.trial.trial_id: record for record in store.records()}
+        hold.tell(store.run_id, store.path, len(known))
+        with tqdm(desc=store.run_id, unit="probe", disable=not progress) as bar:
+
+            def measured(trial: Trial) -> Record:
+                log = str(store.log_path(trial.trial_id))
+                job = child.Job(store.run_id, trial, str(path), log, frontier.timeout_s)
+                store.append(record := child.carry_out(job))
+                hold.beat()
+                bar.update()
+                return record
+
+            def ask(trial: Trial) -> Record:
+                return known.get(trial.trial_id) or measured(trial)
+
+            _search(frontier, ask)
+    return store
+
+
+def _must_offload(frontier: Plan, info: Mapping[str, Any]) -> None:
+    """Refuse to leave some VRAM to an engine that uses none."""
+    asked = any(cell.start.leave_vram_bytes is not None for cell in frontier.cells)
+    if asked and not info["engine"]["gpu_offload"]:
+        raise LabError(
+            "leave_vram is refused: this engine computes on the CPU alone; build it with "
+            "'python bootstrap.py --engine cuda', or leave it out"
+        )
+
+
+def _search(frontier: Plan, ask: Callable[[Trial], Record]) -> None:
+    """Search the frontier of every cell, whose probes ``ask`` answers."""
+    for cell in frontier.cells:
+
+        def works(steps: int, cell: Trial = cell) -> bool:
+            return ask(probe(cell, steps * PADDING)).status == "ok"
+
+        search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING)
+
+
+def probe(cell: Trial, n_ctx: int) -> Trial:
+    """Return a cell with another context, filled by its prompt."""
+    work = cell.workload
+    return cell.model_copy(
+        update={
+            "settings": cell.settings.model_copy(update={"n_ctx": n_ctx}),
+            "workload": work.model_copy(update={"prompt_tokens": n_ctx - work.max_tokens}),
+        }
+    )
+
+
+def guess(cell: Trial) -> int:
+    """Return the largest context that is predicted to work under the cell's memory limits."""
+    ram, vram = cell.start.memory_limit_bytes, cell.start.leave_vram_bytes
+    if ram is None and vram is None:
+        return cell.settings.n_ctx
+    header, settings = header_of(cell.model), cell.settings
+
+    def predicted(n_ctx: int) -> bool:
+        on: Literal["gpu", "cpu"] = "cpu" if vram is None else "gpu"
+        need = predict_at(header, settings, n_ctx, on=on)
+        held = need.host.total_bytes + PROCESS_BYTES
+        return held <= (ram or held) and need.gpu.total_bytes <= (vram or need.gpu.total_bytes)
+
+    return largest(predicted, cell.settings.n_ctx) or PADDING
+
+
+def found(records: list[Record]) -> pd.DataFrame:
+    """Return one row per batch: the largest context that worked, and what stopped the next.
+
+    Columns: ``n_batch, n_ubatch, n_ctx`` (the largest that worked), ``fails_at`` and ``reason``
+    (the smallest that did not), ``probes``, ``peak_bytes`` (of the largest that worked).
+    """
+    groups: dict[Settings, list[Record]] = {}
+    for record in records:
+        key = record.trial.settings.model_copy(update={"n_ctx": PADDING})
+        groups.setdefault(key, []).append(record)
+    rows = []
+    for settings, probes in groups.items():
+        good = [r for r in probes if r.status == "ok"]
+        bad = [r for r in probes if r.status != "ok"]
+        best = max(good, key=lambda r: r.trial.settings.n_ctx, default=None)
+        cliff = min(bad, key=lambda r: r.trial.settings.n_ctx, default=None)
+        last = best.memory.get("after_last") if best else None
+        rows.append(
+            {
+                "n_batch": settings.n_batch,
+                "n_ubatch": settings.n_ubatch,
+                "n_ctx": best.trial.settings.n_ctx if best else None,
+                "fails_at": cliff.trial.settings.n_ctx if cliff else None,
+                "status": cliff.status if cliff else None,
+                "reason": cliff.reason if cliff else None,
+                "probes": len(probes),
+                "peak_bytes": last.rss_peak_bytes if last else None,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,269 @@
+"""Where a GGUF file comes from, and what its header says.
+
+A model is named by a path, by ``synthetic:<shape>[:<quantisation>]``, or by
+``hf:owner/repo/file.gguf[@revision]`` on the Hugging Face Hub. A name is checked at once and
+costs nothing; the file is made or fetched when a run begins, and goes on being that file: a run
+that is resumed uses the commit that it began with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from pydantic import Field, ValidationError
+
+from llm_latency.errors import ParameterError, did_you_mean
+from llm_latency.model import download, hub, synthetic
+from llm_latency.model.gguf import open_header
+from llm_latency.records.record import Part
+
+KV_BYTES_F16 = 2
+PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+"""Name of one file of a model that was split."""
+
+
+class ModelCard(Part):
+    """What is measured: the file, its checksum, and the header's own words."""
+
+    name: str
+    path: str
+    size_bytes: int
+    sha256: str
+    revision: str | None = Field(None, description="Commit on the Hub, where it came from there")
+    notice: str | None = Field(None, description="What a reader must know of this model")
+    why: str | None = Field(None, description="Why the header could not be read")
+    architecture: str | None = None
+    title: str | None = None
+    quantisation: str | None = None
+    parameters: int | None = None
+    n_layer: int | None = None
+    n_embd: int | None = None
+    n_head: int | None = None
+    n_head_kv: int | None = None
+    n_ff: int | None = None
+    n_vocab: int | None = None
+    n_ctx_train: int | None = None
+    kv_bytes_per_token: int | None = Field(
+        None, description="K and V of all layers in f16: 2 x 2 x layers x KV heads x head width"
+    )
+
+
+def cache_dir() -> Path:
+    """Return the folder for synthetic models and model cards (``LLM_LATENCY_CACHE``)."""
+    named = os.environ.get("LLM_LATENCY_CACHE")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("llm-latency-lab"))
+
+
+def check(name: str) -> str:
+    """Refuse a model's name that cannot be right, before anything is made, fetched or loaded.
+
+    Returns
+    -------
+    str
+        The name, in its canonical form.
+
+    Raises
+    ------
+    ParameterError
+        One sentence that names the value and what to do.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise ParameterError(
+            f"model={name!r} is not a name; give the path of a GGUF file, synthetic:tiny or "
+            "hf:owner/repo/file.gguf"
+        )
+    if synthetic.is_synthetic(name):
+        try:
+            return synthetic.parse_name(name).canonical
+        except ValueError as error:
+            raise ParameterError(f"model={name!r}: {error}") from None
+    if name.startswith("hf:"):
+        _whole(name, hub.parse_name(name).file)
+        return name
+    path = _path(name)
+    if path.is_file():
+        _whole(name, path.name)
+        return str(path)
+    folder = path.parent
+    near = [p.name for p in folder.glob("*.gguf")] if folder.is_dir() else []
+    what = "is a folder" if path.is_dir() else "does not exist"
+    raise ParameterError(
+        f"model={name!r} {what} (looked in {folder.resolve()})"
+        f"{did_you_mean(path.name, near)} Give the path of a GGUF file, synthetic:tiny, or "
+        "hf:owner/repo/file.gguf."
+    )
+
+
+def _path(name: str) -> Path:
+    """Return the path that a name is, if it can be one."""
+    try:
+        path = Path(name).expanduser()
+        path.is_file()
+        path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # too long; ~nobody; a zero byte
+        why = getattr(error, "strerror", None) or error
+        raise ParameterError(
+            f"model={name!r} is no path ({why}); give the path of a GGUF file, synthetic:tiny, or "
+            "hf:owner/repo/file.gguf"
+        ) from None
+    return path
+
+
+def _whole(name: str, file: str) -> None:
+    """Refuse a part of a split model: its size, checksum and pages are not the model's."""
+    part = PART.fullmatch(file.rpartition("/")[2])
+    if part is None or int(part[3]) < 2:
+        return
+    fetch = "fetch all parts with 'hf download', " if name.startswith("hf:") else ""
+    raise ParameterError(
+        f"model={name!r} is part {int(part[2])} of {int(part[3])} of a model, and the lab measures "
+        f"whole files: {fetch}join them with llama.cpp's 'llama-gguf-split --merge "
+        f"{part[1]}-00001-of-{part[3]}.gguf {part[1]}.gguf', and give the path of that file."
+    )
+
+
+def resolve(name: str, *, progress: bool = False) -> Path:
+    """Return the model's file: made if synthetic, fetched and verified if on the Hub.
+
+    Raises
+    ------
+    ParameterError
+        If the name is wrong.
+    LabError
+        If the Hub cannot be reached, does not have the file, or the file is not the Hub's.
+    """
+    name = check(name)
+    if synthetic.is_synthetic(name):
+        return synthetic.model_path(name, cache_dir=cache_dir(), progress=progress)
+    if not name.startswith("hf:"):
+        return Path(name)
+    place = download.fetch(hub.parse_name(name), progress=progress)
+    assert place.path is not None
+    download.verify(place, card(name, place.path).sha256)
+    return place.path
+
+
+def pinned(name: str, info: Mapping[str, Any]) -> str:
+    """Return a model's name with the commit that a stored run began with.
+
+    Parameters
+    ----------
+    name
+        As the plan has it: a branch may have moved since.
+    info
+        The content of the run's ``run.json``.
+    """
+    commit = (info.get("model") or {}).get("revision")
+    return hub.parse_name(name).at(commit) if commit and name.startswith("hf:") else name
+
+
+def card(name: str, path: Path) -> ModelCard:
+    """Return the card of a model's file; checksum and header are kept in the cache.
+
+    A file whose header cannot be read still gets a card: that llama.cpp refuses it is a result.
+    """
+    stat = path.stat()
+    key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    stored = cache_dir() / "cards" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    # What the file's content says is kept; what its name says is said anew.
+    said = {
+        "name": name,
+        "revision": _revision(path) if name.startswith("hf:") else None,
+        "notice": synthetic.RANDOM_WEIGHTS_NOTICE if synthetic.is_synthetic(name) else None,
+    }
+    try:
+        known = ModelCard.model_validate_json(stored.read_text(encoding="utf-8"))
+        return known.model_copy(update=said)
+    except (OSError, ValidationError):
+        pass
+    made = ModelCard(
+        path=str(path.resolve()),
+        size_bytes=stat.st_size,
+        sha256=_sha256(path),
+        **said,
+        **_header(path),
+    )
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    draft = stored.with_suffix(f".{os.getpid()}")
+    draft.write_text(made.model_dump_json(indent=1), encoding="utf-8")
+    draft.replace(stored)
+    return made
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _revision(path: Path) -> str | None:
+    # The Hub's cache keeps a file under snapshots/<commit>/.
+    return next((p.name for p in path.parents if p.parent.name == "snapshots"), None)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Return what the header says, under the names of :class:`ModelCard`."""
+    try:
+        return _said(open_header(path))
+    except Exception as error:  # a broken file can fail anywhere in the reader
+        return {"why": f"the header cannot be read: {type(error).__name__}: {error}"}
+
+
+def _said(reader: Any) -> dict[str, Any]:
+    from gguf import GGMLQuantizationType
+
+    def value(key: str) -> Any:
+        field = reader.get_field(key)
+        found = field.contents() if field is not None else None
+        return found[0] if isinstance(found, list) and found else found
+
+    arch = value("general.architecture")
+
+    def number(key: str) -> int | None:
+        found = value(f"{arch}.{key}")
+        return int(found) if found is not None else None
+
+    sizes: dict[int, int] = {}
+    for tensor in reader.tensors:
+        kind = int(tensor.tensor_type)
+        sizes[kind] = sizes.get(kind, 0) + int(tensor.n_bytes)
+    n_layer, n_embd, n_head = (
+        number("block_count"),
+        number("embedding_length"),
+        number("attention.head_count"),
+    )
+    n_head_kv = number("attention.head_count_kv") or n_head
+    kv: int | None = None
+    if n_layer and n_embd and n_head and n_head_kv:
+        key_width = number("attention.key_length") or n_embd // n_head
+        value_width = number("attention.value_length") or n_embd // n_head
+        kv = KV_BYTES_F16 * n_layer * n_head_kv * (key_width + value_width)
+    tokens = reader.get_field("tokenizer.ggml.tokens")
+    return {
+        "architecture": _text(arch),
+        "title": _text(value("general.name")),
+        "quantisation": GGMLQuantizationType(max(sizes, key=lambda k: sizes[k])).name
+        if sizes
+        else None,
+        "parameters": sum(int(t.n_elements) for t in reader.tensors),
+        "n_layer": n_layer,
+        "n_embd": n_embd,
+        "n_head": n_head,
+        "n_head_kv": n_head_kv,
+        "n_ff": number("feed_forward_length"),
+        "n_vocab": number("vocab_size") or (len(tokens.data) if tokens is not None else None),
+        "n_ctx_train": number("context_length"),
+        "kv_bytes_per_token": kv,
+    }
+
+
+def _text(found: Any) -> str | None:
+    return None if found is None else str(found)

@@ -1,0 +1,326 @@
+"""Models of a named shape with random weights: true speed and memory, meaningless text.
+
+llama.cpp does the same work, and holds the same bytes, whatever the numbers in a dense model
+are. A GGUF file of the right shape and quantisation with random weights is therefore enough to
+measure latency and memory, and needs no download; what such a model writes means nothing.
+
+The same name gives the same bytes on every machine. All matrices, ``token_embd`` and ``output``
+among them, have the one type that was asked for; the norms are one and in F32. (Files that
+others quantise as Q4_0 usually keep ``output`` in Q6_K.)
+
+The output rows of control and byte tokens are zero: what is written is printable, and
+generation practically always goes on to ``max_tokens`` because ``</s>`` is never likely.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+
+from llm_latency.errors import LabError, ParameterError, did_you_mean
+from llm_latency.model.vocabulary import BEGIN, END, UNKNOWN, build_vocabulary
+from llm_latency.model.weights import (
+    QUANTISATIONS,
+    Quantisation,
+    Shape,
+    check_quantisation,
+    draw,
+    stored_bytes,
+    tensors,
+)
+
+RANDOM_WEIGHTS_NOTICE = (
+    "This model has random weights: its speed and memory are true, its text is meaningless."
+)
+CACHE_VARIABLE = "LLM_LATENCY_CACHE"
+"""Environment variable that names the folder for written models."""
+
+RECIPE_VERSION = 1
+"""Part of cached file names: a change of the recipe makes new files."""
+
+PREFIX = "synthetic:"
+_SEED = 20_240_229
+_BYTES_KEY = "llm_latency.file_bytes"
+_ROPE_THETA = 10_000.0
+_NORM_EPSILON = 1e-5
+_DAY_S = 86_400.0
+
+# Zephyr's way of marking roles, ordinary text that needs no tokens of its own.
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+
+
+SHAPES: dict[str, Shape] = {
+    # 13 million weights, 14 MB as q8_0; the vocabulary has room for every listed word.
+    "tiny": Shape(8, 256, 4, 2, 1024, 10240, 8192),
+    # 125 million: the width and depth of the small GPT-2 class, with grouped keys and values.
+    "125m": Shape(12, 768, 12, 4, 2048, 32000, 32768),
+    # 1.1 billion: TinyLlama's sizes, with a longer context so that context can be swept.
+    "1b": Shape(22, 2048, 32, 4, 5632, 32000, 32768),
+    # 7.2 billion: exactly the sizes of Mistral 7B and Zephyr 7B.
+    "7b": Shape(32, 4096, 32, 8, 14336, 32000, 32768),
+}
+
+
+@dataclass(frozen=True)
+class SyntheticName:
+    """A synthetic model's name, taken apart and checked."""
+
+    shape_name: str
+    quantisation: str
+
+    @property
+    def shape(self) -> Shape:
+        """The sizes that the name stands for."""
+        return SHAPES[self.shape_name]
+
+    @property
+    def canonical(self) -> str:
+        """The name in full and in lower case, for example ``synthetic:tiny:q8_0``."""
+        return f"{PREFIX}{self.shape_name}:{self.quantisation}"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the model's file in the cache folder."""
+        return f"synthetic-{self.shape_name}-{self.quantisation}-v{RECIPE_VERSION}.gguf"
+
+
+def is_synthetic(name: str) -> bool:
+    """Say whether `name` asks for a synthetic model (it may still be an unknown one)."""
+    return name.strip().lower().startswith(PREFIX)
+
+
+def parse_name(name: str) -> SyntheticName:
+    """Take apart ``synthetic:SHAPE`` or ``synthetic:SHAPE:QUANTISATION``, in any case.
+
+    Raises
+    ------
+    ParameterError
+        (a ``ValueError``) If the name is not of this form, or asks for an unknown shape or
+        quantisation.
+    """
+    match = re.fullmatch(rf"{PREFIX}([^:]*)(?::([^:]*))?", name.strip().lower())
+    if match is None:
+        raise ParameterError(
+            f"{name!r} is not the name of a synthetic model: write synthetic:SHAPE or "
+            "synthetic:SHAPE:QUANTISATION, for example 'synthetic:tiny:q4_0'."
+        )
+    shape_name, quantisation = match[1], match[2]
+    if shape_name not in SHAPES:
+        raise ParameterError(
+            f"{shape_name!r} is not a shape of synthetic model (allowed: {', '.join(SHAPES)}"
+            f"{did_you_mean(shape_name, SHAPES)}): write one of these, for example "
+            "'synthetic:tiny'."
+        )
+    if quantisation is None:
+        quantisation = next(iter(QUANTISATIONS))
+    check_quantisation(quantisation)
+    return SyntheticName(shape_name, quantisation)
+
+
+def model_path(name: str, *, cache_dir: Path | None = None, progress: bool = False) -> Path:
+    """Return the file of the model called `name`, writing it first if it is not there.
+
+    Parameters
+    ----------
+    name
+        For example ``synthetic:tiny`` or ``synthetic:7b:q4_0``.
+    cache_dir
+        Folder of written models. None: the one named by ``LLM_LATENCY_CACHE``, else the
+        user's cache folder.
+    progress
+        Show a bar (in bytes) while writing.
+
+    Raises
+    ------
+    ParameterError
+        If the name is unknown.
+    LabError
+        If the disk has not enough room.
+    """
+    parsed = parse_name(name)
+    if cache_dir is None:
+        configured = os.environ.get(CACHE_VARIABLE)
+        cache_dir = Path(configured or platformdirs.user_cache_dir("llm-latency-lab"))
+    path = cache_dir.expanduser() / parsed.file_name
+    if not _is_whole(path):
+        write_model(
+            path, parsed.shape, parsed.quantisation, name=parsed.shape_name, progress=progress
+        )
+    return path
+
+
+def write_model(
+    path: Path,
+    shape: Shape,
+    quantisation: str,
+    *,
+    name: str = "custom",
+    seed: int = _SEED,
+    progress: bool = False,
+) -> None:
+    """Write a model of any shape to `path`, replacing what was there in one step.
+
+    The file appears whole or not at all, also when several processes write it at once: each
+    writes a file of its own and renames it. Memory stays at some 100 MB whatever the size.
+
+    Parameters
+    ----------
+    path
+        Where the GGUF goes; its folder is made if it is missing.
+    shape, quantisation
+        What to write; a quantisation is one of ``QUANTISATIONS``.
+    name
+        Goes into the header as ``synthetic-NAME (random weights)``.
+    seed
+        The same seed, shape, quantisation and name give the same bytes.
+    progress
+        Show a bar (in bytes) while writing.
+
+    Raises
+    ------
+    ParameterError
+        If the quantisation is unknown.
+    LabError
+        If the disk has not enough room.
+    """
+    kind = check_quantisation(quantisation)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    # Header and alignment take less than 64 bytes a token and 4 kB a layer.
+    needed = sum(stored_bytes(tensor, kind) for tensor in tensors(shape))
+    needed += 64 * shape.n_vocab + 4096 * shape.n_layer
+    free = shutil.disk_usage(path.parent).free
+    if free < needed:
+        raise LabError(
+            f"The model needs {needed / 1e9:.2f} GB in {path.parent}, which has {free / 1e9:.2f} "
+            f"GB free: free some space, choose a smaller model, or set {CACHE_VARIABLE} to a "
+            "folder on another disk."
+        )
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        _write_gguf(partial, shape, kind, name, seed, progress)
+        try:
+            os.replace(partial, path)
+        except PermissionError:
+            # Windows does not replace a file that is in use; if another process has just
+            # written it, it is the same file.
+            if not _is_whole(path):
+                raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_gguf(
+    path: Path, shape: Shape, kind: Quantisation, name: str, seed: int, progress: bool
+) -> None:
+    """Write the whole file, from header to last tensor, a chunk at a time."""
+    import gguf  # here, because measuring processes import this room and never write
+    from tqdm import tqdm
+
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint64(_BYTES_KEY, 0)  # set at the end, when it is known
+    _add_metadata(writer, shape, kind, name)
+    layout = list(tensors(shape))
+    for tensor in layout:
+        tensor_type = gguf.GGMLQuantizationType(0 if tensor.is_norm else kind.tensor_type)
+        n_bytes = stored_bytes(tensor, kind)
+        writer.add_tensor_info(
+            tensor.name, tensor.dims, np.dtype(np.float32), n_bytes, raw_dtype=tensor_type
+        )
+    total = sum(stored_bytes(tensor, kind) for tensor in layout)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        assert writer.fout is not None
+        file = writer.fout[0]
+        writer.write_padding(file, file.tell())
+        with tqdm(
+            total=total, unit="B", unit_scale=True, desc=f"Writing {name}", disable=not progress
+        ) as bar:
+            for tensor in layout:
+                for chunk in draw(tensor, kind, seed):
+                    file.write(chunk.data)
+                    bar.update(chunk.nbytes)
+                writer.write_padding(file, stored_bytes(tensor, kind))
+    finally:
+        writer.close()
+    with path.open("r+b") as whole:
+        whole.seek(_bytes_position(whole.read(256)))
+        whole.write(struct.pack("<Q", path.stat().st_size))
+        whole.flush()
+        os.fsync(whole.fileno())  # before the rename: a power cut must not leave a hollow file
+
+
+def _add_metadata(writer: Any, shape: Shape, kind: Quantisation, name: str) -> None:
+    """State what the model is, its sizes and its tokenizer."""
+    writer.add_type("model")
+    writer.add_name(f"synthetic-{name} (random weights)")
+    writer.add_description("Random weights: true speed and memory, meaningless text")
+    writer.add_file_type(kind.file_type)
+    writer.add_quantization_version(2)
+    writer.add_vocab_size(shape.n_vocab)
+    writer.add_context_length(shape.n_ctx_train)
+    writer.add_embedding_length(shape.n_embd)
+    writer.add_block_count(shape.n_layer)
+    writer.add_feed_forward_length(shape.n_ff)
+    writer.add_head_count(shape.n_head)
+    writer.add_head_count_kv(shape.n_head_kv)
+    writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
+    writer.add_rope_freq_base(_ROPE_THETA)
+    writer.add_layer_norm_rms_eps(_NORM_EPSILON)
+    vocabulary = build_vocabulary(shape.n_vocab)
+    writer.add_tokenizer_model("llama")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_scores(vocabulary.scores)
+    writer.add_token_types(vocabulary.types)
+    writer.add_bos_token_id(BEGIN)
+    writer.add_eos_token_id(END)
+    writer.add_unk_token_id(UNKNOWN)
+    writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
+    writer.add_add_space_prefix(True)
+    writer.add_chat_template(_CHAT_TEMPLATE)
+
+
+def _bytes_position(head: bytes) -> int:
+    """Where, in the first bytes of a file, the header states the size of the whole file."""
+    return head.index(_BYTES_KEY.encode()) + len(_BYTES_KEY) + 4  # 4: the value's type
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file is there and as long as its own header says."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(256)
+        (stated,) = struct.unpack_from("<Q", head, _bytes_position(head))
+        return bool(path.stat().st_size == stated)
+    except (FileNotFoundError, ValueError, struct.error):
+        return False
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete unfinished files of this model that a killed process left more than a day ago."""
+    for partial in path.parent.glob(f".{path.name}.*.part"):
+        try:
+            if time.time() - partial.stat().st_mtime > _DAY_S:
+                partial.unlink()
+        except OSError:
+            continue  # another process was quicker, or still holds it

@@ -1,0 +1,1 @@
+"""What is to be measured, as pure data: nothing here looks at a machine."""

@@ -1,0 +1,178 @@
+"""From what was measured to the settings to set: which candidate meets the needs, and how surely.
+
+Of the candidates that meet all needs the answers are compared with the soonest one's, round by
+round; of those that cannot be told from the soonest, the one that takes least memory is advised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import pandas as pd
+
+from llm_latency.memory.fits import largest, predict_at
+from llm_latency.model.header import Header
+from llm_latency.plan.parameters import as_list, plain
+from llm_latency.plan.spec import Settings
+from llm_latency.questions.advise.candidates import VARIED, Candidate, candidates
+from llm_latency.questions.advise.needs import Needs, needs_of
+from llm_latency.questions.advise.options import Option, answer_s, fills, option, timed
+from llm_latency.stats.compare import compare, noise_floor, samples
+from llm_latency.stats.estimate import FEWEST
+
+Confidence = Literal["high", "fair", "low"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to set, and everything that it rests on.
+
+    Attributes
+    ----------
+    options : list of Option
+        Every candidate: those that meet all needs first, the soonest first.
+    chosen : Option or None
+        ``None`` where none meets the needs.
+    """
+
+    needs: Needs
+    header: Header | None
+    options: list[Option]
+    chosen: Option | None
+
+    @property
+    def margin_bytes(self) -> float | None:
+        """What is left of the memory that may be taken."""
+        if self.chosen is None or self.chosen.need_bytes is None:
+            return None
+        return self.needs.limit_bytes - self.chosen.need_bytes
+
+    @property
+    def edge_n_ctx(self) -> int | None:
+        """Largest context that the margin still has room for, by the predicted growth."""
+        if self.chosen is None or self.margin_bytes is None or self.header is None:
+            return None
+        header, settings, margin = self.header, self.chosen.settings, self.margin_bytes
+        on = self.needs.on
+
+        def taken(n_ctx: int) -> int:
+            both = predict_at(header, settings, n_ctx, on=on)
+            return (both.gpu if on == "gpu" else both.host).total_bytes
+
+        now = taken(settings.n_ctx)
+        return largest(lambda n_ctx: taken(n_ctx) - now <= margin)
+
+    @property
+    def rejected(self) -> list[Option]:
+        """Return the other candidates, the nearest to being chosen first."""
+        return [one for one in self.options if one is not self.chosen]
+
+    @property
+    def confidence(self) -> Confidence:
+        """How far the choice can be relied on; :meth:`weak_points` says what it lacks."""
+        weak = self.weak_points()
+        serious = {"few", "doubt", "not filled"} & set(weak)
+        return "low" if serious else "fair" if weak else "high"
+
+    def weak_points(self) -> list[str]:
+        """Return what speaks against relying on the choice.
+
+        ``few`` processes, ``doubt`` whether a bound is met, the window ``not filled``, an
+        ``open`` order among those that meet the needs, trials that were ``disturbed``.
+        """
+        if self.chosen is None:
+            return []
+        one = self.chosen
+        rivals = [o for o in self.options if o.meets and o is not one and o.against is not None]
+        undecided = [o for o in rivals if o.against and o.against.verdict == "undecided"]
+        found = {
+            "few": one.answer.n < FEWEST,
+            "doubt": bool(one.doubts),
+            "not filled": one.full != "ok",
+            "open": bool(undecided),
+            "disturbed": one.disturbed > 0,
+        }
+        return [name for name, true in found.items() if true]
+
+
+def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
+    """Return the advice that a run supports.
+
+    Parameters
+    ----------
+    df
+        Rows of a run of ``advise``, ``run.frame()``.
+    info
+        The content of ``run.json``.
+    """
+    given = info["plan"]["parameters"]
+    needs = needs_of(given)
+    header = Header.model_validate(info["header"]) if info.get("header") else None
+    planned = [Settings.model_validate(c["settings"]) for c in info["plan"]["cells"]]
+    known = _candidates(header, planned, given, needs)
+    filled = fills(df, needs)
+    rows = timed(df, needs)
+    found = [option(one, known, rows, filled, needs) for one in known]
+    good = [one for one in found if one.meets]
+    if not good:
+        return Advice(needs, header, sorted(found, key=lambda one: _distance(one, needs)), None)
+    good = _compared(good, rows, needs)
+    level = [one for one in good if not one.told_apart]
+    chosen = min(level, key=lambda o: (round((o.need_bytes or 0) / 2**20), o.answer.median))
+    good.sort(key=lambda one: (one is not chosen, one.told_apart, one.answer.median))
+    rest = sorted((one for one in found if not one.meets), key=lambda one: _distance(one, needs))
+    return Advice(needs, header, [*good, *rest], chosen)
+
+
+def _candidates(
+    header: Header | None, planned: list[Settings], given: Mapping[str, Any], needs: Needs
+) -> list[Candidate]:
+    """Return what was planned, and what the prediction kept from being planned."""
+    if header is None:
+        return [Candidate(one, 0) for one in dict.fromkeys(planned)]
+    asked = {name: _many(given[name]) for name in ("n_ubatch", "flash_attn", "n_gpu_layers")}
+    every = candidates(
+        header,
+        planned[0],
+        needs,
+        batches=asked["n_ubatch"],
+        flash=asked["flash_attn"] or [False],
+        layers=asked["n_gpu_layers"],
+    )
+    return list({one.settings: one for one in every}.values())
+
+
+def _many(value: Any) -> list[Any]:
+    given = plain(value)
+    return [] if given in ([], (), "", None) else as_list("value", given)
+
+
+def _compared(good: list[Option], trials: pd.DataFrame, needs: Needs) -> list[Option]:
+    """Compare each with the soonest, round by round."""
+    frame = trials.assign(answer_s=answer_s(trials, needs))
+    soonest = min(good, key=lambda one: one.answer.median)
+    floor = noise_floor(frame, "answer_s")
+
+    def times(one: Option) -> pd.Series[float]:
+        return samples(frame, "answer_s", **{n: getattr(one.settings, n) for n in VARIED})
+
+    base = times(soonest)
+    return [
+        one if one is soonest else replace(one, against=compare(base, times(one), floor))
+        for one in good
+    ]
+
+
+def _distance(one: Option, needs: Needs) -> tuple[bool, int, float]:
+    """Order candidates that fail: measured ones first, fewer needs broken, by less."""
+    taken = one.need_bytes or one.predicted_bytes
+    over = {
+        "memory": taken / needs.limit_bytes,
+        "ttft_s": one.ttft.median / (needs.ttft_s or 1.0),
+        "load_s": one.load.median / (needs.load_s or 1.0),
+    }
+    worst = max((over.get(breach.need, math.inf) for breach in one.breaches), default=0.0)
+    return one.measured != "ok", len(one.breaches), worst

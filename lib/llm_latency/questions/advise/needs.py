@@ -1,0 +1,130 @@
+"""What an application needs of its model: context, time to the first token, memory, start.
+
+Memory is that of the GPU where layers are kept on one, else the machine's RAM. It is looked up
+once, when a plan is made, and kept with the plan, so that a stored run is judged by the memory
+that there was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llm_latency.errors import ParameterError
+from llm_latency.machine import host
+from llm_latency.machine.devices import gpu_card
+from llm_latency.memory.fits import parse_bytes
+from llm_latency.plan.parameters import PADDING, build, plain
+from llm_latency.plan.spec import MAX_INT32, Count, Frozen
+
+Use = Literal["start_up", "on_demand"]
+Side = Literal["cpu", "gpu"]
+Room = Annotated[int, Field(ge=1, le=MAX_INT32 - PADDING)]
+"""A context that can still be rounded up as llama.cpp does."""
+
+
+class Needs(Frozen):
+    """What settings are judged by."""
+
+    n_ctx: Room = Field(description="Tokens of context, at least")
+    prompt_tokens: Count = Field(description="Length of the prompt that is answered")
+    max_tokens: Count = Field(description="Length of the answer")
+    ttft_s: float | None = Field(None, gt=0, description="Time to the first token, at most")
+    load_s: float | None = Field(None, gt=0, description="Time to load, at most")
+    use: Use = Field("start_up", description="Loaded once at start, or anew for each answer")
+    on: Side = Field(description="Whether the memory is the GPU's or the CPU's")
+    memory_bytes: int = Field(gt=0, description="Memory that there is")
+    keep_free_bytes: int = Field(ge=0, description="Memory that others are to have")
+    stated: bool = Field(description="Whether the memory was stated, not looked up")
+
+    @property
+    def limit_bytes(self) -> int:
+        """Memory that the model may take."""
+        return self.memory_bytes - self.keep_free_bytes
+
+    @property
+    def word(self) -> str:
+        """VRAM or RAM."""
+        return "VRAM" if self.on == "gpu" else "RAM"
+
+    @property
+    def waits_for_load(self) -> bool:
+        """Whether each answer waits for loading too."""
+        return self.use == "on_demand"
+
+
+def needs_of(given: Mapping[str, Any]) -> Needs:
+    """Return the needs out of an experiment's parameters.
+
+    Parameters
+    ----------
+    given
+        ``n_ctx, prompt_tokens, max_tokens, ttft_s, load_s, use, memory, keep_free`` and
+        ``n_gpu_layers``, as users write them; of a stored run also ``memory_there_bytes`` and
+        ``on``, which are then not looked up.
+
+    Raises
+    ------
+    ParameterError
+        If one of them cannot be right.
+    """
+    stated = str(given["memory"]).strip() != ""
+    on = given.get("on") or _side(given["n_gpu_layers"])
+    there = given.get("memory_there_bytes")
+    if stated:
+        there = parse_bytes("memory", plain(given["memory"]))
+        if there <= 0:
+            raise ParameterError("memory=0 is refused: give what there is, such as '6 GiB'.")
+    elif there is None:
+        there = _there(on)
+    found = build(
+        Needs,
+        {
+            **{name: plain(given[name]) for name in ("n_ctx", "prompt_tokens", "max_tokens")},
+            **{name: _bound(name, given[name]) for name in ("ttft_s", "load_s")},
+            "use": given["use"],
+            "on": on,
+            "memory_bytes": there,
+            "keep_free_bytes": parse_bytes("keep_free", plain(given["keep_free"] or 0)),
+            "stated": stated,
+        },
+    )
+    if found.limit_bytes <= 0:
+        raise ParameterError(
+            f"keep_free={given['keep_free']!r} leaves nothing of memory={found.memory_bytes:,} "
+            f"bytes of {found.word}; give less, or more memory."
+        )
+    if found.prompt_tokens + found.max_tokens > found.n_ctx:
+        raise ParameterError(
+            f"n_ctx={found.n_ctx} is refused: prompt_tokens={found.prompt_tokens} and "
+            f"max_tokens={found.max_tokens} need {found.prompt_tokens + found.max_tokens} tokens; "
+            "give that or more."
+        )
+    return found
+
+
+def _bound(name: str, value: Any) -> float | None:
+    """Return an upper bound in seconds; 0 is none."""
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise ParameterError(
+            f"{name}={value!r} is refused: give seconds, such as 0.5, or 0 for no bound."
+        )
+    return float(value) or None
+
+
+def _side(n_gpu_layers: Any) -> Side:
+    """Return where the model would be: on a GPU if there is one that the engine can use."""
+    layers = plain(n_gpu_layers)
+    asked = list(layers) if isinstance(layers, list | tuple) else [layers]
+    none_wanted = asked != [] and all(value == 0 for value in asked)
+    engine = host.engine_build().get("engine", "cuda")
+    return "gpu" if not none_wanted and engine == "cuda" and gpu_card().available else "cpu"
+
+
+def _there(on: Side) -> int:
+    if on == "gpu" and (total := gpu_card().total_bytes):
+        return total
+    return host.memory_limit_bytes()

@@ -1,0 +1,218 @@
+"""One candidate, as far as it was measured: its times, what it takes, and the needs it breaks.
+
+A candidate meets a bound in seconds if the median of its processes does; *surely* if the whole
+interval does. It fits if what its process really took, or what llama.cpp allocated if that is
+more, is within the memory that may be taken, and if a prompt that fills its whole window was
+answered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import pandas as pd
+
+from llm_latency.plan.spec import Settings
+from llm_latency.questions.advise.candidates import VARIED, Candidate
+from llm_latency.questions.advise.needs import Needs
+from llm_latency.records import frame as fr
+from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison
+from llm_latency.stats.estimate import Estimate, estimate, estimates
+
+Need = Literal["memory", "ttft_s", "load_s", "runs", "full"]
+
+
+class Breach(NamedTuple):
+    """A need that is not met; not ``sure`` where the interval reaches into what is allowed."""
+
+    need: Need
+    sure: bool
+
+
+@dataclass(frozen=True)
+class Option:
+    """One candidate, as far as it was measured.
+
+    Attributes
+    ----------
+    name : str
+        What it differs in, in words.
+    measured : str
+        ``ok``; else how its processes ended; empty where the prediction alone spoke against it.
+    ttft, load, answer : Estimate
+        In seconds; ``answer`` is what a user waits for: to the last token, with loading where
+        each answer waits for it.
+    need_bytes : float or None
+        What it takes, where that was measured.
+    full : str
+        How the process ended that filled its whole window; empty where none did.
+    breaches : tuple of Breach
+        Needs that are not met.
+    doubts : tuple of str
+        Bounds that the median meets and the interval does not.
+    against : Comparison or None
+        Its answer against that of the soonest candidate.
+    """
+
+    name: str
+    settings: Settings
+    predicted_bytes: int
+    measured: str
+    reason: str
+    ttft: Estimate
+    load: Estimate
+    answer: Estimate
+    need_bytes: float | None
+    full: str
+    full_reason: str
+    disturbed: int = 0
+    breaches: tuple[Breach, ...] = ()
+    doubts: tuple[Need, ...] = ()
+    against: Comparison | None = None
+
+    @property
+    def meets(self) -> bool:
+        """Whether no need is broken."""
+        return not self.breaches
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether its answer comes later than the soonest one's, as far as rounds tell."""
+        found = self.against
+        if found is None or found.verdict in ("same", "faster"):
+            return False
+        blur = max(found.noise_floor or 0.0, SMALLEST_EFFECT)
+        return found.verdict == "slower" or not found.ratio.median <= 1 + blur
+
+
+def timed(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
+    """Return the rows of the candidates' own trials, without those that filled a window."""
+    asked = (df["prompt_tokens"] == needs.prompt_tokens) & (df["max_tokens"] == needs.max_tokens)
+    return df[asked & df["memory_limit_bytes"].isna()]
+
+
+def rows_of(df: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Return the rows of one candidate."""
+    keep = pd.Series(True, index=df.index)
+    for name in VARIED:
+        keep &= df[name] == getattr(settings, name)
+    return df[keep]
+
+
+def fills(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
+    """Return the rows of processes that filled their whole window, in the memory that counts."""
+    whole = df["prompt_tokens"] + df["max_tokens"] >= df["n_ctx"]
+    if "superseded" in df:
+        whole &= ~df["superseded"].astype(bool)
+    if needs.stated and needs.on == "cpu":
+        whole &= df["memory_limit_bytes"].notna()
+    elif needs.stated:
+        whole &= df["leave_vram_bytes"].notna() | (df["n_gpu_layers"] == 0)
+    return df[whole]
+
+
+def option(
+    one: Candidate,
+    every: list[Candidate],
+    trials: pd.DataFrame,
+    filled: pd.DataFrame,
+    needs: Needs,
+) -> Option:
+    """Return one candidate with all that was measured of it.
+
+    Parameters
+    ----------
+    one
+        The candidate.
+    every
+        All of them: its name tells what it differs in.
+    trials, filled
+        Rows of the candidates' own trials, and of those that filled a window.
+    needs
+        What it is judged by.
+    """
+    mine, full = rows_of(trials, one.settings), rows_of(filled, one.settings)
+    data = fr.prepare(pd.concat([mine, full]).drop_duplicates("trial_id")) if len(mine) else mine
+    good = fr.ok(fr.prepare(mine)) if len(mine) else mine
+    column = fr.memory_choice(data)[0] if len(mine) else ""
+    parts = list(fr.PARTS.values())
+    taken: float | None = None
+    if len(good):
+        seen = pd.to_numeric(fr.ok(data)[column], errors="coerce").max()
+        allocated = good[parts].sum(axis=1).max() if needs.on == "cpu" else 0.0
+        taken = float(max(seen, allocated)) if seen == seen else float(allocated) or None
+    empty = estimate([])
+
+    def over(name: str) -> Estimate:
+        values = good.assign(answer_s=answer_s(good, needs)) if len(good) else good
+        return next(iter(estimates(values, name, ["cell"]).values())) if len(good) else empty
+
+    # A process whose proof failed says nothing against its settings; one that died does.
+    bad = mine[~mine["status"].isin(["ok", *([] if not len(good) else ["invalid"])])]
+    failed = len(bad) > 0
+    ended = full[full["status"] != "ok"]
+    made = Option(
+        name=_name(one.settings, [other.settings for other in every]),
+        settings=one.settings,
+        predicted_bytes=one.predicted_bytes,
+        measured=str(bad["status"].mode().iloc[0]) if failed else "ok" if len(good) else "",
+        reason=str(bad["reason"].dropna().iloc[0]) if failed and bad["reason"].any() else "",
+        ttft=over("ttft_s"),
+        load=over("load_s"),
+        answer=over("answer_s"),
+        need_bytes=taken,
+        full=str(ended["status"].iloc[0]) if len(ended) else "ok" if len(full) else "",
+        full_reason=str(ended["reason"].iloc[0]) if len(ended) else "",
+        disturbed=int(mine.drop_duplicates("trial_id")["disturbed"].eq(True).sum()),
+    )
+    return _judged(made, needs)
+
+
+def answer_s(rows: pd.DataFrame, needs: Needs) -> pd.Series[float]:
+    """Return how long a user waits for the last token of each row."""
+    total = pd.to_numeric(rows["total_s"], errors="coerce")
+    load = pd.to_numeric(rows["load_s"], errors="coerce")
+    return total + load if needs.waits_for_load else total
+
+
+def _judged(one: Option, needs: Needs) -> Option:
+    breaches: list[Breach] = []
+    doubts: list[Need] = []
+    if not one.measured:
+        breaches.append(Breach("memory", one.predicted_bytes > needs.limit_bytes))
+    elif one.measured != "ok":
+        breaches.append(Breach("runs", True))
+    bounds: list[tuple[Need, Estimate, float | None]] = [
+        ("ttft_s", one.ttft, needs.ttft_s),
+        ("load_s", one.load, needs.load_s),
+    ]
+    for name, value, bound in bounds:
+        if bound is None or not value.n:
+            continue
+        if value.median > bound:
+            breaches.append(Breach(name, value.low > bound))
+        elif value.high > bound:
+            doubts.append(name)
+    if one.need_bytes is not None and one.need_bytes > needs.limit_bytes:
+        breaches.append(Breach("memory", True))
+    elif one.full not in ("", "ok", "invalid"):
+        breaches.append(Breach("full", True))
+    return replace(one, breaches=tuple(breaches), doubts=tuple(doubts))
+
+
+def _name(settings: Settings, every: list[Settings]) -> str:
+    """Return what singles a candidate out, in words."""
+    names = [n for n in VARIED if len({getattr(s, n) for s in every}) > 1 and n != "n_batch"]
+    return ", ".join(f"{n} {getattr(settings, n)}" for n in names or ["n_ubatch"])
+
+
+def settings_in_use(df: pd.DataFrame, one: Option) -> dict[str, Any]:
+    """Return the settings of a candidate as they were in force, llama-cpp-python's names."""
+    rows = rows_of(df[df["status"] == "ok"], one.settings)
+    threads = {
+        name: int(rows[f"effective_{name}"].dropna().iloc[0])
+        for name in ("n_threads", "n_threads_batch")
+        if rows[f"effective_{name}"].notna().any()
+    }
+    return one.settings.model_dump() | threads

@@ -1,0 +1,205 @@
+"""llama-bench as a child: where its executable is, and one test in one fresh process.
+
+The executable is made by ``python -m benchmarks.calibration`` out of the source package of the
+installed llama-cpp-python, and kept in the cache under a name that says for which engine; that
+of another engine is never used. ``LLM_LATENCY_LLAMA_BENCH`` names one of yours instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.machine import host
+from llm_latency.measure.outcome import death
+from llm_latency.model import names
+from llm_latency.plan.spec import Settings
+from llm_latency.records import llama_bench
+from llm_latency.records.record import HostState
+
+COMMAND = "python -m benchmarks.calibration"
+"""What makes the executable."""
+
+
+def engine_libraries() -> Path:
+    """Return the folder of the installed llama-cpp-python's shared libraries.
+
+    Raises
+    ------
+    LabError
+        If llama-cpp-python is not installed.
+    """
+    # Found, not imported: that would load llama.cpp into this process.
+    found = importlib.util.find_spec("llama_cpp")
+    if found is None or found.origin is None:
+        raise LabError("llama-cpp-python is not installed; run 'make setup'.")
+    return Path(found.origin).parent / "lib"
+
+
+def place() -> Path:
+    """Return where the executable for the installed engine is kept, made or not."""
+    build = host.engine_build()
+    parts = [
+        metadata.version("llama_cpp_python"),
+        *(build.get(name) for name in ("key", "cmake_args", "compiler")),
+        # It is linked against these very files.
+        str(engine_libraries()),
+    ]
+    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+    name = "llama-bench.exe" if sys.platform == "win32" else "llama-bench"
+    return names.cache_dir() / "llama-bench" / key / name
+
+
+def executable() -> Path:
+    """Return the executable that measures the same engine as the lab.
+
+    Raises
+    ------
+    LabError
+        If it has not been made; names the command.
+    """
+    named = os.environ.get("LLM_LATENCY_LLAMA_BENCH")
+    path = Path(named).expanduser() if named else place()
+    if path.is_file():
+        return path
+    if named:
+        raise LabError(
+            f"LLM_LATENCY_LLAMA_BENCH={named!r} is not a file; give the path of llama-bench, or "
+            "unset it."
+        )
+    raise LabError(
+        "llama-bench has not been built for the installed engine; run 'make calibration' in the "
+        f"lab's folder (without make: '{COMMAND}' with the lab's Python)."
+    )
+
+
+def card(path: Path) -> dict[str, Any]:
+    """Return what is known of an executable: its path, checksum, and how it was built."""
+    try:
+        known = json.loads((path.parent / "build.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {"why": "not built by this lab"}
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"path": str(path), "sha256": digest, **known}
+
+
+@dataclass(frozen=True)
+class Test:
+    """One test: a prompt from an empty context, or single tokens from an empty context."""
+
+    settings: Settings
+    repeats: int
+    n_prompt: int = 0
+    n_gen: int = 0
+
+    def arguments(self, model: Path) -> list[str]:
+        """Return llama-bench's arguments for the same settings as the lab's.
+
+        Every setting is named: llama-bench's defaults are not llama-cpp-python's.
+
+        Raises
+        ------
+        ParameterError
+            If llama-bench cannot be given the same.
+        """
+        asked = self.settings
+        if asked.n_threads != asked.n_threads_batch:
+            raise ParameterError(
+                f"n_threads={asked.n_threads} and n_threads_batch={asked.n_threads_batch}: "
+                "llama-bench has one number of threads for both; give the same."
+            )
+        flags = {(True, False): "mmap", (False, False): "none", (False, True): "mlock"}
+        named: dict[str, Any] = {
+            "-m": model,
+            "-p": self.n_prompt,
+            "-n": self.n_gen,
+            "-r": self.repeats,
+            "-t": asked.n_threads,
+            "-b": asked.n_batch,
+            "-ub": asked.n_ubatch,
+            "-ngl": asked.n_gpu_layers,
+            "-ctk": asked.type_k,
+            "-ctv": asked.type_v,
+            "-fa": "on" if asked.flash_attn else "off",
+            "-lm": flags.get((asked.use_mmap, asked.use_mlock), "mmap+mlock"),
+            "-nkvo": 0 if asked.offload_kqv else 1,
+            "-o": "jsonl",
+        }
+        return [str(word) for pair in named.items() for word in pair]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one process of llama-bench left: its line, or why there is none."""
+
+    line: str | None
+    reason: str | None
+    child_s: float
+    host: HostState
+
+
+def carry_out(path: Path, test: Test, model: Path, log: Path, timeout_s: float) -> Outcome:
+    """Run one test in a fresh process; its words go to ``log``.
+
+    A ``KeyboardInterrupt`` meanwhile ends the process and is passed on.
+    """
+    environment = dict(os.environ, GGML_NO_BACKTRACE="1")
+    if test.settings.n_gpu_layers == 0:
+        # As for the lab's own children: see child.py.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+    command = [str(path), *test.arguments(model)]
+    watch, own_s, start_s = host.CpuWatch.start(), _children_cpu_s(), time.perf_counter()
+    line, reason = None, None
+    with log.open("w", encoding="utf-8") as words:
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                env=environment,
+                encoding="utf-8",
+                errors="replace",
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired:
+            reason = f"llama-bench did not finish within {timeout_s:g} s"
+        except OSError as error:
+            reason = f"llama-bench does not start: {error.strerror}"
+        else:
+            line, reason = _answer(done.returncode, done.stdout, log)
+    child_s = time.perf_counter() - start_s
+    # Windows does not say what an ended child used: then nobody knows what others took.
+    cpu_s = None if sys.platform == "win32" else _children_cpu_s() - own_s
+    return Outcome(line, reason, child_s, watch.state(cpu_s))
+
+
+def _answer(code: int, output: str, log: Path) -> tuple[str | None, str | None]:
+    if code:
+        return None, f"llama-bench: {death(code)}; its words: {log.name}"
+    said = [text for text in output.splitlines() if text.strip()]
+    if len(said) != 1:
+        return None, f"llama-bench printed {len(said)} results in place of one"
+    try:
+        llama_bench.parse(said[0], "llama-bench's answer")
+    except ParameterError as error:
+        return None, str(error)
+    return said[0], None
+
+
+def _children_cpu_s() -> float:
+    """Return the CPU time of this process's children that have ended."""
+    times = psutil.Process().cpu_times()
+    return float(times.children_user + times.children_system)

@@ -1,0 +1,145 @@
+"""A calibration's folder: what either tool left, and which results belong together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from llm_latency.errors import LabError
+from llm_latency.questions.calibration import ratios
+from llm_latency.questions.calibration.planning import CalibrationPlan, Tool
+from llm_latency.questions.calibration.probe import Costs
+from llm_latency.records import files, versions
+from llm_latency.records.record import Part
+from llm_latency.records.store import RunStore, outputs_dir
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRIALS = "trials.jsonl"
+LINES = "llama-bench.jsonl"
+PAIRS = "pairs.jsonl"
+
+
+def folder_of(run_id: str) -> Path:
+    """Return where a calibration of that name lies, or would lie."""
+    return outputs_dir() / "calibration" / run_id
+
+
+class Pair(Part):
+    """One line of ``pairs.jsonl``: which two results belong together."""
+
+    pair_id: str
+    test: str
+    tokens: int
+    n_threads: int
+    pair: int
+    first: Tool
+    trial_line: int = Field(description="Line of trials.jsonl, counted from 1")
+    llama_bench_line: int | None = Field(description="Line of llama-bench.jsonl, counted from 1")
+    llama_bench_reason: str | None = Field(None, description="Why there is none")
+    llama_bench_s: float = Field(description="Life of llama-bench's process")
+    llama_bench_disturbed: list[str] = Field(default_factory=list)
+    probe: Costs | None = Field(None, description="What sampling and calls cost; decode only")
+
+
+class CalibrationRun:
+    """A calibration's folder, ``outputs/calibration/<run_id>/``.
+
+    ``run.json`` and ``trials.jsonl`` are those of any run of the lab; ``llama-bench.jsonl`` holds
+    llama-bench's own lines, untouched; ``pairs.jsonl`` says which belong together.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    info : dict
+        The content of ``run.json``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.store = RunStore(path)
+        self.path, self.info = path, self.store.info
+
+    @property
+    def plan(self) -> CalibrationPlan:
+        """What is compared."""
+        return CalibrationPlan.model_validate_json(json.dumps(self.info["plan"]))
+
+    @property
+    def planned(self) -> int:
+        """How many pairs the plan holds."""
+        return len(self.plan.planned())
+
+    @property
+    def final(self) -> int:
+        """How many pairs have been measured."""
+        return len(self.pairs())
+
+    def pairs(self) -> list[Pair]:
+        """Return the pairs that have been measured, in the order of writing."""
+        return [Pair.model_validate_json(text) for text in whole_lines(self.path / PAIRS)]
+
+    def frame(self) -> pd.DataFrame:
+        """Return one tidy row per sample of either tool.
+
+        See :func:`llm_latency.questions.calibration.ratios.rows`.
+        """
+        import pandas as pd
+
+        trials = whole_lines(self.path / TRIALS)
+        lines = whole_lines(self.path / LINES)
+        found: list[dict[str, Any]] = []
+        for pair in self.pairs():
+            record = versions.record(trials[pair.trial_line - 1])
+            number = pair.llama_bench_line
+            line = None if number is None else json.loads(lines[number - 1])
+            found += ratios.rows(pair.model_dump(), record, line)
+        return pd.DataFrame(found, columns=list(ratios.COLUMNS))
+
+    def ratios(self) -> pd.DataFrame:
+        """Return the lab's speed over llama-bench's.
+
+        See :func:`llm_latency.questions.calibration.ratios.ratios`.
+        """
+        return ratios.ratios(self.frame())
+
+    def __repr__(self) -> str:
+        return f"<calibration {self.path.name}: {self.final} of {self.planned} pairs>"
+
+
+def open_run(run_id: str) -> CalibrationRun:
+    """Return a stored calibration by its ``run_id`` or its folder; nothing is measured."""
+    path = Path(run_id).expanduser()
+    here = (path / "run.json").is_file()
+    return CalibrationRun(path if here else folder_of(run_id))
+
+
+def append(file: Path, text: str) -> int:
+    """Add one line, on the disk when this returns; return its number, counted from 1."""
+    try:
+        files.append(file, text)
+    except OSError as error:
+        raise LabError(
+            f"{file} cannot be written ({error.strerror}); what was stored before is whole: make "
+            f"room, and run again with run_id={file.parent.name!r} to go on"
+        ) from None
+    return len(whole_lines(file))
+
+
+def mend(file: Path) -> None:
+    """Set aside what a crash left half-written: the pair it belongs to is measured again."""
+    files.mend(file, file.with_suffix(".torn"))
+
+
+def whole_lines(file: Path) -> list[str]:
+    """Return the lines that were written to their end; none where there is no file."""
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return []
+    # Not splitlines(): a string in JSON may hold other signs that end a line.
+    return content[: content.rfind(b"\n") + 1].decode("utf-8").split("\n")[:-1]

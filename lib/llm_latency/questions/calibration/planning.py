@@ -1,0 +1,162 @@
+"""What is compared with llama-bench, as pure data: the tests, their pairs, and the order."""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from llm_latency.model import names
+from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name
+from llm_latency.plan.spec import (
+    MAX_INT32,
+    Count,
+    Frozen,
+    RunId,
+    Seed,
+    Settings,
+    Trial,
+    Wait,
+    Workload,
+)
+
+BATCH = 512
+"""``n_batch`` and ``n_ubatch`` of both tools: llama-cpp-python's default."""
+
+Tool = Literal["lab", "llama-bench"]
+Length = Annotated[int, Field(ge=1, le=MAX_INT32 - 256)]
+"""A number of tokens whose context, with room for one more, llama.cpp can still count."""
+
+
+class Planned(Frozen):
+    """One pair to come: the lab's trial, llama-bench's test, and who goes first."""
+
+    trial: Trial
+    test: str
+    n_prompt: int = 0
+    n_gen: int = 0
+    first: Tool
+
+    @property
+    def pair_id(self) -> str:
+        """The test, its threads and the round: unique in a plan."""
+        return f"{self.test}-t{self.trial.settings.n_threads}-r{self.trial.round:02d}"
+
+
+class CalibrationPlan(Frozen):
+    """What is compared, as data."""
+
+    model: str
+    n_threads: tuple[Count, ...] = Field(description="Threads, for prefill and decode alike")
+    prompt_tokens: tuple[Length, ...] = Field(description="Lengths of prefill, in tokens")
+    max_tokens: Length = Field(description="Tokens of decode")
+    pairs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Pairs of each test")
+    repeats: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        description="Samples in each process, after the first run that both tools drop"
+    )
+    seed: Seed = Field(0, description="Of the order")
+    wait_s: Wait = 0.0
+    run_id: RunId | None = Field(
+        None, description="A new name, or that of a calibration to go on with"
+    )
+    parameters: dict[str, Any] = Field(default_factory=dict, description="As the user gave them")
+
+    def trials(self) -> list[Trial]:
+        """Return the lab's half of every pair, in order."""
+        return [planned.trial for planned in self.planned()]
+
+    def planned(self) -> list[Planned]:
+        """Return every pair in its order."""
+        tests = [
+            (threads, kind, tokens)
+            for threads in self.n_threads
+            for kind, tokens in (*(("pp", n) for n in self.prompt_tokens), ("tg", self.max_tokens))
+        ]
+        chance = random.Random(f"{self.seed}")
+        starts = {test: chance.randrange(2) for test in tests}
+        made: list[Planned] = []
+        for number in range(self.pairs):
+            shuffled = list(tests)
+            chance.shuffle(shuffled)
+            for test in shuffled:
+                first: Tool = "lab" if (number + starts[test]) % 2 == 0 else "llama-bench"
+                made.append(self._pair(*test, number, len(made), first))
+        return made
+
+    def _pair(
+        self, threads: int, kind: str, tokens: int, number: int, order: int, first: Tool
+    ) -> Planned:
+        prompt, answer = (tokens, 1) if kind == "pp" else (1, tokens)
+        n_ctx = -(-(prompt + answer) // 256) * 256
+        settings = Settings(
+            n_ctx=n_ctx,
+            n_batch=min(BATCH, n_ctx),
+            n_ubatch=min(BATCH, n_ctx),
+            n_threads=threads,
+            n_threads_batch=threads,
+        )
+        workload = Workload(prompt_tokens=prompt, max_tokens=answer, repeats=self.repeats)
+        trial = Trial(
+            experiment="calibration",
+            model=self.model,
+            settings=settings,
+            workload=workload,
+            round=number,
+            order=order,
+        )
+        sizes = {"n_prompt" if kind == "pp" else "n_gen": tokens}
+        return Planned(trial=trial, test=f"{kind}{tokens}", first=first, **sizes)
+
+
+@closed("calibration")
+def plan(
+    model: str = "synthetic:125m",
+    n_threads: Any = (1, 2),
+    prompt_tokens: Any = (128, 512),
+    max_tokens: int = 64,
+    pairs: int = 6,
+    repeats: int = 3,
+    seed: int = 0,
+    wait_s: float = 0.0,
+    run_id: str = "",
+) -> CalibrationPlan:
+    """Plan a comparison of the lab with llama-bench.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
+    n_threads
+        Threads, one value or a list; each is compared.
+    prompt_tokens
+        Lengths of prefill, one value or a list.
+    max_tokens
+        Tokens of decode.
+    pairs
+        Pairs of fresh processes per test; six are the fewest that give a 95 % interval.
+    repeats
+        Samples in each process, after the first run that both tools drop.
+    seed
+        Of the order.
+    wait_s
+        How long to wait for another run that measures on this machine, in seconds; 0 refuses
+        at once.
+    run_id
+        A new name, or that of a calibration to go on with or to look at; empty makes a name.
+
+    Raises
+    ------
+    ParameterError
+        One sentence that names the parameter, its value, and what to do.
+    """
+    given = {name: plain(value) for name, value in locals().items()}
+    check_sizes(given)
+    values = given | {
+        "model": names.check(model),
+        "n_threads": tuple(as_list("n_threads", n_threads)),
+        "prompt_tokens": tuple(as_list("prompt_tokens", prompt_tokens)),
+        "run_id": run_name(run_id),
+        "parameters": given,
+    }
+    return build(CalibrationPlan, values)

@@ -1,0 +1,1 @@
+"""What is kept of every trial, and how it is read."""

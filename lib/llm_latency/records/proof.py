@@ -1,0 +1,105 @@
+"""What a figure must prove before it is believed.
+
+A generation proves by llama.cpp's own counters that every prompt token was evaluated and every
+token asked for was generated; a record proves that the settings asked for were in force. What
+cannot prove it is marked ``invalid`` with the reason: it is kept, and never averaged in.
+"""
+
+from __future__ import annotations
+
+from llm_latency.machine import page_cache
+from llm_latency.records.record import Record
+
+
+def problem(
+    *, prompt: int, prefix: int, cached: int, evaluated: int, asked: int | None, generated: int
+) -> str | None:
+    """Return which proof of one generation failed, as a sentence; ``None`` where all held.
+
+    Parameters
+    ----------
+    prompt
+        Tokens of the prompt.
+    prefix
+        How many of them were to be in the KV cache beforehand; 0 is a cold cache.
+    cached
+        How many tokens the KV cache held when the clock started.
+    evaluated
+        Prompt tokens that llama.cpp says it evaluated.
+    asked, generated
+        Tokens to generate (``None``: as many as it takes), and tokens that came.
+    """
+    mode = f"a prefix of {prefix} tokens" if prefix else "cold"
+    if cached != prefix:
+        return f"{mode} was asked, but {cached} tokens were in the KV cache"
+    if evaluated != prompt - prefix:
+        return (
+            f"{mode} was asked, but llama.cpp evaluated {evaluated} of the "
+            f"{prompt - prefix} prompt tokens that were left"
+        )
+    if asked is not None and generated != asked:
+        return f"{asked} tokens were to be generated, {generated} came"
+    return None
+
+
+def proven(record: Record, file_bytes: int) -> Record:
+    """Return the record, marked ``invalid`` with the reason if one of its proofs failed.
+
+    ``file_bytes`` is the size of the model's file, all of which loading must have read where
+    it was to be put out of the page cache.
+    """
+    if record.status != "ok":
+        return record
+    read_bytes = record.between("before", "after_load", "read_bytes")
+    asked = record.trial.start.page_cache
+    start = page_cache.problem(asked, record.page_cache, read_bytes, file_bytes)
+    reasons = [
+        *([start] if start else []),
+        *not_in_force(record),
+        *([unlimited] if (unlimited := _unlimited(record)) else []),
+        *(g.problem for g in record.generations if g.problem),
+    ]
+    if not reasons:
+        return record
+    return record.model_copy(
+        update={"status": "invalid", "reason": "; ".join(dict.fromkeys(reasons))}
+    )
+
+
+def _unlimited(record: Record) -> str | None:
+    """Return why memory was not limited, where that was asked for."""
+    limit = record.memory_limit
+    if limit is None or limit.by is not None:
+        return None
+    return f"memory_limit_bytes={limit.asked_bytes} was asked and is not in force: {limit.why}"
+
+
+def not_in_force(record: Record) -> list[str]:
+    """Return a sentence per setting that was asked for and is not in force.
+
+    ``n_ctx`` may be larger than asked: llama.cpp pads it to 256. A setting left to the engine
+    (``None``, or -1 layers) cannot fail.
+    """
+    asked, real = record.trial.settings, record.effective
+    if real is None:
+        return []
+    wanted = asked.model_dump(exclude={"n_ctx", "n_gpu_layers", "offload_kqv"})
+    found = [
+        (name, value, getattr(real, name))
+        for name, value in wanted.items()
+        if value is not None and getattr(real, name) is not None and value != getattr(real, name)
+    ]
+    if real.n_ctx < asked.n_ctx:
+        found.append(("n_ctx", asked.n_ctx, real.n_ctx))
+    if asked.n_gpu_layers > 0 and real.n_gpu_layers != asked.n_gpu_layers:
+        found.append(("n_gpu_layers", asked.n_gpu_layers, real.n_gpu_layers))
+    why = {
+        "n_batch": f"n_batch is limited to n_ctx={asked.n_ctx}",
+        "n_ubatch": "n_ubatch is limited to n_batch",
+        "use_mlock": "the system locked nothing; raise its limit (ulimit -l)",
+        "n_gpu_layers": "the engine has no GPU, or the model fewer layers",
+    }
+    return [
+        f"{name}={value} was asked, {have} is in force" + (f" ({why[name]})" if name in why else "")
+        for name, value, have in found
+    ]

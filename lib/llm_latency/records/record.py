@@ -1,0 +1,265 @@
+"""What one trial left: the one schema of all data. SI units: seconds, bytes, hertz, watts.
+
+A record is written once and never changed. ``SCHEMA_VERSION`` rises when a field is added, goes
+or changes its meaning, and :mod:`llm_latency.records.versions` brings forward what was written
+before. A value that could not be had is ``None``; it is never zero in place of missing.
+
+One generation on one clock (``time.perf_counter``), every stamp taken after
+``llama_synchronize``, since on a GPU llama.cpp returns before the work is done::
+
+    t0 ------------ t1 --------- t2 ---- ... ---- tN
+       prefill_s       sample       itl_s[1:]
+    '------ ttft_s -------------'
+    '------------------ total_s ------------------'
+
+``decode_s`` is ``tN - t2``: N - 1 tokens, each one evaluation and one sampling.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llm_latency.plan.spec import PageCache, Trial
+
+SCHEMA_VERSION = 2
+
+Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused", "cancelled"]
+STATUSES: dict[Status, str] = {
+    "ok": "measured, and every proof held",
+    "invalid": "measured, but a proof failed: not to be relied on",
+    "oom": "memory ran out",
+    "crashed": "the process that held the model died",
+    "timeout": "not finished within the time allowed",
+    "refused": "llama.cpp would not load or run it",
+    "cancelled": "stopped by the user",
+}
+FINAL: frozenset[Status] = frozenset(STATUSES) - {"cancelled"}
+"""Statuses that need no further attempt when a run is resumed."""
+
+
+class Part(BaseModel):
+    """Base of all parts of a record: immutable, closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+class Timings(Part):
+    """One generation on one clock; see the picture at the head of this module."""
+
+    ttft_s: float
+    prefill_s: float | None = Field(description="None where the way through hides its end")
+    decode_s: float
+    total_s: float
+    itl_s: list[float] = Field(
+        description="Time to each token (streamed: chunk) since the one before; [0] is TTFT"
+    )
+    engine_prefill_s: float = Field(description="llama.cpp's own count of prompt evaluation")
+    engine_decode_s: float = Field(description="llama.cpp's own count of token evaluation")
+    tokenize_s: float = Field(0.0, description="Text to tokens, before t0; 0 for given tokens")
+    detokenize_s: float = Field(0.0, description="Tokens to text, after the last token")
+
+    @property
+    def binding_overhead_s(self) -> float:
+        """What the user waits beyond llama.cpp's evaluation: sampling, binding, text and back."""
+        visible_s = self.tokenize_s + self.total_s + self.detokenize_s
+        return visible_s - self.engine_prefill_s - self.engine_decode_s
+
+
+class Generation(Part):
+    """One answer of the model, timed, with the counts that prove what was evaluated."""
+
+    repeat: int = Field(0, description="0 is the first generation after load")
+    prompt_tokens: int
+    prompt_words: int | None = Field(None, description="Words of the prompt, set apart by spaces")
+    evaluated_tokens: int = Field(description="Prompt tokens that llama.cpp says it evaluated")
+    generated_tokens: int
+    finish_reason: Literal["length", "stop"]
+    timings: Timings
+    text: str = Field("", exclude=True, description="The answer; not stored")
+    problem: str | None = Field(None, description="Which proof failed, if one did")
+    cpu_other_fraction: float | None = Field(
+        None, description="Share of all CPU time that others took during this generation"
+    )
+    cpu_steal_fraction: float | None = Field(None, description="Share the hypervisor took")
+
+    @property
+    def prefill_tps(self) -> float:
+        """Prompt tokens evaluated per second of prefill, by our clock if it can see its end."""
+        seconds = self.timings.prefill_s or self.timings.engine_prefill_s
+        return self.evaluated_tokens / seconds if seconds else math.nan
+
+    @property
+    def decode_tps(self) -> float:
+        """Tokens per second after the first; NaN where there was only one."""
+        decoded = self.generated_tokens - 1
+        seconds = self.timings.decode_s
+        return decoded / seconds if decoded > 0 and seconds > 0 else math.nan
+
+
+class LoadTimings(Part):
+    """Where the time from a started interpreter to a ready model goes."""
+
+    import_s: float | None = Field(None, description="Importing llama_cpp; not part of load_s")
+    backend_init_s: float
+    model_load_s: float
+    context_s: float
+    warm_up_s: float = 0.0
+    load_s: float = Field(description="From before the backend to after the warm-up, one interval")
+
+
+class EngineCard(Part):
+    """What the installed engine is and which devices it sees."""
+
+    version: str
+    system_info: str
+    gpu_offload: bool
+    devices: list[str]
+
+
+class Effective(Part):
+    """The settings that are really in force, as llama.cpp reports them after loading."""
+
+    n_ctx: int
+    n_batch: int
+    n_ubatch: int
+    n_threads: int
+    n_threads_batch: int
+    n_gpu_layers: int
+    use_mmap: bool
+    use_mlock: bool
+    flash_attn: bool | None
+    offload_kqv: bool | None
+    type_k: str | None
+    type_v: str | None
+    backend: str | None = Field(None, description="Devices that hold weights, llama.cpp's names")
+
+
+class Buffers(Part):
+    """Bytes that llama.cpp says it allocated, summed over devices; by device in ``by_device``."""
+
+    weights_bytes: int | None = None
+    kv_bytes: int | None = None
+    compute_bytes: int | None = None
+    output_bytes: int | None = None
+    by_device: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+
+class ProcessMemory(Part):
+    """Resident memory of the measured process at one moment."""
+
+    rss_bytes: int
+    rss_anon_bytes: int | None = None
+    rss_file_bytes: int | None = None
+    locked_bytes: int | None = None
+    rss_peak_bytes: int | None = None
+    major_faults: int | None = None
+    minor_faults: int | None = None
+    read_bytes: int | None = None
+    places: dict[str, int] = Field(
+        default_factory=dict, description="Resident bytes by what they are for, see places.py"
+    )
+
+
+class PageCacheState(Part):
+    """The model file in the system's page cache, when the trial began."""
+
+    in_force: PageCache = "as_is"
+    resident_before: float | None = Field(None, description="Share of its pages in RAM")
+    why: str | None = Field(None, description="Why it is not in the state that was asked")
+
+
+class StateFile(Part):
+    """A prompt's KV cache on the disk, made once, before the trials that restore it."""
+
+    tokens: int
+    bytes: int
+    evaluate_s: float = Field(description="Evaluating the prompt, when the file was made")
+    save_s: float = Field(description="Writing it to the disk, when the file was made")
+
+
+class MemoryLimit(Part):
+    """The cap on the process's memory, and what it did."""
+
+    asked_bytes: int
+    by: Literal["cgroup", "rlimit"] | None = Field(None, description="What enforced it")
+    peak_bytes: int | None = Field(None, description="Most that was counted against it")
+    kills: int | None = Field(None, description="Processes ended because of it")
+    why: str | None = Field(None, description="What it does not cover, or why there is none")
+
+
+class Vram(Part):
+    """What NVML saw of the card around the trial; all ``None`` where there is no card."""
+
+    before_bytes: int | None = None
+    peak_bytes: int | None = None
+    process_bytes: int | None = None
+    total_bytes: int | None = None
+    ballast_bytes: int | None = Field(
+        None, description="What a ballast held meanwhile, to leave as much as was asked for"
+    )
+
+
+class GpuState(Part):
+    """The card while it worked; all ``None`` where there is no card."""
+
+    foreign_processes: int | None = Field(None, description="Others that computed on the card")
+
+    temperature_c: float | None = None
+    sm_clock_hz: float | None = None
+    power_w: float | None = None
+    throttle: str | None = None
+    lost: str | None = Field(None, description="That the card was lost; figures are until then")
+
+
+class HostState(Part):
+    """What the machine did beside the trial."""
+
+    cpu_other_fraction: float | None = Field(
+        None, description="Share of all CPU time that other processes took during the trial"
+    )
+    cpu_steal_fraction: float | None = Field(None, description="Share that the hypervisor took")
+    memory_pressure_fraction: float | None = Field(
+        None, description="Share of the time in which some process waited for memory (Linux PSI)"
+    )
+    swapped_bytes: int | None = Field(None, description="Moved to or from swap meanwhile")
+    available_bytes: int | None = Field(None, description="RAM available before the trial")
+    gpu: GpuState = GpuState()
+
+
+PHASES = ("before", "after_load", "after_first", "after_last")
+
+
+class Record(Part):
+    """One trial's outcome: exactly one per trial that was carried out."""
+
+    schema_version: int = SCHEMA_VERSION
+    run_id: str
+    trial: Trial
+    status: Status
+    reason: str | None = None
+    started_at: str
+    child_s: float = Field(description="Life of the child process, from spawn to reaped")
+    exit_code: int | None = None
+    load: LoadTimings | None = None
+    effective: Effective | None = None
+    generations: list[Generation] = Field(default_factory=list)
+    buffers: Buffers = Buffers()
+    memory: dict[str, ProcessMemory] = Field(default_factory=dict, description="By phase")
+    page_cache: PageCacheState = PageCacheState()
+    memory_limit: MemoryLimit | None = None
+    state: StateFile | None = None
+    vram: Vram = Vram()
+    host: HostState = HostState()
+    warnings: list[str] = Field(default_factory=list, description="llama.cpp's and the lab's")
+    disturbed: list[str] = Field(
+        default_factory=list, description="What else happened on the machine, one sentence each"
+    )
+    system_info: str | None = Field(None, description="llama_print_system_info() of the child")
+
+    def between(self, first: str, last: str, name: str) -> int | None:
+        """Return by how much a figure of the process grew from one phase to another."""
+        start, end = (getattr(self.memory.get(phase), name, None) for phase in (first, last))
+        return None if start is None or end is None else end - start

@@ -1,0 +1,348 @@
+"""A run's folder: written once, line by line, and read as often as one likes.
+
+::
+
+    outputs/runs/<run_id>/
+        run.json            plan, machine, versions, model, engine
+        trials.jsonl        one record a line, appended and flushed; never rewritten
+        trials.torn         what a crash left half-written: kept, not trusted
+        run.lock            held by the process that goes on with the run
+        logs/<trial_id>.log llama.cpp's words of each trial
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from llm_latency.errors import LabError, ParameterError, did_you_mean
+from llm_latency.plan.spec import Plan
+from llm_latency.records import files, versions
+from llm_latency.records.record import FINAL, Record
+from llm_latency.records.rows import rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def outputs_dir() -> Path:
+    """Return the folder for all that runs leave: the project's own ``outputs``.
+
+    The notebooks run in ``notebooks/`` as well as in the project's root, and their runs belong
+    in one place. ``LLM_LATENCY_OUTPUTS`` names another one.
+    """
+    if named := os.environ.get("LLM_LATENCY_OUTPUTS"):
+        try:
+            return Path(named).expanduser()
+        except RuntimeError as error:
+            raise LabError(f"LLM_LATENCY_OUTPUTS={named!r}: {error}; give a path") from None
+    return (project_dir() or Path.cwd()) / "outputs"
+
+
+def project_dir() -> Path | None:
+    """Return the project's root, if the working folder is it or lies in it."""
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / "lib" / "llm_latency").is_dir():
+            return folder
+    return None
+
+
+class RunStore:
+    """One run: its plan, what is known of machine and model, and its records.
+
+    Attributes
+    ----------
+    path : Path
+        The run's folder.
+    info : dict
+        The content of ``run.json``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            found = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            self.info: dict[str, Any] = _run_info(found)
+        except FileNotFoundError:
+            near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise ParameterError(
+                f"run {path.name!r} is not in {path.parent}{did_you_mean(path.name, near)} "
+                "Give the run_id of a stored run."
+            ) from None
+        except versions.SchemaError as error:
+            raise LabError(f"{path / 'run.json'} cannot be read: {error}") from None
+        except (OSError, ValueError) as error:
+            raise LabError(
+                f"{path / 'run.json'} cannot be read ({error}); restore it from a copy, or "
+                "measure again under a new run_id"
+            ) from None
+
+    @classmethod
+    def create(cls, path: Path, info: dict[str, Any]) -> RunStore:
+        """Make the folder of a new run; ``run.json`` appears whole or not at all.
+
+        Raises
+        ------
+        LabError
+            If the folder cannot be written, or holds trials of which nothing is known.
+        """
+        trials = path / "trials.jsonl"
+        if trials.exists() and not (path / "run.json").exists():
+            raise LabError(
+                f"{path} holds trials, and no run.json that says what they measured; put run.json "
+                "back from a copy, or give a new run_id"
+            )
+        make_folder(path / "logs")
+        try:
+            for draft in path.glob("run.json.*"):  # of processes that were killed
+                draft.unlink()
+            files.write(path / "run.json", json.dumps(info, indent=1, default=str))
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        return cls(path)
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run."""
+        return self.path.name
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that this run carries out."""
+        try:
+            return Plan.model_validate_json(json.dumps(self.info["plan"]))
+        except ValidationError as error:
+            why = versions.why(error)
+            raise LabError(f"the plan in {self.path / 'run.json'} cannot be read: {why}") from None
+
+    @property
+    def planned(self) -> int:
+        """How many trials the plan holds; attempts made again are not counted."""
+        plan = self.info["plan"]
+        return len(plan["cells"]) * int(plan["rounds"])
+
+    @property
+    def final(self) -> int:
+        """How many planned trials have a final record."""
+        return len(self.done() & {trial.trial_id for trial in self.plan.trials()})
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned trial has a final record."""
+        return self.final >= self.planned
+
+    def log_path(self, trial_id: str) -> Path:
+        """Return where llama.cpp's words of a trial go."""
+        return self.path / "logs" / f"{trial_id}.log"
+
+    def state_path(self, cell_id: str) -> Path:
+        """Return where the stored KV cache of a cell's prompt lies while it is needed."""
+        return self.path / "states" / f"{cell_id}.state"
+
+    def drop_states(self) -> None:
+        """Delete the stored KV caches, which can be large; the records keep their sizes."""
+        shutil.rmtree(self.path / "states", ignore_errors=True)
+
+    def append(self, record: Record) -> None:
+        """Add one record; it is on the disk when this returns.
+
+        Raises
+        ------
+        LabError
+            If the disk is full or fails; nothing of the record is left then.
+        """
+        try:
+            files.append(self.path / "trials.jsonl", record.model_dump_json())
+        except OSError as error:
+            raise LabError(
+                f"trial {record.trial.trial_id} cannot be stored in {self.path} "
+                f"({error.strerror}); what was stored before is whole: make room, and run again "
+                f"with run_id={self.run_id!r} to go on"
+            ) from None
+
+    def mend(self) -> None:
+        """Set aside what a crash left half-done, so that the next record starts anew."""
+        try:
+            files.mend(self.path / "trials.jsonl", self.path / "trials.torn")
+            for draft in (self.path / "states").glob("*"):
+                if draft.suffix not in (".state", ".json"):
+                    draft.unlink()
+        except OSError as error:
+            raise _unwritable(self.path, error) from None
+
+    def records(self) -> list[Record]:
+        """Return every whole record, in the order of writing."""
+        lines = files.lines(self.path / "trials.jsonl")
+        try:
+            return [versions.record(line) for line in lines]
+        except versions.SchemaError as error:
+            raise LabError(f"{self.path / 'trials.jsonl'} cannot be read: {error}") from None
+
+    def done(self) -> set[str]:
+        """Return the trials that need no further attempt."""
+        return {r.trial.trial_id for r in self.records() if r.status in FINAL}
+
+    def frame(self) -> pd.DataFrame:
+        """Return one tidy row per generation; a trial without any is one row of its state."""
+        return to_frame(_once(self.records()))
+
+    def __repr__(self) -> str:
+        state = "complete" if self.complete else "INCOMPLETE"
+        return f"<run {self.run_id}: {self.final} of {self.planned} trials, {state}>"
+
+
+def make_folder(path: Path, *, new: bool = False) -> Path:
+    """Make a folder with all above it, and return it.
+
+    Raises
+    ------
+    FileExistsError
+        If it is there and was to be ``new``.
+    LabError
+        If it cannot be made, or nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=not new)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
+        raise _unwritable(path, error) from None
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> LabError:
+    return LabError(
+        f"the run's folder {path} cannot be written ({error.strerror}); make room there, or set "
+        "LLM_LATENCY_OUTPUTS to a folder that can"
+    )
+
+
+def _once(records: Iterable[Record]) -> list[Record]:
+    """Return the records without a second one of the same trial, which nothing accounts for."""
+    kept: dict[str, Record] = {}
+    for record in records:
+        if record.status not in FINAL:
+            continue
+        name = record.trial.trial_id
+        if kept.setdefault(name, record) is not record:
+            warnings.warn(
+                f"trial {name} of run {record.run_id!r} is stored twice; the first record counts",
+                stacklevel=3,
+            )
+    return list(kept.values())
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return the records as a tidy frame.
+
+    A disturbed trial that was measured again has both records: the first is ``superseded`` and
+    enters no estimate.
+    """
+    import pandas as pd
+
+    kept = [record for record in records if record.status in FINAL]
+    # Replaced because the machine was disturbed, never because of what was measured.
+    again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
+    return pd.DataFrame(
+        [
+            row | {"superseded": not record.trial.attempt and _first(record) in again}
+            for record in kept
+            for row in rows(record)
+        ]
+    )
+
+
+def _first(record: Record) -> tuple[str, str]:
+    """Return what a trial and its second attempt have in common."""
+    return record.run_id, record.trial.model_copy(update={"attempt": 0}).trial_id
+
+
+def load_runs(place: str | Path) -> pd.DataFrame:
+    """Return the rows of one run or many as one frame.
+
+    Three columns say where a row comes from: ``machine_id``, ``model_sha256`` and
+    ``engine_version``. What estimates refuses rows of several machines, model files or engines
+    in one frame: choose one, or take them apart with ``frame.groupby("machine_id")``.
+
+    Parameters
+    ----------
+    place
+        A run's folder, its ``run_id``, or a pattern such as ``"outputs/runs/*"``.
+
+    Raises
+    ------
+    ParameterError
+        If there is no run in that place.
+    """
+    import pandas as pd
+
+    # A folder's own name may hold signs that mean something in a pattern.
+    folders = [path for path in _places(place) if _holds_run(path)][:1]
+    if not folders:
+        folders = [Path(p) for p in sorted(glob.glob(str(_places(place)[0]))) if _holds_run(p)]
+    if not folders:
+        raise ParameterError(
+            f"{str(place)!r} holds no run; give a run's folder, its run_id, or a pattern such as "
+            "'outputs/runs/*'"
+        )
+    frames = []
+    for folder in folders:
+        run = RunStore(folder)
+        frame = run.frame()
+        frame["model_sha256"] = (run.info.get("model") or {}).get("sha256")
+        frame["machine_id"] = (run.info.get("machine") or {}).get("machine_id")
+        frame["engine_version"] = (run.info.get("engine") or {}).get("version")
+        frames.append(frame)
+    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+
+
+def open_run(place: str | Path) -> RunStore:
+    """Return a stored run by its folder or its ``run_id``.
+
+    A folder may have been copied from another machine, and may have another name than the run
+    had there: its records keep the ``run_id`` under which they were measured.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such run.
+    LabError
+        If it cannot be read.
+    """
+    places = _places(place)
+    return RunStore(next((path for path in places if _holds_run(path)), places[-1]))
+
+
+def _places(place: str | Path) -> list[Path]:
+    """Return where a run may lie that is named by a path or by its ``run_id``."""
+    path = Path(place)
+    with contextlib.suppress(RuntimeError):  # ~nobody is a name like any other
+        path = path.expanduser()
+    return [path, outputs_dir() / "runs" / path]
+
+
+def _holds_run(folder: str | Path) -> bool:
+    try:
+        return (Path(folder) / "run.json").is_file()
+    except OSError:  # a name that is too long for this file system
+        return False
+
+
+def _run_info(found: Any) -> dict[str, Any]:
+    """Return the content of ``run.json``, whichever version wrote it."""
+    if not isinstance(found, dict) or not isinstance(found.get("plan"), dict):
+        raise ValueError("it does not hold a run's plan")
+    return versions.forward(found, versions.RUNS)

@@ -1,0 +1,1 @@
+"""One voice and one look: phrases, figures, tables, pages."""

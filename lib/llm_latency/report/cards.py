@@ -1,0 +1,139 @@
+"""Two-column cards out of a run's ``run.json``: its parameters, the machine, the model.
+
+What could not be had is shown as not available, with the reason where the run knows one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from llm_latency.words import MIB, missing, number
+
+
+def parameters(info: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the parameters that the run was given, as two columns.
+
+    Parameters
+    ----------
+    info
+        The content of ``run.json``.
+    """
+    plan = info.get("plan") or {}
+    given = (plan.get("parameters") or {}).items()
+    lines = [(name, str(value) if isinstance(value, bool) else value) for name, value in given]
+    return _card(lines, ("parameter", "value"))
+
+
+def machine(info: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the card of the machine, its GPU, the engine and the versions, as two columns.
+
+    Parameters
+    ----------
+    info
+        The content of ``run.json``; whatever it lacks is said to be missing, with the reason
+        where one is given.
+    """
+    card = dict(info.get("machine") or {})
+    gpu = dict(card.pop("gpu", None) or info.get("gpu") or {})
+    build = dict(card.pop("engine_build", None) or {})
+    lines = list(_lines(card, MACHINE))
+    if gpu.get("available"):
+        gpu.pop("available")
+        gpu = {name: value for name, value in gpu.items() if name != "note" or value}
+        lines += [(f"GPU {name}", value) for name, value in _lines(gpu, {})]
+    else:
+        lines.append(("GPU", _absent(gpu.get("why"))))
+    lines += [(f"engine {name}", value) for name, value in _lines(info.get("engine") or {}, {})]
+    lines += [(f"build {name}", value) for name, value in _lines(build, {})]
+    lines += list((info.get("versions") or {}).items())
+    return _card(lines, ("machine", ""))
+
+
+def model(info: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the card of the model as two columns.
+
+    Parameters
+    ----------
+    info
+        The content of ``run.json``.
+    """
+    return _card(_lines(info.get("model") or {}, MODEL), ("model", ""))
+
+
+MACHINE = {
+    "cpu": "CPU",
+    "physical_cores": "physical cores",
+    "logical_cpus": "logical CPUs",
+    "usable_cpus": "CPUs usable by this process",
+    "ram_bytes": "RAM",
+    "system": "system",
+    "governor": "CPU frequency governor",
+    "cpu_features": "CPU features",
+}
+MODEL = {
+    "name": "name",
+    "title": "title",
+    "architecture": "architecture",
+    "quantisation": "quantisation",
+    "parameters": "parameters",
+    "size_bytes": "file",
+    "sha256": "SHA-256",
+    "kv_bytes_per_token": "KV cache per token",
+}
+
+
+def _lines(card: Mapping[str, Any], known: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """Yield label and value: first what should be known, even if it is missing; then the rest."""
+    why = card.get("why")
+    for name, label in known.items():
+        yield label, _value(name, card.get(name), card.get(f"{name}_why") or why)
+    for name, value in card.items():
+        if name in known or name == "why" or name.endswith("_why"):
+            continue
+        label = name.removesuffix("_bytes").replace("_", " ")
+        yield label, _value(name, value, card.get(f"{name}_why") or why)
+
+
+def _value(name: str, value: Any, why: Any) -> str:
+    """Return a card's value in the units of the screen."""
+    if missing(value) or value in ("", [], {}):
+        return _absent(why)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        if name.endswith("_bytes") or name.endswith("_bytes_per_token"):
+            return f"{number(value * MIB)} MiB" if value >= 2**18 else f"{value:,} bytes"
+        if name.endswith("_hz"):
+            return f"{number(value / 1e6)} MHz"
+        if name.endswith("_w"):
+            return f"{number(value)} W"
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _absent(why: Any) -> str:
+    return f"not available: {why}" if why else "not available"
+
+
+def _card(lines: Iterable[tuple[str, Any]], header: tuple[str, str]) -> pd.DataFrame:
+    rows = [
+        (
+            name,
+            "empty"
+            if value == ""
+            else value
+            if isinstance(value, str)
+            else _value(name, value, None),
+        )
+        for name, value in lines
+    ]
+    table = pd.DataFrame(rows, columns=list(header), dtype=object)
+    table.attrs["card"] = True
+    return table

@@ -1,0 +1,1 @@
+"""Estimates, comparisons and fits, with the process as the sample."""

@@ -1,0 +1,288 @@
+"""Estimates: a median, the interval that its sample supports, and how many samples there are.
+
+The process is the sample. Generations in one process share its memory layout, page cache and
+thread placement, and so are not independent of each other: in a simulation with 2 % spread
+between processes and 1 % within, the nominal 95 % interval out of 20 repeats in one process
+covered the truth 18 % of the time; 20 processes with one generation each, 93 %. So each process
+is first reduced to one number, and only then are processes compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import bdtr  # scipy.stats takes half a second to import
+
+from llm_latency.errors import LabError, ParameterError
+
+FEWEST = 6
+"""The fewest processes that give a median a distribution-free 95 % interval."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A median and what is known of it.
+
+    Attributes
+    ----------
+    median : float
+        Median of the samples; NaN where there is none.
+    low, high : float
+        Bounds of the interval, or smallest and largest sample where ``kind`` is ``"range"``.
+    n : int
+        Number of samples.
+    kind : {"interval", "range"}
+        Whether the bounds are a confidence interval; a range promises nothing.
+    coverage : float or None
+        Probability with which such an interval holds the median; ``None`` for a range.
+    """
+
+    median: float
+    low: float
+    high: float
+    n: int
+    kind: Literal["interval", "range"]
+    coverage: float | None = None
+
+    def times(self, factor: float) -> Estimate:
+        """Return the same estimate in another unit."""
+        return replace(
+            self, median=self.median * factor, low=self.low * factor, high=self.high * factor
+        )
+
+    def below(self, other: Estimate) -> bool:
+        """Return whether this one lies below the other beyond doubt: two intervals, apart."""
+        return self.kind == other.kind == "interval" and self.high < other.low
+
+
+def estimate(values: Iterable[float], confidence: float = 0.95) -> Estimate:
+    """Return the median with its distribution-free interval from order statistics.
+
+    The bounds are two of the samples themselves, chosen by the binomial distribution: the
+    narrowest pair, equally far from both ends, that holds the median with at least the wanted
+    probability. It assumes independent samples and nothing else. Six samples are the fewest
+    that give 95 %; below that the bounds are the smallest and the largest sample, called a
+    range.
+
+    Parameters
+    ----------
+    values
+        Independent samples, one per process. NaN is a value that could not be had: it is left
+        out and not counted in ``n``.
+    confidence
+        Wanted probability, between 0 and 1.
+
+    Raises
+    ------
+    ParameterError
+        If a value is infinite, or the confidence is not between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ParameterError(f"confidence={confidence!r} is refused: give a number such as 0.95.")
+    sample = np.sort(np.asarray([float(v) for v in values if not math.isnan(v)], dtype=float))
+    if np.isinf(sample).any():
+        raise ParameterError(
+            "an infinite value is no measurement; give NaN for a value that could not be had."
+        )
+    n = len(sample)
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0, "range")
+    # Leaving out k samples at each end, the rest miss the median with probability
+    # 2 P(B <= k), B ~ Binomial(n, 1/2).
+    tails = 2 * bdtr(np.arange((n + 1) // 2, dtype=float), n, 0.5)
+    k = int(np.count_nonzero(1 - tails >= confidence)) - 1
+    middle = float(np.median(sample))
+    if k < 0:
+        return Estimate(middle, float(sample[0]), float(sample[-1]), n, "range")
+    bounds = float(sample[k]), float(sample[n - 1 - k])
+    return Estimate(middle, *bounds, n, "interval", float(1 - tails[k]))
+
+
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that count: no trial that was measured again, and no twin.
+
+    A disturbed trial that was measured again is replaced by its second attempt; a twin is its
+    cell once more, to show the noise, and would make that cell's sample larger than others'.
+    """
+    keep = pd.Series(True, index=frame.index)
+    for name in ("superseded", "twin"):
+        if name in frame:
+            keep &= ~frame[name].fillna(False).astype(bool)
+    return frame[keep]
+
+
+ORIGIN = {
+    "machine_id": "machines",
+    "engine_version": "versions of the engine",
+    "model_sha256": "model files",
+    "model": "models",
+}
+"""Columns that say where a row comes from, and what they tell apart."""
+
+
+def of_one_origin(frame: pd.DataFrame, by: Sequence[str] = ()) -> None:
+    """Refuse rows of several machines, engines or model files, which no estimate may mix.
+
+    Parameters
+    ----------
+    frame
+        Rows of which something is to be estimated.
+    by
+        Columns that name what is estimated by itself.
+
+    Raises
+    ------
+    LabError
+        One sentence that says how to choose.
+    """
+    for name, words in ORIGIN.items():
+        # One file may have several names; where checksums are known, they tell files apart.
+        if name == "model" and "model_sha256" in frame and frame["model_sha256"].notna().all():
+            continue
+        found = list(frame[name].dropna().unique()) if name in frame else []
+        if len(found) < 2:
+            continue
+        grouped = frame[name].groupby([frame[key] for key in by], dropna=False) if by else None
+        if grouped is not None and grouped.nunique().max() < 2:
+            continue
+        raise LabError(
+            f"these rows are of {len(found)} {words} ({', '.join(map(str, found[:3]))}), which no "
+            f"estimate mixes; choose one, frame[frame[{name!r}] == {str(found[0])!r}], or take "
+            f"each by itself, frame.groupby({name!r})"
+        )
+
+
+def per_process(frame: pd.DataFrame, column: str, by: Sequence[str] = ("cell_id",)) -> pd.DataFrame:
+    """Return one number per process: the median over its ``ok`` generations.
+
+    Parameters
+    ----------
+    frame
+        Rows of :meth:`llm_latency.records.record.Record.rows`.
+    column
+        The measured column.
+    by
+        Columns that name a cell; kept.
+
+    Raises
+    ------
+    ParameterError
+        If the frame lacks a column.
+    LabError
+        If it holds rows of several machines, engines or model files, and ``by`` does not take
+        them apart.
+    """
+    process = [name for name in ("run_id", "trial_id") if name in frame]
+    for name in (*by, column, "status", "trial_id"):
+        if name not in frame:
+            raise ParameterError(
+                f"the frame has no column {name!r}; give the frame of a run, run.frame()."
+            )
+    good = counted(frame)
+    of_one_origin(good, by)
+    good = good[good["status"] == "ok"]
+    values = pd.to_numeric(good[column], errors="coerce").astype(float)
+    groups = list(dict.fromkeys([*by, *process]))
+    reduced = values.groupby([good[name] for name in groups], dropna=False, sort=False).median()
+    return reduced.rename(column).reset_index()
+
+
+def estimates(
+    frame: pd.DataFrame,
+    column: str,
+    by: Sequence[str] = ("cell_id",),
+    confidence: float = 0.95,
+) -> dict[Any, Estimate]:
+    """Return the estimate of every cell, also of those in which nothing could be measured.
+
+    The keys are the values of ``by``: one value where ``by`` is one column, else a tuple.
+    """
+    samples = per_process(frame, column, by)
+    unit = by[0] if len(by) == 1 else list(by)
+    found = {
+        _key(key): estimate(group[column], confidence)
+        for key, group in samples.groupby(unit, dropna=False, sort=False)
+    }
+    every = frame[list(by)].drop_duplicates().itertuples(index=False, name=None)
+    named = [_key(row[0] if len(by) == 1 else row) for row in every]
+    return {key: found.get(key, estimate([], confidence)) for key in named}
+
+
+def _key(value: Any) -> Any:
+    # NaN is not equal to itself and so no key; a setting that was not given is None.
+    if isinstance(value, tuple):
+        return tuple(_key(part) for part in value)
+    return None if value is None or value != value else value
+
+
+def by_process(
+    frame: pd.DataFrame,
+    column: str,
+    by: Sequence[str] = ("cell_id",),
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Return one row per cell with the estimate of a column, the process being the sample.
+
+    Each trial, that is each process, is first reduced to one number, the median over its ``ok``
+    generations; then the cell's estimate is made of these. Repeats in one process do not make
+    the interval narrower, since they are not independent: see the head of this module.
+
+    Parameters
+    ----------
+    frame
+        Rows of :meth:`llm_latency.records.record.Record.rows`.
+    column
+        The measured column, such as ``"ttft_s"``.
+    by
+        Columns that name a cell.
+    confidence
+        Wanted probability of the interval.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of ``by``, then ``median, low, high, n, kind, coverage``. A cell in which
+        nothing could be measured has ``n`` 0 and NaN.
+    """
+    found = estimates(frame, column, by, confidence)
+    rows = [
+        dict(zip(by, (key,) if len(by) == 1 else key, strict=True)) | asdict(value)
+        for key, value in found.items()
+    ]
+    return pd.DataFrame(rows, columns=[*by, "median", "low", "high", "n", "kind", "coverage"])
+
+
+def outliers(values: Iterable[float], beyond: float = 5.0) -> npt.NDArray[np.bool_]:
+    """Flag values further than ``beyond`` scaled median absolute deviations from the median.
+
+    They are flagged beside the number, never dropped. Fewer than five values flag nothing.
+    """
+    sample = np.asarray(list(values), dtype=float)
+    known = sample[~np.isnan(sample)]
+    if len(known) < 5:
+        return np.zeros(len(sample), dtype=bool)
+    middle = float(np.median(known))
+    spread = 1.4826 * float(np.median(np.abs(known - middle)))
+    # Clocks have a grain: where most values are equal, a tiny difference is no outlier.
+    return np.abs(sample - middle) > beyond * max(spread, 1e-3 * abs(middle))
+
+
+def percentile(values: Iterable[float], share: float) -> float | None:
+    """Return a percentile, or ``None`` where the sample is too small to carry it.
+
+    A sample of n carries the share p if, with 95 % probability, at least one value lies beyond
+    it: ``n >= log(0.05) / log(p)``; 59 for the 95th percentile, 299 for the 99th.
+    """
+    if not 0 < share < 1:
+        raise ParameterError(f"share={share!r} is refused: give a number such as 0.95.")
+    sample = np.asarray([v for v in values if not math.isnan(v)], dtype=float)
+    far = max(share, 1 - share)
+    if len(sample) < math.log(0.05) / math.log(far):
+        return None
+    return float(np.quantile(sample, share))

@@ -1,0 +1,109 @@
+"""A cap on a process's memory, by the real system."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llm_latency.machine import host, memory_cap
+from llm_latency.machine.memory_cap import limited
+from llm_latency.measure import runner, trial
+from llm_latency.plan.builder import Asked
+from llm_latency.records.proof import proven
+from llm_latency.records.record import HostState, MemoryLimit
+
+MIB = 2**20
+EAT = """
+import sys
+from llm_latency.machine import memory_cap
+memory_cap.come_under(sys.argv[1], int(sys.argv[2]) or None)
+block = bytearray(int(sys.argv[3]))
+print(len(block))
+"""
+
+
+def eat(limiter: memory_cap.Limiter, size: int) -> int:
+    words = [limiter.join, str(limiter.data_bytes or 0), str(size)]
+    done = subprocess.run([sys.executable, "-c", EAT, *words], capture_output=True)
+    return done.returncode
+
+
+def test_no_limit_is_none() -> None:
+    with limited(None) as limiter:
+        assert (limiter.join, limiter.data_bytes, limiter.state()) == ("", None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory can be limited on Linux only")
+def test_a_process_within_its_limit_lives_and_one_beyond_does_not() -> None:
+    with limited(200 * MIB) as limiter:
+        assert eat(limiter, 20 * MIB) == 0
+        assert eat(limiter, 400 * MIB) != 0
+        state = limiter.state()
+        folder = Path(limiter.join).parent if limiter.join else None
+    assert state is not None
+    assert state.by in ("cgroup", "rlimit")
+    if state.by == "cgroup":
+        assert state.kills == 1
+        assert 20 * MIB < (state.peak_bytes or 0) <= 200 * MIB
+    else:
+        assert state.why
+    assert folder is None or not folder.exists()  # nothing is left behind
+
+
+def test_without_cgroups_allocations_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_cap, "_places", lambda: [])
+    monkeypatch.setattr(sys, "platform", "linux")
+    with limited(50 * MIB) as limiter:
+        state = limiter.state()
+    assert limiter.data_bytes == 50 * MIB
+    assert state is not None and state.by == "rlimit" and "mapped files" in (state.why or "")
+
+
+def test_a_limit_that_is_not_in_force_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llm_latency.plan.spec import Settings
+    from tests.support import factories
+
+    record = factories.record(Settings())
+    unlimited = MemoryLimit(asked_bytes=50 * MIB, why="memory can be limited on Linux only")
+    found = proven(record.model_copy(update={"memory_limit": unlimited}), 1)
+    assert found.status == "invalid"
+    assert "memory_limit_bytes=52428800 was asked and is not in force" in (found.reason or "")
+
+
+@pytest.mark.engine
+def test_a_model_that_needs_more_than_its_limit_is_oom(outputs: Path) -> None:
+    asked = Asked("sweep", {"model": "synthetic:tiny", "options": {"rounds": 1, "n_ctx": 512}})
+    work = {"prompt_tokens": 16, "max_tokens": 4, "repeats": 0}
+    cells = [
+        asked.cell(memory_limit_bytes=size * MIB, use_mmap=False, **work) for size in (16, 2000)
+    ]
+    run = runner.run(asked.plan(cells), progress=False)
+    found = {r.trial.start.memory_limit_bytes: r for r in run.records()}
+    assert found[16 * MIB].status == "oom", found[16 * MIB].reason
+    assert found[2000 * MIB].status == "ok", found[2000 * MIB].reason
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory can be limited on Linux only")
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f"llm-latency-{gone.pid}-abc").mkdir()
+    (tmp_path / f"llm-latency-{os.getpid()}-abc").mkdir()
+    (tmp_path / "another").mkdir()
+    memory_cap._sweep(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "another",
+        f"llm-latency-{os.getpid()}-abc",
+    ]
+
+
+def test_a_process_at_its_limit_did_not_disturb_itself() -> None:
+    waiting = HostState(memory_pressure_fraction=0.3)
+    assert host.disturbances(waiting, 1.0, [])
+    limit = MemoryLimit(asked_bytes=50 * MIB, by="cgroup")
+    assert not host.disturbances(trial._judged(waiting, limit), 1.0, [])
+    assert host.disturbances(trial._judged(waiting, None), 1.0, [])

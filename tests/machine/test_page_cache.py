@@ -1,0 +1,141 @@
+"""The model file in the page cache: put there, put out, and proven; for real, on Linux."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import llm_latency as lab
+from llm_latency.machine import page_cache as pagecache
+from llm_latency.machine.page_cache import prepare, problem, resident_fraction
+from llm_latency.plan.spec import PageCache
+from llm_latency.records.record import PageCacheState
+
+MIB = 2**20
+linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and lets evict")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def file() -> Iterator[Path]:
+    # In the project's own folder: a temporary folder may be in RAM, with no disk behind it.
+    path = ROOT / "outputs" / f".pagecache-{os.getpid()}"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(os.urandom(MIB) * 16)
+    yield path
+    path.unlink()
+
+
+@linux
+def test_a_file_goes_out_and_comes_in(file: Path) -> None:
+    assert prepare(file, "resident").resident_before == 1.0
+    out = prepare(file, "evicted")
+    assert (out.in_force, out.why) == ("evicted", None)
+    assert (out.resident_before or 0) <= pagecache.EVICTED_AT_MOST
+    assert resident_fraction(file) == out.resident_before  # asking brings nothing in
+    assert (prepare(file, "as_is").resident_before or 0) <= pagecache.EVICTED_AT_MOST
+    assert prepare(file, "resident").resident_before == 1.0
+
+
+@linux
+def test_half_a_file_is_half_resident(file: Path) -> None:
+    prepare(file, "evicted")
+    with file.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no readahead
+        for _ in range(8):
+            stream.read(MIB)
+    assert resident_fraction(file) == pytest.approx(0.5, abs=0.1)
+
+
+@linux
+def test_a_file_that_another_process_holds_cannot_be_evicted_and_is_caught(file: Path) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import mmap, sys\n"
+            "f = open(sys.argv[1], 'rb')\n"
+            "m = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)\n"
+            "sum(m[i] for i in range(0, len(m), mmap.PAGESIZE))\n"
+            "print('held', flush=True); sys.stdin.read()",
+            str(file),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        state = prepare(file, "evicted")
+        found = problem("evicted", state, None, file.stat().st_size)
+    finally:
+        holder.communicate()
+    assert (state.resident_before or 0) > 0.9
+    assert "stayed in RAM" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "share", "read_mib", "word"),
+    [
+        ("evicted", 0.0, 100, None),
+        ("evicted", 0.0, None, None),
+        ("evicted", 0.3, 100, "30% of the model file stayed in RAM"),
+        ("evicted", 0.0, 12, "loading read 12 MiB of 100 MiB"),
+        ("resident", 1.0, 0, None),
+        ("resident", 0.6, 40, "only 60%"),
+        ("resident", 1.0, 90, "loading read 90 MiB from the disk"),
+        ("as_is", 0.5, 50, None),
+    ],
+)
+def test_a_start_that_was_not_as_asked_is_told(
+    wanted: PageCache, share: float, read_mib: int | None, word: str | None
+) -> None:
+    state = PageCacheState(in_force=wanted, resident_before=share)
+    read = None if read_mib is None else read_mib * MIB
+    found = problem(wanted, state, read, 100 * MIB)
+    assert (found is None) if word is None else (word in str(found))
+
+
+def test_a_system_without_control_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    state = prepare(file, "evicted")
+    assert (state.in_force, state.resident_before) == ("as_is", None)
+    assert "darwin" in str(state.why)
+    assert problem("evicted", state, None, 1) is None  # unproven, and not called evicted
+
+
+def test_a_file_that_is_gone_is_for_the_child_to_report() -> None:
+    state = prepare(Path("/no/such/file"), "evicted")
+    assert state.in_force == "as_is"
+    assert "No such file" in str(state.why)
+    assert prepare(Path("/no/such/file"), "as_is").why is None
+
+
+@linux
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_real_loads_prove_what_they_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    common = {"n_ctx": 512, "n_batch": 256, "prompt_tokens": 16, "max_tokens": 2, "rounds": 1}
+    plan = lab.experiments.sweep(
+        page_cache=["evicted", "resident"], use_mmap=[True, False], **common
+    )
+    run = lab.run(plan, progress=False)
+    size = run.info["model"]["size_bytes"]
+    for record in run.records():
+        assert record.status == "ok", record.reason
+        read = record.between("before", "after_load", "read_bytes")
+        assert read is not None
+        if record.trial.start.page_cache == "evicted":
+            assert read >= 0.9 * size
+        else:
+            assert read <= 0.05 * size
+    # The injected fault: eviction that does nothing.
+    monkeypatch.setattr(pagecache, "evict", lambda path: None)
+    run = lab.run(lab.experiments.sweep(page_cache="evicted", **common), progress=False)
+    assert {r.status for r in run.records()} == {"invalid"}
+    assert "stayed in RAM" in str(run.records()[0].reason)

@@ -1,0 +1,384 @@
+"""A plan becomes records: with children that pretend, and with the real llama.cpp."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import llm_latency as lab
+from llm_latency.machine import lock
+from llm_latency.measure import runner, trial
+from llm_latency.model import names as models
+from llm_latency.records.record import SCHEMA_VERSION, Record
+from tests.support.factories import FakeChild
+
+OK = 'answer(0); answer(1); send(phase="end", ended="done", cpu_s=0.0)'
+AGAIN = """
+answer(0, 0.1 if request["trial"].get("attempt") else 0.3)
+send(phase="end", ended="done", cpu_s=0.0)
+"""
+ENGINE = """
+if request["trial"] is None:
+    send(phase="end", ended="done", engine=dict(
+        version="0", system_info="CPU", gpu_offload=False, devices=[]))
+    sys.exit()
+"""
+
+
+@pytest.fixture
+def plan(tiny: Path) -> lab.Plan:
+    return lab.experiments.sweep(
+        model=str(tiny), n_ctx=[512, 1024], n_batch=256, prompt_tokens=8, max_tokens=3, run_id="r"
+    )
+
+
+@pytest.mark.usefixtures("outputs")
+def test_every_trial_is_carried_out_once_and_in_order(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    run = lab.run(plan, progress=False)
+    assert run.complete
+    assert [r.trial for r in run.records()] == plan.trials()
+    frame = run.frame()
+    assert len(frame) == run.planned * 2
+    assert set(frame["status"]) == {"ok"}
+    assert run.info["plan_id"] == plan.plan_id
+    assert run.info["model"]["sha256"] == models.card("x", Path(plan.model)).sha256
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_run_goes_on_where_it_stopped(
+    plan: lab.Plan, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + OK)
+    carry_out = trial.carry_out
+    done: list[str] = []
+
+    def interrupted(job: trial.Job) -> Record:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(job.trial.trial_id)
+        return carry_out(job)
+
+    monkeypatch.setattr(trial, "carry_out", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(plan, progress=False)
+    assert lab.open_run("r").final == 2
+    first = lab.open_run("r").records()
+    monkeypatch.setattr(trial, "carry_out", carry_out)
+    run = lab.run(plan, progress=False)
+    assert run.complete
+    assert run.records()[:2] == first
+    assert len({r.trial.trial_id for r in run.records()}) == len(run.records()) == run.planned
+    # Once more: nothing is left to do, and nothing is measured twice.
+    assert len(lab.run(plan, progress=False).records()) == run.planned
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_run_id_that_holds_another_plan_is_refused(plan: lab.Plan, fake_child: FakeChild) -> None:
+    fake_child(ENGINE + OK)
+    lab.run(plan, progress=False)
+    other = lab.experiments.sweep(model=plan.model, n_ctx=768, n_batch=256, run_id="r")
+    with pytest.raises(lab.ParameterError, match="run_id='r' holds another plan"):
+        lab.run(other)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_any_executor_will_do(plan: lab.Plan, fake_child: FakeChild) -> None:
+    fake_child(ENGINE + OK)
+    with ThreadPoolExecutor(2) as executor:
+        run = lab.run(plan, executor=executor, progress=False)
+    assert run.complete
+    assert {r.trial.trial_id for r in run.records()} == {t.trial_id for t in plan.trials()}
+
+
+@contextlib.contextmanager
+def another_run() -> Iterator[None]:
+    """Let another thread hold this machine, as another notebook would."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock.machine() as held:
+            held.tell("theirs", Path("/runs/theirs"), 1, 9)
+            begun.set()
+            ended.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_while_another_run_measures_none_is_begun_and_stored_ones_are_drawn(
+    plan: lab.Plan, fake_child: FakeChild, outputs: Path
+) -> None:
+    fake_child(ENGINE + OK)
+    refused = pytest.raises(lab.LabError, match=r"run 'theirs' is at work \(1 of 9 trials stored")
+    with another_run(), refused:
+        lab.run(plan, progress=False)
+    assert not outputs.exists()
+    run = lab.run(plan, progress=False)
+    before = {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()}
+    with another_run():
+        assert lab.run(plan, progress=False).complete
+    assert {path: path.read_bytes() for path in run.path.iterdir() if path.is_file()} == before
+    # With one trial less it is a run to go on with again.
+    file = run.path / "trials.jsonl"
+    file.write_bytes(b"".join(before[file].splitlines(keepends=True)[:-1]))
+    with another_run(), refused:
+        lab.run(plan, progress=False)
+    assert lab.run(plan, progress=False).complete
+
+
+def test_a_run_that_waited_begins_when_the_other_has_ended(
+    plan: lab.Plan, fake_child: FakeChild, outputs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_child(ENGINE + OK)
+    patient = plan.model_copy(update={"wait_s": 60.0})
+    assert patient.plan_id == plan.plan_id
+    with another_run():
+        waiting = threading.Thread(target=lab.run, args=(patient,), kwargs={"progress": False})
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        assert not outputs.exists()
+    waiting.join()
+    assert lab.open_run("r").complete
+    assert "Waiting up to 60 s: run 'theirs' is at work" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("outputs")
+def test_others_can_see_how_far_a_run_is(
+    plan: lab.Plan, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + OK)
+    carry_out, seen = trial.carry_out, []
+
+    def look(job: trial.Job) -> Record:
+        seen.append(lock._read(lock.machine_path()))
+        return carry_out(job)
+
+    monkeypatch.setattr(trial, "carry_out", look)
+    run = lab.run(plan, progress=False)
+    assert [note.stored for note in seen if note] == list(range(run.planned))
+    assert {(note.run_id, note.planned, note.pid) for note in seen if note} == {
+        ("r", run.planned, os.getpid())
+    }
+    assert [note.last_s is None for note in seen if note] == [True] + [False] * (run.planned - 1)
+    assert lock._read(lock.machine_path()) is None
+
+
+class Unsteady(Executor):
+    """Carries out what it is given at once; what the numbers name ends in another way."""
+
+    def __init__(self, **ends: BaseException) -> None:
+        self.ends, self.given = ends, list[Future[Any]]()
+
+    def submit(self, call: Any, /, *given: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.given.append(future)
+        end = self.ends.get(f"job{len(self.given)}")
+        if end is not None:
+            future.set_exception(end)
+        elif not self.ends.get("then_wait") or len(self.given) == 1:
+            future.set_result(call(*given, **options))
+        return future
+
+
+@pytest.mark.usefixtures("outputs")
+def test_what_an_executor_lost_is_measured_when_the_run_goes_on(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    executor = Unsteady(job2=RuntimeError("a worker was killed"), job3=RuntimeError("too"))
+    with pytest.raises(lab.LabError, match=r"lost 2 of 6 trials .*Error: .*run_id='r'"):
+        lab.run(plan, executor=executor, progress=False)
+    assert lab.open_run("r").final == 4
+    run = lab.run(plan, progress=False)
+    assert run.complete
+    assert len(run.records()) == run.planned
+
+
+@pytest.mark.usefixtures("outputs")
+def test_an_interrupt_leaves_an_executor_nothing_to_do(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    executor = Unsteady(job2=KeyboardInterrupt(), then_wait=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(plan, executor=executor, progress=False)
+    assert [future.cancelled() for future in executor.given[2:]] == [True] * 4
+    with lock.machine():
+        pass  # given back
+
+
+@pytest.mark.usefixtures("outputs")
+def test_states_that_a_kill_left_behind_go_when_the_run_is_opened(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + OK)
+    run = lab.run(plan, progress=False)
+    left = run.state_path("cell")
+    left.parent.mkdir()
+    left.write_bytes(b"large")
+    lab.run(plan, progress=False)
+    assert not left.exists()
+
+
+@pytest.mark.usefixtures("outputs")
+def test_an_engine_that_does_not_start_stops_the_run_with_a_way_out(
+    plan: lab.Plan, fake_child: FakeChild
+) -> None:
+    fake_child("os.kill(os.getpid(), signal.SIGILL)")
+    with pytest.raises(lab.LabError, match=r"SIGILL.*doctor"):
+        lab.run(plan)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_names_of_new_runs_are_plain_and_free(plan: lab.Plan) -> None:
+    odd = plan.model_copy(update={"model": "/models/Zéphyr 7B (β).gguf"})
+    name = runner.new_run_id(odd)
+    assert name.startswith("sweep-")
+    assert not set(name) & set(' ()/:"')
+    (runner.outputs_dir() / "runs" / name).mkdir(parents=True)
+    assert runner.new_run_id(odd) != name
+
+
+def test_a_new_run_takes_no_folder_that_somebody_has_just_made(
+    plan: lab.Plan, fake_child: FakeChild, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + OK)
+    theirs = outputs / "runs" / "theirs"
+    theirs.mkdir(parents=True)
+    names = iter(["theirs", "mine"])
+    monkeypatch.setattr(runner, "new_run_id", lambda _: next(names))
+    run = lab.run(plan.model_copy(update={"run_id": None}), progress=False)
+    assert run.run_id == "mine"
+    assert not list(theirs.iterdir())
+
+
+@pytest.mark.engine
+def test_real_trials_leave_real_figures(outputs: Path) -> None:
+    plan = lab.experiments.sweep(n_ctx=512, n_batch=[128, 256], prompt_tokens=200, rounds=2)
+    run = lab.run(plan, progress=False)
+    frame = lab.load_runs(outputs / "runs" / "*")
+    assert len(frame) == (2 + 1) * 2 * 2  # two cells and a twin
+    assert set(frame["status"]) == {"ok"}
+    assert (frame["evaluated_tokens"] == 200).all()
+    assert (frame["generated_tokens"] == 32).all()
+    assert (frame["ttft_s"] > 0).all()
+    assert (frame["effective_n_batch"] == frame["n_batch"]).all()
+    assert (frame["kv_bytes"] == 512 * 4096).all()
+    assert (frame["rss_bytes"] > frame["weights_bytes"]).all()
+    assert (frame["load_s"] < frame["child_s"]).all()
+    assert sorted(frame["repeat"].unique()) == [0, 1]
+    text = (run.path / "trials.jsonl").read_text()
+    assert all(json.loads(line)["schema_version"] == SCHEMA_VERSION for line in text.splitlines())
+    for record in run.records():
+        assert "llama_model_loader" in run.log_path(record.trial.trial_id).read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_cells_that_cannot_be_say_why_and_the_others_are_measured(
+    tiny: Path, tmp_path: Path
+) -> None:
+    plan = lab.experiments.sweep(
+        n_ctx=[512, 16_384, 20_000_000],
+        n_batch=[256, 1024],
+        prompt_tokens=32,
+        max_tokens=4,
+        rounds=1,
+        repeats=0,
+    )
+    run = lab.run(plan, progress=False)
+    cells = {(r.trial.settings.n_ctx, r.trial.settings.n_batch): r for r in run.records()}
+    assert cells[512, 256].status == "ok"
+    assert cells[512, 1024].status == "invalid"
+    assert "n_batch=1024 was asked, 512 is in force" in str(cells[512, 1024].reason)
+    for n_batch in (256, 1024):
+        beyond = cells[16_384, n_batch]
+        assert beyond.status == "ok"
+        assert "possible training context overflow" in " ".join(beyond.warnings)
+        huge = cells[20_000_000, n_batch]
+        assert huge.status == "oom"
+        assert "failed to allocate" in str(huge.reason)
+        assert huge.generations == []
+
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny.read_bytes()[:5_000_000])
+    run = lab.run(
+        lab.experiments.sweep(model=str(broken), n_ctx=512, n_batch=256, prompt_tokens=8, rounds=1)
+    )
+    assert [r.status for r in run.records()] == ["refused"] * 2  # the cell and its twin
+    assert "tensor" in str(run.records()[0].reason)
+    assert run.info["model"]["sha256"]
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_disturbed_trial_is_measured_again_and_both_records_stay(
+    tiny: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + AGAIN)
+    disturb = {"n": 0}
+
+    def noisy(*_: object) -> list[str]:
+        disturb["n"] += 1
+        return ["a neighbour"] if disturb["n"] == 2 else []
+
+    monkeypatch.setattr(trial.host, "disturbances", noisy)
+    plan = lab.experiments.sweep(
+        model=str(tiny), n_ctx=512, n_batch=256, prompt_tokens=8, max_tokens=3, rounds=3,
+        repeats=0, repeat_disturbed=True, run_id="again",
+    )  # fmt: skip
+    run = lab.run(plan, progress=False)
+    assert [r.trial.attempt for r in run.records()] == [0] * 6 + [1]
+    again = run.records()[6].trial
+    assert again.trial_id == run.records()[1].trial.trial_id + "-again1"
+    assert (run.planned, run.final, run.complete) == (6, 6, True)
+    frame = run.frame()
+    second = [False, True, False, False, False, False, False]
+    assert list(frame["superseded"]) == second
+    assert list(frame["disturbed"]) == second
+    assert list(frame["ttft_s"]) == [0.3] * 6 + [0.1]
+    # Once more: the second attempt is not made twice.
+    assert len(lab.run(plan, progress=False).records()) == 7
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_a_busy_neighbour_on_all_cores_is_seen_beside_the_number() -> None:
+    spin = "import sys\nwhile True: pass"
+    neighbours = [
+        subprocess.Popen([sys.executable, "-c", spin]) for _ in range(os.cpu_count() or 1)
+    ]
+    try:
+        run = lab.run(
+            lab.experiments.sweep(
+                n_ctx=512, n_batch=256, prompt_tokens=400, max_tokens=16, rounds=1, repeats=0
+            ),
+            progress=False,
+        )
+    finally:
+        for neighbour in neighbours:
+            neighbour.kill()
+            neighbour.wait()
+    for record in run.records():
+        assert "other processes took" in " ".join(record.disturbed)
+    assert bool(run.frame()["disturbed"].all())
+    assert "other processes took" in run.frame()["warnings"][0]

@@ -1,0 +1,183 @@
+"""The largest context that truly works, by bisection, against trying them all."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.machine import devices, memory_cap, vram_ballast
+from llm_latency.memory import frontier
+from llm_latency.memory.fits import predict_at
+from llm_latency.model.header import read_header
+from tests.measure.test_runner import ENGINE, another_run
+from tests.support.cuda_library import CONTEXT
+from tests.support.factories import FakeChild
+
+
+@given(st.integers(1, 400), st.integers(-5, 500), st.integers(0, 401))
+def test_the_edge_is_found_with_few_questions(most: int, guess: int, edge: int) -> None:
+    edge = min(edge, most)
+    asked: list[int] = []
+
+    def works(steps: int) -> bool:
+        asked.append(steps)
+        return steps <= edge
+
+    assert frontier.search(works, guess, most) == (edge or None)
+    assert len(set(asked)) == len(asked)
+    assert set(asked) <= set(range(1, most + 1))
+    assert len(asked) <= 2 * math.ceil(math.log2(most + 1)) + 2
+
+
+@pytest.mark.parametrize("edge", [5, 40, 128])
+def test_a_good_guess_needs_two_probes(edge: int) -> None:
+    asked: list[int] = []
+
+    def works(steps: int) -> bool:
+        asked.append(steps)
+        return steps <= edge
+
+    frontier.search(works, edge, 128)
+    assert len(asked) <= 2
+
+
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"most": 100}, "most=100"),
+        ({"most": "many"}, "most='many'"),
+        ({"memory_limit": "much"}, "memory_limit='much'"),
+        ({"n_ubatch": -1}, "n_ubatch=-1"),
+    ],
+)
+def test_wrong_parameters_are_refused_at_once(given_: dict[str, object], words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        frontier.plan(**given_)  # type: ignore[arg-type]
+
+
+def engine(offload: bool) -> str:
+    return f"""
+        if request["trial"] is None:
+            send(phase="end", ended="done", engine=dict(
+                version="0", system_info="", gpu_offload={offload}, devices=[]))
+            sys.exit()
+        if request["trial"]["settings"]["n_ctx"] > 1024:
+            send(phase="load", ended="oom", reason="out of memory")
+            sys.exit()
+        answer(); send(phase="end", ended="done", cpu_s=0.0)
+        """
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 24 GiB that is only counted."""
+    found = devices.GpuCard(available=True, name="Test", total_bytes=24 << 30)
+    monkeypatch.setattr(devices, "gpu_card", lambda: found)
+    script = Path(__file__).parents[1] / "support" / "cuda_library.py"
+    monkeypatch.setattr(vram_ballast, "COMMAND", (sys.executable, str(script), f"total={24 << 30}"))
+
+
+@pytest.mark.usefixtures("outputs", "card")
+def test_probes_on_a_gpu_run_under_a_ballast(fake_child: FakeChild) -> None:
+    fake_child(engine(offload=True))
+    plan = frontier.plan(leave_vram="6 GiB", most=2048, run_id="f")
+    assert plan.parameters["leave_vram"] == "6 GiB"
+    store = frontier.run(plan, progress=False)
+    (row,) = frontier.found(store.records()).to_dict("records")
+    assert (row["n_ctx"], row["fails_at"]) == (1024, 1280)
+    for record in store.records():
+        assert record.trial.start.leave_vram_bytes == 6 << 30
+        assert record.vram.ballast_bytes == (18 << 30) - CONTEXT
+    assert set(store.frame()["leave_vram_bytes"]) == {6 << 30}
+    assert set(store.frame()["vram_ballast_bytes"]) == {(18 << 30) - CONTEXT}
+    assert not devices.OURS
+    # What a card has is part of what is measured.
+    other = frontier.plan(most=2048)
+    assert other.cells[0].cell_id != plan.cells[0].cell_id
+
+
+@pytest.mark.usefixtures("outputs", "card")
+def test_vram_is_not_left_to_an_engine_without_a_gpu(fake_child: FakeChild) -> None:
+    fake_child(engine(offload=False))
+    plan = frontier.plan(leave_vram="6 GiB", most=2048, run_id="f")
+    with pytest.raises(LabError, match=r"CPU alone.*bootstrap\.py --engine cuda"):
+        frontier.run(plan, progress=False)
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"leave_vram": "6 GiB", "n_gpu_layers": 0}, r"n_gpu_layers=0.*leave_vram.*memory_limit"),
+        ({"leave_vram": "24 GiB"}, r"leave_vram='24 GiB'.*Test has 24,576 MiB in all"),
+        ({"leave_vram": "some"}, r"leave_vram='some' is not a size"),
+    ],
+)
+def test_vram_that_cannot_be_left_is_refused(given_: dict[str, object], words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        frontier.plan(**given_)  # type: ignore[arg-type]
+
+
+def test_without_a_card_no_vram_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        devices, "gpu_card", lambda: devices.GpuCard(available=False, why="no card here")
+    )
+    with pytest.raises(ParameterError, match=r"leave_vram='6 GiB' is refused: no card here"):
+        frontier.plan(leave_vram="6 GiB")
+
+
+@pytest.mark.usefixtures("card")
+def test_the_search_begins_with_what_should_fit_into_vram(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    (cell,) = frontier.plan(str(tiny), leave_vram="64 MiB", most=8192).cells
+    (more,) = frontier.plan(str(tiny), leave_vram="80 MiB", most=8192).cells
+    assert 256 < frontier.guess(cell) < frontier.guess(more) < 8192
+    need = predict_at(read_header(tiny), cell.settings, frontier.guess(cell), on="gpu")
+    assert need.gpu.total_bytes <= 64 << 20
+    assert need.gpu.total_bytes + (2 << 20) > 64 << 20
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(not memory_cap._places(), reason="no cgroup can be made here")
+def test_the_frontier_under_a_cap_is_that_of_trying_all(outputs: object) -> None:
+    with memory_cap.limited(2**27) as limiter:
+        if not limiter.join:
+            pytest.skip("no cgroup can be made here")
+    plan = frontier.plan(
+        memory_limit="42 MiB", most=8192, n_batch=64, n_ubatch=64, n_threads=1, run_id="f",
+        # A mapped file gives way when memory is short: slowly, and not at an edge.
+        use_mmap=False, type_k="f32", type_v="f32",
+    )  # fmt: skip
+    store = frontier.run(plan, progress=False)
+    (row,) = frontier.found(store.records()).to_dict("records")
+    assert row["n_ctx"] and row["fails_at"] == row["n_ctx"] + 256
+    assert row["status"] == "oom"
+    assert row["probes"] <= 0.25 * (8192 // 256)
+    # Each was a process that filled its window.
+    for record in store.records():
+        assert record.trial.workload.prompt_tokens == record.trial.settings.n_ctx - 4
+    # Again: nothing is tried twice.
+    before = len(store.records())
+    assert len(frontier.run(plan, progress=False).records()) == before
+
+
+def test_a_frontier_waits_its_turn_and_a_known_one_is_only_drawn(
+    tiny: Path, outputs: Path, fake_child: FakeChild
+) -> None:
+    fake_child(ENGINE + 'answer(0); send(phase="end", ended="done", cpu_s=0.0)')
+    plan = frontier.plan(str(tiny), most=1024, run_id="f")
+    with another_run(), pytest.raises(LabError, match="run 'theirs' is at work"):
+        frontier.run(plan, progress=False)
+    assert not outputs.exists()
+    made = frontier.run(plan, progress=False)
+    (row,) = frontier.found(made.records()).to_dict("records")
+    assert row["n_ctx"] == 1024
+    with another_run():
+        assert frontier.run(plan, progress=False).records() == made.records()

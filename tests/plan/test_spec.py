@@ -1,0 +1,203 @@
+"""Settings, plans and the values that the command line mangles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_latency.errors import ParameterError
+from llm_latency.plan.parameters import (
+    as_list,
+    build,
+    check_sizes,
+    closed,
+    grid,
+    plain,
+    shown,
+    whole,
+)
+from llm_latency.plan.spec import Plan, Settings, Trial, Workload
+
+
+def trial(**settings: object) -> Trial:
+    return Trial(
+        experiment="t",
+        model="m",
+        settings=Settings(**settings),  # type: ignore[arg-type]
+        workload=Workload(prompt_tokens=8),
+    )
+
+
+def plan(**changes: object) -> Plan:
+    cells = tuple(trial(n_ctx=n) for n in (256, 512, 768, 1024))
+    return Plan(**({"experiment": "t", "model": "m", "cells": cells, "rounds": 3} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"n_bacth": 512}, ["n_bacth", "did you mean 'n_batch'?"]),
+        ({"n_batch": "many"}, ["n_batch='many'", "integer", "prompt tokens"]),
+        ({"n_batch": -5}, ["n_batch=-5", "greater than or equal to 1"]),
+        ({"n_batch": 512.0}, ["n_batch=512.0", "integer"]),
+        ({"n_batch": True}, ["n_batch=True", "integer"]),
+        ({"use_mmap": "yes"}, ["use_mmap='yes'", "boolean"]),
+        ({"n_ctx": 2**31}, ["n_ctx=2147483648", "2147483647"]),
+        ({"n_gpu_layers": -2}, ["n_gpu_layers=-2", "-1"]),
+        ({"type_k": "q3"}, ["type_k='q3'", "'q8_0'"]),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_with_name_value_and_remedy(
+    values: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(ParameterError) as caught:
+        build(Settings, values)
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text
+
+
+def test_a_workload_has_exactly_one_prompt() -> None:
+    for values in ({}, {"prompt": "a", "prompt_tokens": 3}, {"prompt": ""}):
+        with pytest.raises(ParameterError, match="prompt"):
+            build(Workload, values)
+    assert build(Workload, {"prompt": "a"}).prompt_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("given_", "understood"),
+    [
+        ("[512, 1024]", [512, 1024]),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("12", 12),
+        ("1e-3", 0.001),
+        ("many", "many"),
+        ("none", "none"),
+        ("[512", "[512"),
+        ("-5", -5),
+        ("f16", "f16"),
+        (7, 7),
+        (" 512 ", 512),
+        ("1_000", 1000),
+        ("1__0", "1__0"),
+        ("1_000_", "1_000_"),
+        ("007", "007"),
+        ("５", "５"),
+        ("0x10", "0x10"),
+        ("9" * 5000, "9" * 5000),
+        ("[" * 5000, "[" * 5000),
+        ('["512", "true"]', [512, True]),
+        ((1, "2"), [1, 2]),
+        (Path("a b.gguf"), str(Path("a b.gguf"))),
+        (np.int64(512), 512),
+        (np.bool_(True), True),
+        (np.array([1, 2]), [1, 2]),
+        (range(10**30), range(10**30)),
+        (b"512", b"512"),
+        ({"a": "1"}, {"a": "1"}),
+    ],
+)
+def test_text_that_is_plainly_a_value_becomes_it(given_: object, understood: object) -> None:
+    assert plain(given_) == understood
+    assert type(plain(given_)) is type(understood)
+
+
+def test_a_grid_parameter_takes_one_value_or_a_list() -> None:
+    assert as_list("n_ctx", 512) == [512]
+    assert as_list("n_ctx", "[512, 1024]") == [512, 1024]
+    assert as_list("n_ctx", (512, "1024", 512)) == [512, 1024]
+    assert as_list("x", [1, True]) == [1, True]  # equal in Python, not the same value
+    with pytest.raises(ParameterError, match=r"n_ctx=\[\]"):
+        as_list("n_ctx", "[]")
+
+
+@given(st.lists(st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False), min_size=1))
+def test_json_lists_survive_the_command_line(values: list[object]) -> None:
+    assert as_list("x", json.dumps(values)) == as_list("x", values)
+
+
+def test_the_grid_holds_every_combination_once() -> None:
+    cells = grid({"a": [1, 2], "b": ["x", "y", "z"]})
+    assert len(cells) == 6
+    assert {(c["a"], c["b"]) for c in cells} == {(a, b) for a in (1, 2) for b in "xyz"}
+
+
+def test_identifiers_depend_on_what_determines_the_result_and_on_nothing_else() -> None:
+    one = trial(n_ctx=512)
+    assert one.cell_id == trial(n_ctx=512).cell_id
+    assert one.cell_id == one.model_copy(update={"round": 3, "order": 9}).cell_id
+    assert one.cell_id != trial(n_ctx=513).cell_id
+    assert one.cell_id != one.model_copy(update={"model": "other"}).cell_id
+    assert one.trial_id != one.model_copy(update={"round": 1}).trial_id
+
+
+def test_rounds_hold_every_cell_and_are_shuffled_by_the_seed() -> None:
+    trials = plan().trials()
+    assert [t.order for t in trials] == list(range(12))
+    rounds = [[t.cell_id for t in trials if t.round == r] for r in range(3)]
+    assert all(sorted(r) == sorted(rounds[0]) for r in rounds)
+    assert len({tuple(r) for r in rounds}) > 1
+    assert plan().plan_id == plan().plan_id
+    assert plan(seed=1).plan_id != plan().plan_id
+    assert len({t.trial_id for t in trials}) == len(trials)
+
+
+def test_a_plan_survives_json() -> None:
+    before = plan(parameters={"n_ctx": [256, 512]})
+    after = Plan.model_validate_json(before.model_dump_json())
+    assert after == before
+    assert after.plan_id == before.plan_id
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "x" * 200])
+def test_a_run_id_is_a_plain_folder_name(name: str) -> None:
+    with pytest.raises(ParameterError, match="run_id"):
+        build(Plan, {"experiment": "t", "model": "m", "cells": (trial(),), "run_id": name})
+
+
+def test_values_are_quoted_in_one_short_line() -> None:
+    assert shown("a\n\x1b[31m\u202e") == r"'a\n\x1b[31m\u202e'"
+    for value in ("x" * 10_000, 10**5000, [1] * 10_000, {"a": "b" * 500}):
+        assert len(shown(value)) <= 100
+    assert shown(512) == "512"
+
+
+def test_what_counts_is_a_whole_number_within_bounds() -> None:
+    assert whole("turns", "12") == 12
+    for value in (0, 3, True, 1.0, "many", None, [1]):
+        with pytest.raises(ParameterError, match=r"turns=.* is refused: give .* from 1 to 2\."):
+            whole("turns", value, most=2)
+
+
+def test_what_is_longer_than_anything_is_refused_before_it_is_quoted() -> None:
+    check_sizes({"model": "x" * 1000, "n_ctx": [2**63, 0.5, None]})
+    for value in ("x" * 1001, 10**5000, [1, 10**5000]):
+        with pytest.raises(ParameterError, match=r"model=.* is refused: nothing so long") as caught:
+            check_sizes({"model": value})
+        assert len(str(caught.value)) < 250
+
+
+def test_a_closed_function_names_the_nearest_keyword_and_stays_itself() -> None:
+    @closed("question")
+    def ask(n_ctx: int, seed: int = 0) -> int:
+        """Return something."""
+        return n_ctx + seed
+
+    assert ask(1, seed=2) == 3 and ask.__doc__ == "Return something."
+    with pytest.raises(ParameterError, match=r"sed is not a parameter of question; .*'seed'\? Al"):
+        ask(1, sed=2)  # type: ignore[call-arg]
+
+
+def test_a_grid_has_an_end() -> None:
+    with pytest.raises(ParameterError, match=r"a × b are 10,100 combinations, and 10,000 are the"):
+        grid({"a": list(range(101)), "b": list(range(100)), "c": [1]})
+    with pytest.raises(ParameterError, match="n_ctx has 10,001 values"):
+        as_list("n_ctx", list(range(10_001)))

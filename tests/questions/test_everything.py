@@ -1,0 +1,175 @@
+"""All questions in one go: plans at a preset, one bar, a run each, a page of answers."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+import llm_latency as lab
+from llm_latency import experiments
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.experiments.everything import PLANS, PRESETS
+from llm_latency.experiments.notebook import defaults
+from llm_latency.machine import lock
+from llm_latency.measure import runner
+from llm_latency.questions import everything
+from tests.measure.test_runner import ENGINE
+from tests.support.factories import FakeChild
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+ANSWERED = """
+for repeat in range(request["trial"]["workload"]["repeats"] + 1):
+    answer(repeat)
+send(phase="end", ended="done", cpu_s=0.0)
+"""
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_question_has_a_plan_at_every_preset(preset: str) -> None:
+    made = experiments.everything(preset=preset)
+    assert [plan.experiment for plan in made.plans] == list(PLANS) == list(experiments.QUESTIONS)
+    least = {"quick": 6, "standard": 12, "rigorous": 20}[preset]
+    for plan in made.plans:
+        assert plan.rounds == least
+        assert plan.run_id == f"{made.run_id}-{plan.experiment}"
+        assert sum(cell.twin for cell in plan.cells) >= 1
+        assert plan.repeat_disturbed == (preset != "quick")
+
+
+def test_questions_are_those_of_the_notebooks() -> None:
+    for name, question in experiments.QUESTIONS.items():
+        notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
+        assert "".join(notebook["cells"][0]["source"]).splitlines()[0] == f"# {question}"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"preset": "quik"}, "preset='quik'.*'quick'"),
+        ({"questions": "warmup"}, "questions='warmup'.*'warm_up'"),
+        ({"model": "synthetic:tyni"}, "tyni"),
+        ({"rounds": -1}, "rounds=-1"),
+        ({"n_threads": "all"}, "n_threads='all'"),
+    ],
+)
+def test_wrong_parameters_are_refused_at_once(given: dict[str, object], words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        experiments.everything(**given)  # type: ignore[arg-type]
+
+
+def test_away_from_the_project_the_presets_are_missed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LabError, match=r"params/quick\.yaml.*project's folder"):
+        experiments.everything()
+
+
+@pytest.fixture
+def runs(tiny: Path, outputs: Path, fake_child: FakeChild) -> everything.Runs:
+    fake_child(ENGINE + ANSWERED)
+    plan = experiments.everything(
+        str(tiny), questions=["warm_runs", "prompt_size"], rounds=1, run_id="all"
+    )
+    return everything.run(plan, progress=False)
+
+
+def test_each_question_has_a_run_of_its_own(runs: everything.Runs, outputs: Path) -> None:
+    assert sorted(p.name for p in (outputs / "runs").iterdir()) == [
+        "all-prompt_size",
+        "all-warm_runs",
+    ]
+    assert runs.planned == runs.final == sum(len(p.cells) for p in runs.plan.plans)
+    assert len(runs.frame("warm_runs")) and runs.frame("batch_size").empty
+    assert list(runs.folders()["question"]) == ["warm_runs", "prompt_size"]
+    assert runs.failures().empty
+
+
+def test_the_page_of_answers_asks_and_answers(runs: everything.Runs) -> None:
+    said = str(lab.answers.everything(runs).data)
+    for name in ("warm_runs", "prompt_size"):
+        assert f"### {experiments.QUESTIONS[name]}" in said
+    assert experiments.QUESTIONS["batch_size"] not in said
+    # One round cannot decide anything.
+    assert "undecided" in said
+    assert "INCOMPLETE" not in said and "Not run" not in said
+
+
+def test_stored_runs_named_alone_are_drawn_again(
+    runs: everything.Runs, outputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = defaults(experiments.everything) | {"run_id": "all"}
+    plan = experiments.from_notebook("everything", usual)
+    assert [p.plan_id for p in plan.plans] == [p.plan_id for p in runs.plan.plans]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("nothing is to be measured")
+
+    monkeypatch.setattr(runner.child, "carry_out", refuse)
+    assert everything.run(plan, progress=False).final == runs.final
+
+
+def test_a_question_that_cannot_be_run_does_not_stop_the_others(
+    tiny: Path, outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + ANSWERED)
+    plan = experiments.everything(
+        str(tiny), questions=["warm_runs", "prompt_size"], rounds=1, run_id="all"
+    )
+    real = runner.run
+
+    def run(one: lab.Plan, **options: object) -> object:
+        if one.experiment == "warm_runs":
+            raise LabError("the disk is full; free some space")
+        return real(one, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(runner, "run", run)
+    runs = everything.run(plan, progress=False)
+    said = str(lab.answers.everything(runs).data)
+    assert "**Not run:** the disk is full" in said
+    assert runs.final < runs.planned  # the report says that it is incomplete
+    monkeypatch.setattr(
+        runner, "run", lambda *_, **__: (_ for _ in ()).throw(LabError("no engine"))
+    )
+    with pytest.raises(LabError, match="no engine"):
+        everything.run(plan, progress=False)
+
+
+def test_no_other_run_comes_between_two_questions(
+    tiny: Path, outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_child(ENGINE + ANSWERED)
+    plan = experiments.everything(
+        str(tiny), questions=["warm_runs", "prompt_size"], rounds=1, run_id="all", wait_s=5
+    )
+    assert [one.wait_s for one in plan.plans] == [5.0, 5.0]
+    run, refused = runner.run, []
+
+    def intrude() -> None:
+        try:
+            with lock.machine():
+                pass
+        except LabError as error:
+            refused.append(str(error))
+
+    def between(one: lab.Plan, **options: object) -> object:
+        for _ in range(2):
+            thread = threading.Thread(target=intrude)
+            thread.start()
+            thread.join()
+            store = run(one, **options)  # type: ignore[arg-type]
+        return store
+
+    monkeypatch.setattr(runner, "run", between)
+    everything.run(plan, progress=False)
+    assert len(refused) == 4
+    assert "run 'all' is at work" in refused[0]
+    assert "run 'all-warm_runs' is at work" in refused[1]
+
+
+def test_a_single_plan_is_refused() -> None:
+    with pytest.raises(ParameterError, match=r"lab\.run"):
+        everything.run(experiments.sweep())  # type: ignore[arg-type]

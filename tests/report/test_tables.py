@@ -1,0 +1,216 @@
+"""Tables: every cell has a state, every estimate its n, and nothing foreign becomes HTML."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+from llm_latency.plan.spec import Settings
+from llm_latency.report import cards, tables
+from llm_latency.stats.estimate import estimate
+from tests.support import factories
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'
+
+
+class Tags(HTMLParser):
+    """The tags and attributes that a browser would see."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_every_cell_has_a_state() -> None:
+    table = tables.cells(factories.frame(failed=factories.FAILED, rounds=6))
+    assert len(table) == 9
+    state = table.set_index(["n_ctx", "n_batch"])["trials"]
+    assert state["512", "128"] == "ok 18"
+    assert state["2048", "512"] == "oom 18"
+    assert state["1024", "128"] == "invalid 18"
+    assert (table["trials"] != "").all()
+
+
+def test_estimates_stand_with_their_interval_and_n() -> None:
+    table = tables.cells(factories.frame(failed=factories.FAILED, rounds=6))
+    for column in ("TTFT at 64, ms", "TTFT at 448, ms", "decode after 448, tok/s", "load, ms"):
+        for text in table[column]:
+            assert text == "–" or re.fullmatch(r"[\d.,]+ \[[\d.,]+–[\d.,]+\] n \d+", text)
+    few = tables.cells(factories.frame(rounds=2))["TTFT at 448, ms"]
+    assert few.str.fullmatch(r"[\d.,]+ \([\d.,]+–[\d.,]+\) n 2").all()
+
+
+def test_short() -> None:
+    assert tables.short(estimate([])) == "–"
+    assert tables.short(estimate([0.4]), 1e3) == "400 n 1"
+    assert tables.short(estimate([0.0123, 0.0125]), 1e3) == "12.4 (12.3–12.5) n 2"
+    assert tables.short(estimate([1, 2, 3, 4, 5, 6]), 1) == "3.50 [1.00–6.00] n 6"
+
+
+def test_failed_cells_show_no_number() -> None:
+    table = tables.cells(factories.frame(failed=factories.FAILED, rounds=6))
+    bad = table[table["trials"] != "ok 18"]
+    assert len(bad) == 2
+    for column in table.columns:
+        if column.endswith((", ms", "tok/s", "MiB")):
+            assert (bad[column] == "–").all(), column
+    assert "not allocate" in table.set_index("trials")["notes"]["oom 18"]
+
+
+def test_partly_failed_cells_count_both() -> None:
+    made = factories.records(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=3)
+    bad = factories.record(made[0].trial.settings, 64, round=9, failure=("timeout", "too slow"))
+    table = tables.cells(factories.to_frame([*made, bad]))
+    assert table["trials"].tolist() == ["ok 3, timeout 1"]
+    assert table["notes"].tolist() == ["too slow (1 of 4)"]
+    assert table["TTFT at 64, ms"].str.endswith("n 3").all()
+
+
+def test_other_settings_that_vary_name_the_cell() -> None:
+    table = tables.cells(factories.frame(others={"flash_attn": [False, True]}, rounds=1))
+    assert len(table) == 18
+    assert set(table["flash_attn"]) == {"False", "True"}
+    assert "use_mmap" not in table
+
+
+def test_vram_has_a_column_where_there_is_a_gpu() -> None:
+    assert "VRAM, MiB" in tables.memory(factories.frame(rounds=1, gpu=True))
+    assert "VRAM, MiB" in tables.cells(factories.frame(rounds=1, gpu=True))
+    assert "VRAM, MiB" not in tables.memory(factories.frame(rounds=1))
+    assert "RAM, MiB" in tables.cells(factories.frame(rounds=1))
+
+
+def test_memory_adds_up() -> None:
+    table = tables.memory(factories.frame(rounds=1, n_ctx=(512,), n_batch=(512,)))
+    row = table.iloc[0]
+    parts = ("weights, MiB", "KV cache, MiB", "compute, MiB", "output, MiB")
+    assert sum(float(row[part]) for part in parts) == pytest.approx(float(row["sum, MiB"]), abs=1)
+    assert row["KV cache, MiB"] == "4.00"
+
+
+def test_warnings_that_differ_in_numbers_are_one() -> None:
+    made = [
+        factories.record(
+            factories.Settings(), 64, round=n, warnings=[f"others took {n}% of the time; stop them"]
+        )
+        for n in (7, 23, 11)
+    ]
+    assert tables.cells(factories.to_frame(made))["notes"].tolist() == [
+        "others took 7–23% of the time"
+    ]
+
+
+def test_settings_in_force_shows_only_what_differs() -> None:
+    table = tables.settings_in_force(factories.frame(n_batch=(256, 1024), rounds=1))
+    rows = {(r.setting, r.asked, r["in force"]): r.cells for _, r in table.iterrows()}
+    assert rows[("n_batch", "1024", "512")] == "n_ctx 512, n_batch 1024"
+    assert rows[("n_gpu_layers", "-1", "0")] == "all cells"
+    assert ("n_batch", "256", "256") not in rows
+    assert not {"use_mmap", "type_k", "n_ctx"} & set(table["setting"])
+
+
+def test_failures_name_reason_and_log() -> None:
+    table = tables.failures(factories.frame(failed=factories.FAILED, rounds=2))
+    assert table["status"].tolist() == ["invalid", "oom"]
+    assert table["trials"].tolist() == ["6", "6"]
+    assert table["prompt, tokens"].tolist() == ["64, 192, 448"] * 2
+    assert table["log"].str.fullmatch(r"logs/[0-9a-f]{12}-r00\.log").all()
+    assert tables.failures(factories.frame(rounds=1)).empty
+
+
+def test_cards_say_what_is_missing_and_why() -> None:
+    rows = dict(cards.machine(factories.info()).itertuples(index=False, name=None))
+    assert rows["GPU"] == "not available: NVML found no NVIDIA card"
+    assert rows["RAM"] == "8,192 MiB"
+    assert rows["CPU frequency governor"] == "not available"
+    assert rows["llama_cpp_python"] == "0.3.36"
+    info = {"machine": {"cpu": None, "cpu_why": "no /proc"}, "model": {"why": "broken header"}}
+    assert dict(cards.machine(info).to_numpy())["CPU"] == "not available: no /proc"
+    assert dict(cards.model(info).to_numpy())["architecture"] == "not available: broken header"
+
+
+def test_cards_show_a_gpu() -> None:
+    info = factories.info()
+    info["machine"]["gpu"] = {"available": True, "name": "RTX", "total_bytes": 6 * 2**30}
+    rows = dict(cards.machine(info).to_numpy())
+    assert (rows["GPU name"], rows["GPU total"]) == ("RTX", "6,144 MiB")
+
+
+@pytest.mark.parametrize("card", [cards.machine, cards.model, cards.parameters])
+def test_cards_bear_an_empty_info(card) -> None:  # type: ignore[no-untyped-def]
+    assert list(card({}).columns)
+
+
+@pytest.mark.parametrize(
+    "table", [tables.cells, tables.memory, tables.failures, tables.settings_in_force]
+)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame(),
+        factories.frame(n_ctx=(512,), n_batch=(128,), rounds=1, prompts=(64,), max_tokens=1),
+        factories.frame(failed={(512, 128): ("crashed", "")}, n_ctx=(512,), n_batch=(128,)),
+    ],
+    ids=["empty", "one cell", "all failed"],
+)
+def test_tables_bear_poor_frames(table, frame: pd.DataFrame) -> None:  # type: ignore[no-untyped-def]
+    assert tables.show(table(frame)).to_html()
+
+
+def test_show_escapes_everything() -> None:
+    made = [
+        factories.record(factories.Settings(), 64, model=HOSTILE, warnings=[HOSTILE]),
+        factories.record(
+            factories.Settings(n_ctx=1024), 64, model=HOSTILE, failure=("crashed", HOSTILE)
+        ),
+    ]
+    frame = factories.to_frame(made)
+    info = factories.info(name=HOSTILE, **{HOSTILE: HOSTILE})
+    info["plan"]["parameters"][HOSTILE] = HOSTILE
+    every = [
+        tables.cells(frame),
+        tables.failures(frame),
+        cards.machine({"machine": {"cpu": HOSTILE, HOSTILE: HOSTILE}}),
+        cards.model(info),
+        cards.parameters(info),
+    ]
+    for table in every:
+        page = Tags(tables.show(table).to_html())
+        assert not {"script", "img"} & page.seen
+        assert not {name for name in page.attributes if name.startswith("on")}
+        assert "alert(1)" in page.text, "escaped, not lost"
+
+
+def test_show_displays_without_an_index() -> None:
+    html = tables.show(tables.failures(factories.frame(failed=factories.FAILED))).to_html()
+    assert "row_heading" not in html
+    assert 'class="lab grid"' in html
+    assert "bad" in html
+
+
+def test_failures_that_differ_in_their_log_alone_are_one_row() -> None:
+    made = [
+        factories.record(
+            Settings(),
+            round=n,
+            failure=("oom", f"killed, in phase 'load'; llama.cpp's log: {n}.log"),
+        )
+        for n in range(3)
+    ]
+    table = tables.failures(factories.to_frame(made))
+    assert len(table) == 1
+    assert table["trials"].iloc[0] == "3"
+    assert table["reason"].iloc[0] == "killed, in phase 'load'"
