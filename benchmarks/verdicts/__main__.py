@@ -31,7 +31,7 @@ from llm_latency.measure import trial as child
 from llm_latency.model import names
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.record import Record
-from llm_latency.records.store import to_frame
+from llm_latency.records.rows import to_frame
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
 
 Within = Literal["quickest", "median"]

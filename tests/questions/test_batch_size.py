@@ -173,7 +173,7 @@ def test_stability() -> None:
 
 
 def test_nothing_all_failed_one_cell_and_missing_values() -> None:
-    assert "Nothing has been measured" in text(answers.batch_size(pd.DataFrame(), {}))
+    assert "Nothing has been measured" in text(answers.batch_size(factories.to_frame([]), {}))
     every = {pair: ("crashed", "SIGSEGV <b>") for pair in PAIRS}
     broken = answers.batch_size(frame(failed=every), INFO)
     assert "No cell could be measured" in text(broken) and "<b>" not in str(broken.data)
@@ -183,7 +183,7 @@ def test_nothing_all_failed_one_cell_and_missing_values() -> None:
     assert "is not known" in text(answers.batch_size(poor, INFO))
     untimed = text(answers.batch_size(frame(rounds=1).assign(prefill_s=None), INFO))
     assert "could not be timed" in untimed
-    for data in (pd.DataFrame(), frame(failed=every)):
+    for data in (factories.to_frame([]), frame(failed=every)):
         assert "nothing to read" in text(answers.batch_size_reading(data))
 
 
@@ -193,7 +193,7 @@ def test_the_table() -> None:
     verdicts = table.set_index(["n_ubatch", "n_batch"])["against the quickest"].to_dict()
     assert verdicts["64", "256"] == "slower" and "quickest" in verdicts.values()
     assert set(verdicts.values()) <= {"slower", "same", "quickest"}
-    assert answers.batch_size_table(pd.DataFrame()).empty
+    assert answers.batch_size_table(factories.to_frame([])).empty
 
 
 def test_the_figure_has_a_line_per_n_batch() -> None:
@@ -215,7 +215,7 @@ def test_the_figure_has_a_line_per_n_batch() -> None:
 def test_the_figure_says_what_failed() -> None:
     failed = {(1024, 1024): ("oom", "no memory")}
     assert "Not drawn" in words(plots.batch_size(frame(failed=failed)))
-    assert "Nothing was measured" in words(plots.batch_size(pd.DataFrame()))
+    assert "Nothing was measured" in words(plots.batch_size(factories.to_frame([])))
     unknown = plots.batch_size(frame(rounds=1).assign(compute_bytes=None))
     assert "named no compute buffers" in words(unknown)
     _, two = plt.subplots(1, 2)

@@ -161,7 +161,7 @@ def test_failures_and_gaps_are_told() -> None:
     assert "No cell could be measured" in str(answer.data) and "<b>" not in str(answer.data)
     said = text(frame(failed=("kept",)))
     assert "1 of 2 cells failed" in said and "kept, prompt" not in said
-    assert "Nothing has been measured" in text(pd.DataFrame())
+    assert "Nothing has been measured" in text(factories.to_frame([]))
     assert "no process has both a first and a further generation" in text(frame(repeats=0))
     unknown = frame().assign(decode_s=None)
     assert "after the first token" not in line(text(unknown), "cold", 200)
@@ -174,7 +174,7 @@ def test_one_process_alone_is_held_against_the_others() -> None:
     assert list(table["runs"]) == ["10"] * 4
     # 12 + 7 x 5 ms.
     assert float(table["mean, ms"][0]) == pytest.approx(47, rel=0.02)
-    assert answers.warm_runs_one_process(pd.DataFrame()).empty
+    assert answers.warm_runs_one_process(factories.to_frame([])).empty
     assert "One process alone" not in text(frame(rounds=1))
 
 
@@ -182,10 +182,10 @@ def test_reading_and_table() -> None:
     df = frame()
     assert "cold, 200 tokens 100 %" in text(df, answers.warm_runs_by_repeat)
     assert "no course to read" in text(frame(repeats=1), answers.warm_runs_by_repeat)
-    assert "no course to read" in text(pd.DataFrame(), answers.warm_runs_by_repeat)
+    assert "no course to read" in text(factories.to_frame([]), answers.warm_runs_by_repeat)
     table = answers.warm_runs_table(df)
     assert list(table["warm: evaluated"]) == ["12", "1", "200", "1"]
-    assert answers.warm_runs_table(pd.DataFrame()).empty
+    assert answers.warm_runs_table(factories.to_frame([])).empty
 
 
 def test_a_thin_line_per_process_and_a_thick_one_per_cell() -> None:
@@ -203,7 +203,7 @@ def test_a_thin_line_per_process_and_a_thick_one_per_cell() -> None:
 
 
 def test_poor_frames_are_drawn_as_what_they_are() -> None:
-    for df in (pd.DataFrame(), frame(failed=MODES, rounds=1)):
+    for df in (factories.to_frame([]), frame(failed=MODES, rounds=1)):
         axes = plots.warm_runs(df)
         axes[0].figure.canvas.draw()
         assert "Nothing was measured" in words(axes[0])

@@ -9,8 +9,6 @@ from __future__ import annotations
 from llm_latency.answers.advise import advise, advise_table
 from llm_latency.answers.batch_size import batch_size, batch_size_reading
 from llm_latency.answers.batch_size_tables import batch_size_table
-from llm_latency.answers.cold_start import cold_start
-from llm_latency.answers.cold_start_page import cold_start_reading, cold_start_table
 from llm_latency.answers.context_size import context_size, context_size_reading
 from llm_latency.answers.context_size_tables import context_size_table, context_size_turns
 from llm_latency.answers.conversation import conversation, conversation_reading
@@ -48,9 +46,6 @@ __all__ = [
     "batch_size",
     "batch_size_reading",
     "batch_size_table",
-    "cold_start",
-    "cold_start_reading",
-    "cold_start_table",
     "completeness",
     "context_size",
     "context_size_reading",

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from llm_latency.plots.advise import advise
 from llm_latency.plots.batch_size import batch_size
-from llm_latency.plots.cold_start import cold_start
 from llm_latency.plots.context_size import context_size
 from llm_latency.plots.conversation import conversation
 from llm_latency.plots.max_tokens import max_tokens
@@ -26,7 +25,6 @@ from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 __all__ = [
     "advise",
     "batch_size",
-    "cold_start",
     "context_size",
     "conversation",
     "latency_by_memory",

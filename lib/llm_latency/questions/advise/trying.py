@@ -28,7 +28,7 @@ def run(plan: Plan, *, progress: Any = True) -> RunStore:
     Parameters
     ----------
     plan
-        What :func:`llm_latency.experiments.advise` returns.
+        What :func:`llm_latency.questions.advise.plan` returns.
     progress
         See :func:`llm_latency.measure.runner.run`.
     """

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing_extensions import Unpack
+from typing import Any
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 
 
-def batch_size(  # type: ignore[misc]  # n_batch, n_ubatch and rounds have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     n_batch: Grid = (256, 512, 1024),
     n_ubatch: Grid = (64, 256, 512, 1024),
     prompt_tokens: int = 1024,
     max_tokens: int = 16,
     rounds: int = 6,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan how ``n_batch`` and ``n_ubatch`` change prefill, decode and memory.
 
@@ -36,14 +37,14 @@ def batch_size(  # type: ignore[misc]  # n_batch, n_ubatch and rounds have defau
     rounds
         How often every cell is measured, each time in a fresh process.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("batch_size", locals())
+    asked = Request("batch_size", locals(), names.check)
     work = {
         "prompt_tokens": asked.one("prompt_tokens"),
         "max_tokens": asked.one("max_tokens"),

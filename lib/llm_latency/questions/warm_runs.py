@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing_extensions import Unpack
+from typing import Any
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 
 MODES = ("cold", "kept")
 """Every prompt token evaluated every time; or the KV cache kept from one run to the next."""
 
 
-def warm_runs(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     prompt_tokens: Grid = (12, 200),
     max_tokens: int = 40,
@@ -20,7 +21,7 @@ def warm_runs(  # type: ignore[misc]  # n_ctx and rounds have defaults of their 
     page_cache: str = "resident",
     rounds: int = 6,
     repeats: int = 10,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan whether a warm run is faster than the first, and how much of that is the prompt cache.
 
@@ -45,14 +46,14 @@ def warm_runs(  # type: ignore[misc]  # n_ctx and rounds have defaults of their 
     repeats
         Warm runs in each process, after the first generation.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("warm_runs", locals())
+    asked = Request("warm_runs", locals(), names.check)
     again = asked.one("repeats")
     if type(again) is not int or again < 1:
         raise ParameterError(
@@ -71,4 +72,4 @@ def warm_runs(  # type: ignore[misc]  # n_ctx and rounds have defaults of their 
         for mode in MODES
     ]
     # The first cell, of all that is evaluated the shortest, shows the most relative noise.
-    return asked.plan(cells, twin=0)
+    return asked.plan(cells, twins=cells[:1])
