@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from llm_latency import experiments
-from llm_latency.plan.builder import DEFAULTS
+from llm_latency.plan.builder import OPTIONS
 from llm_latency.questions import module
 from llm_latency.questions.notebook import defaults
 
@@ -64,7 +64,7 @@ def test_parameters_are_those_of_the_experiment(notebook: Any) -> None:
     (cell,) = tagged(notebook, "parameters")
     names = [s.target.id for s in ast.parse(cell.source).body]  # type: ignore[attr-defined]
     usual = defaults(module(notebook.metadata["stem"]).plan)
-    own = set(usual) - set(DEFAULTS)
+    own = set(usual) - set(OPTIONS)
     assert own <= set(names) <= set(usual)
     assert {"model", "seed", "run_id"} <= set(names)
 

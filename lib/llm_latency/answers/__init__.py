@@ -7,8 +7,6 @@ All return Markdown for the page; foreign text in them is escaped. A figure of
 from __future__ import annotations
 
 from llm_latency.answers.advise import advise, advise_table
-from llm_latency.answers.batch_size import batch_size, batch_size_reading
-from llm_latency.answers.batch_size_tables import batch_size_table
 from llm_latency.answers.context_size import context_size, context_size_reading
 from llm_latency.answers.context_size_tables import context_size_table, context_size_turns
 from llm_latency.answers.conversation import conversation, conversation_reading
@@ -43,9 +41,6 @@ from llm_latency.answers.warm_up import warm_up, warm_up_bars, warm_up_by_prompt
 __all__ = [
     "advise",
     "advise_table",
-    "batch_size",
-    "batch_size_reading",
-    "batch_size_table",
     "completeness",
     "context_size",
     "context_size_reading",

@@ -9,7 +9,6 @@ Every function takes ``ax`` to draw into axes of yours.
 from __future__ import annotations
 
 from llm_latency.plots.advise import advise
-from llm_latency.plots.batch_size import batch_size
 from llm_latency.plots.context_size import context_size
 from llm_latency.plots.conversation import conversation
 from llm_latency.plots.max_tokens import max_tokens
@@ -24,7 +23,6 @@ from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 
 __all__ = [
     "advise",
-    "batch_size",
     "context_size",
     "conversation",
     "latency_by_memory",
