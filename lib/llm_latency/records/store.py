@@ -28,7 +28,7 @@ from pydantic import ValidationError
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.plan.spec import Plan
 from llm_latency.records import files, versions
-from llm_latency.records.record import FINAL, Record
+from llm_latency.records.record import Record
 from llm_latency.records.rows import rows
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class RunStore:
 
     def done(self) -> set[str]:
         """Return the trials that need no further attempt."""
-        return {r.trial.trial_id for r in self.records() if r.status in FINAL}
+        return {r.trial.trial_id for r in self.records()}
 
     def frame(self) -> pd.DataFrame:
         """Return one tidy row per generation; a trial without any is one row of its state."""
@@ -234,8 +234,6 @@ def _once(records: Iterable[Record]) -> list[Record]:
     """Return the records without a second one of the same trial, which nothing accounts for."""
     kept: dict[str, Record] = {}
     for record in records:
-        if record.status not in FINAL:
-            continue
         name = record.trial.trial_id
         if kept.setdefault(name, record) is not record:
             warnings.warn(
@@ -253,7 +251,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    kept = [record for record in records if record.status in FINAL]
+    kept = list(records)
     # Replaced because the machine was disturbed, never because of what was measured.
     again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
     return pd.DataFrame(
