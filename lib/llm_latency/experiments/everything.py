@@ -23,7 +23,7 @@ from llm_latency.experiments.warm_up import warm_up
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
 from llm_latency.plan.spec import Frozen, Plan, RunId
-from llm_latency.records.store import project_dir
+from llm_latency.records.folders import project_dir
 
 PRESETS = ("quick", "standard", "rigorous")
 

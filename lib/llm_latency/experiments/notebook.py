@@ -13,7 +13,8 @@ from llm_latency.experiments.everything import Everything
 from llm_latency.plan.builder import DEFAULTS
 from llm_latency.plan.parameters import plain, shown
 from llm_latency.plan.spec import Plan
-from llm_latency.records.store import RunStore, outputs_dir
+from llm_latency.records.folders import outputs_dir
+from llm_latency.records.store import RunStore
 
 
 def defaults(experiment: Callable[..., Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from llm_latency.experiments.everything import Everything
 from llm_latency.machine import lock
 from llm_latency.measure import runner
 from llm_latency.plan.spec import Plan
-from llm_latency.records.store import RunStore, outputs_dir
+from llm_latency.records.folders import outputs_dir
+from llm_latency.records.store import RunStore
 from llm_latency.report import tables
 
 
