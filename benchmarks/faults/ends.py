@@ -26,7 +26,7 @@ import llm_latency as lab
 from benchmarks.faults.small_disk import small_disk
 from llm_latency.errors import LabError
 from llm_latency.machine.memory_cap import limited
-from llm_latency.measure import process as hearing
+from llm_latency.measure import process
 from llm_latency.measure import trial as child
 from llm_latency.model import names as models
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
@@ -92,9 +92,9 @@ def _when_it_generates(log: Path, meddle: Meddle) -> None:
     while time.monotonic() < until_s:
         time.sleep(0.05)
         loaded = log.exists() and "compute buffer size" in log.read_text(errors="replace")
-        for process in psutil.Process().children() if loaded else []:
+        for child_process in psutil.Process().children() if loaded else []:
             time.sleep(0.3)
-            meddle(process)
+            meddle(child_process)
             return
 
 
@@ -135,11 +135,11 @@ def valued(content: bytes, key: bytes, value: bytes) -> bytes:
 
 def standstill(place: Path) -> Record:
     """Stop the process, with a shorter patience."""
-    kept, hearing.SILENT_S = hearing.SILENT_S, SILENT_S
+    kept, process.IDLE_LIMIT_S = process.IDLE_LIMIT_S, SILENT_S
     try:
         return signalled("SIGSTOP")(place)
     finally:
-        hearing.SILENT_S = kept
+        process.IDLE_LIMIT_S = kept
 
 
 def spoiled(lines: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ import psutil
 import llm_latency as lab
 from llm_latency.machine import lock
 from llm_latency.records import files
-from llm_latency.records.record import FINAL, Record
+from llm_latency.records.record import Record
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "sweep.ipynb"
 DRIVER = (
@@ -223,7 +223,7 @@ class Story:
         self.settle(process)
         records = [Record.model_validate_json(line) for line in self._lines()]
         self.tally.trusted += sum(record.child_s == PLANTED_S for record in records)
-        counts = Counter(r.trial.trial_id for r in records if r.status in FINAL)
+        counts = Counter(r.trial.trial_id for r in records)
         self.tally.twice += sum(count - 1 for count in counts.values())
         planned = {trial.trial_id for trial in self.plan.trials()}
         self.tally.lost += len(planned - set(counts))

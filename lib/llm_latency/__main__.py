@@ -46,7 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def show_runs() -> int:
     """Print what is known of every stored run; return 1 if one of them cannot be read."""
-    from llm_latency.records.store import RunStore, outputs_dir
+    from llm_latency.records.folders import outputs_dir
+    from llm_latency.records.store import RunStore
 
     code = 0
     for info in sorted((outputs_dir() / "runs").glob("*/run.json")):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from llm_latency.measure import outcome
-from llm_latency.measure.outcome import Circumstances, death, how_it_ended
-from llm_latency.measure.process import Heard
+from llm_latency.measure.outcome import Circumstances, exit_in_words, outcome_of
+from llm_latency.measure.process import Transcript
 from llm_latency.records.record import MemoryLimit
 
-KILLED = Heard(phase="load", exit_code=-9)
+KILLED = Transcript(phase="load", exit_code=-9)
 
 
 def around(tmp_path: Path, **known: object) -> Circumstances:
@@ -30,7 +30,7 @@ def around(tmp_path: Path, **known: object) -> Circumstances:
 def test_a_kill_is_judged_by_what_the_kernel_counted(
     tmp_path: Path, counted: int | None, status: str, words: str
 ) -> None:
-    found = how_it_ended(KILLED, around(tmp_path, system_kills=counted))
+    found = outcome_of(KILLED, around(tmp_path, system_kills=counted))
     assert found[0] == status
     assert words in (found[1] or "")
     assert "in phase 'load'; llama.cpp's log: one.log" in (found[1] or "")
@@ -38,7 +38,7 @@ def test_a_kill_is_judged_by_what_the_kernel_counted(
 
 def test_a_kill_for_its_own_limit_is_told_from_others(tmp_path: Path) -> None:
     limit = MemoryLimit(asked_bytes=64 << 20, by="cgroup", kills=1)
-    status, reason = how_it_ended(KILLED, around(tmp_path, system_kills=0).after(limit))
+    status, reason = outcome_of(KILLED, around(tmp_path, system_kills=0).after(limit))
     assert status == "oom"
     assert "its limit of 64 MiB" in (reason or "")
 
@@ -48,9 +48,9 @@ def test_a_limit_that_leaves_threads_no_room_is_memory(tmp_path: Path) -> None:
     log.write_text("OpenBLAS: pthread_create failed for thread 1 of 2\nKeyboardInterrupt\n")
     by_rlimit = MemoryLimit(asked_bytes=100 << 20, by="rlimit")
     for limit, status in ((by_rlimit, "oom"), (None, "crashed")):
-        found = how_it_ended(Heard(exit_code=-2), around(tmp_path).after(limit))
+        found = outcome_of(Transcript(exit_code=-2), around(tmp_path).after(limit))
         assert found[0] == status
-    assert "100 MiB" in (how_it_ended(Heard(), around(tmp_path).after(by_rlimit))[1] or "")
+    assert "100 MiB" in (outcome_of(Transcript(), around(tmp_path).after(by_rlimit))[1] or "")
 
 
 def test_only_kills_meanwhile_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +74,11 @@ def test_the_kernels_count_is_read_where_there_is_one(monkeypatch: pytest.Monkey
 
 
 def test_every_exit_code_has_words() -> None:
-    assert "exit code 0" in death(0)
-    assert "segmentation fault" in death(-signal.SIGSEGV)
-    assert "segmentation fault" in death(0xC0000005)  # Windows
-    assert death(-63).startswith("the child died by ")
-    assert "signal 200" in death(-200)
+    assert "exit code 0" in exit_in_words(0)
+    assert "segmentation fault" in exit_in_words(-signal.SIGSEGV)
+    assert "segmentation fault" in exit_in_words(0xC0000005)  # Windows
+    assert exit_in_words(-63).startswith("the child died by ")
+    assert "signal 200" in exit_in_words(-200)
 
 
 def test_the_end_of_a_log_is_bounded_and_begins_where_others_stopped(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def job(
 
 def with_worker(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
     """Have the real worker run, after some lines of Python that spoil it."""
-    code = f"from llm_latency import worker\n{lines}\nworker.main()"
+    code = f"from llm_latency.engine import worker\n{lines}\nworker.main()"
     monkeypatch.setattr(child, "WORKER", (sys.executable, "-c", code))
 
 
@@ -141,7 +141,7 @@ def test_every_way_to_fail_has_a_status_and_a_reason(
 def test_a_child_that_speaks_otherwise_is_never_ok(
     tmp_path: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, lines: str
 ) -> None:
-    monkeypatch.setattr(process, "LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(process, "MAX_LINE_BYTES", 1 << 20)
     fake_child(lines)
     record = child.carry_out(job(tmp_path, timeout_s=20))
     assert record.status == "crashed"
@@ -242,7 +242,7 @@ def test_a_state_for_which_there_is_no_room_can_be_made_later(
 def test_a_child_that_does_nothing_is_ended_before_its_time(
     tmp_path: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, lines: str
 ) -> None:
-    monkeypatch.setattr(process, "SILENT_S", 0.8)
+    monkeypatch.setattr(process, "IDLE_LIMIT_S", 0.8)
     fake_child(f'answer(0); send(phase="generation 1"); {lines}')
     record = child.carry_out(job(tmp_path))
     assert record.status == "timeout"
@@ -261,7 +261,7 @@ def test_a_child_that_does_nothing_is_ended_before_its_time(
 def test_a_child_that_works_in_silence_is_left_alone(
     tmp_path: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, lines: str
 ) -> None:
-    monkeypatch.setattr(process, "SILENT_S", 0.6)
+    monkeypatch.setattr(process, "IDLE_LIMIT_S", 0.6)
     fake_child(f"{lines}\nanswer(0); answer(1)\nsend(phase='end', ended='done')")
     assert child.carry_out(job(tmp_path)).status == "ok"
 
@@ -320,7 +320,7 @@ def test_an_interrupt_ends_the_child_and_is_passed_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(process, "_spawn", remember)
-    monkeypatch.setattr(process, "_listen", interrupt)
+    monkeypatch.setattr(process, "_supervise", interrupt)
     with pytest.raises(KeyboardInterrupt):
         child.carry_out(job(tmp_path))
     assert spawned[0].poll() is not None

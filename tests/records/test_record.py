@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from llm_latency.plan.spec import Settings
-from llm_latency.records.record import FINAL, STATUSES, Record
+from llm_latency.records.record import Record
 from llm_latency.records.rows import rows, to_frame
 from tests.support import factories
 
@@ -53,7 +53,3 @@ def test_growth_between_phases_is_missing_where_a_phase_is() -> None:
     record = factories.record(Settings())
     assert record.between("before", "after_last", "rss_bytes") is None
     assert record.between("after_last", "after_last", "rss_bytes") == 0
-
-
-def test_only_a_cancelled_trial_is_tried_again() -> None:
-    assert set(STATUSES) - FINAL == {"cancelled"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,8 +19,9 @@ from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.spec import Plan, Settings, Trial, Workload
 from llm_latency.questions import cold_start
 from llm_latency.records import versions
+from llm_latency.records.folders import make_folder, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
-from llm_latency.records.store import RunStore, load_runs, make_folder, open_run, outputs_dir
+from llm_latency.records.store import RunStore, load_runs, open_run
 from llm_latency.report import tables
 from llm_latency.report.page import Rows
 from llm_latency.stats.compare import noise_floor, samples
@@ -77,9 +79,8 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
 
 def test_a_run_counts_what_is_final(tmp_path: Path) -> None:
     run = make(tmp_path / "r")
-    first, second, *_ = PLAN.trials()
+    first, *_ = PLAN.trials()
     run.append(record(first))
-    run.append(record(second, "cancelled"))
     assert (run.planned, run.final, run.complete) == (4, 1, False)
     assert run.done() == {first.trial_id}
     assert list(run.frame()["status"]) == ["refused"]
@@ -352,3 +353,47 @@ def test_runs_of_two_machines_are_known_apart_when_they_are_read(tmp_path: Path)
         tables.cells(both)
     for name, part in both.groupby("machine_id"):
         assert len(tables.cells(part)) == 2, name
+
+
+def test_a_run_reads_its_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = make(tmp_path / "r")
+    first, second, third, fourth = PLAN.trials()
+    written.append(record(first))
+    opened, parsed = [], []
+    open_, parse = io.open, versions.record
+
+    def count_opened(file: object, mode: str = "r", *more: Any, **options: Any) -> Any:
+        opened.append((Path(str(file)).name, mode))
+        return open_(file, mode, *more, **options)  # type: ignore[call-overload]
+
+    def count_parsed(line: bytes | str) -> Record:
+        parsed.append(line)
+        return parse(line)
+
+    monkeypatch.setattr(io, "open", count_opened)
+    monkeypatch.setattr(versions, "record", count_parsed)
+    run = RunStore(tmp_path / "r")
+    assert run.final == 1 and run.plan == PLAN
+    run.mend()
+    run.append(record(second))  # its own: not parsed
+    assert run.final == len(run.records()) == 2 and len(run.frame()) == 2
+    assert len(parsed) == 1
+    assert opened.count(("run.json", "r")) == 1
+    # What another process appends is parsed, and no more than that.
+    with (run.path / "trials.jsonl").open("ab") as other:
+        other.write(record(third).model_dump_json().encode() + b"\n")
+    assert run.done() == {first.trial_id, second.trial_id, third.trial_id}
+    run.append(record(fourth))
+    assert run.complete and len(parsed) == 2
+    assert run.records() == RunStore(tmp_path / "r").records()
+
+
+def test_what_cannot_be_read_is_refused_each_time(tmp_path: Path) -> None:
+    run = make(tmp_path / "r")
+    run.append(record(CELLS[0]))
+    newer = '{"schema_version": 99}\n'
+    with (run.path / "trials.jsonl").open("a") as other:
+        other.write(newer)
+    for _ in range(2):
+        with pytest.raises(LabError, match="newer lab"):
+            run.records()

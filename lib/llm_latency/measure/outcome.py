@@ -1,6 +1,6 @@
 """How a child ended: its status and the reason, in words that somebody can act on.
 
-What a child said last counts first. A child that said nothing is judged by what ended it (a
+What a child reported last counts first. A child that reported no end is judged by what ended it (a
 limit, a signal, this process's patience) and by the last words in its log, where llama.cpp, the
 C++ library or Python tells why.
 """
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_latency.engine import log as llama_log
-from llm_latency.measure.process import Heard
+from llm_latency.measure.process import Transcript
 from llm_latency.records.record import MemoryLimit, Status
 
 TAIL_BYTES = 1 << 16
 """How much of a log's end is looked at."""
-MEANINGS = {
+SIGNAL_MEANINGS = {
     "SIGSEGV": "segmentation fault",
     "SIGILL": "illegal instruction: the engine is built for another CPU; "
     "run 'python -m llm_latency doctor'",
@@ -30,7 +30,12 @@ MEANINGS = {
     "SIGHUP": "its session was closed",
     "SIGXCPU": "its CPU time was limited; raise it (ulimit -t)",
 }
-WINDOWS = {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL", 0xC0000094: "SIGFPE", 0xC0000409: "SIGABRT"}
+WINDOWS_EXIT_CODES = {
+    0xC0000005: "SIGSEGV",
+    0xC000001D: "SIGILL",
+    0xC0000094: "SIGFPE",
+    0xC0000409: "SIGABRT",
+}
 """Exit codes by which Windows says the same."""
 
 
@@ -49,18 +54,18 @@ def system_kills() -> int | None:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What is known of a child's end beside what it told.
+    """What is known of a child's end beside what it reported.
 
     Attributes
     ----------
     timeout_s : float
         How long it was allowed to take.
     log : Path
-        Where its words went.
+        Where its log went.
     log_start : int
         How long the log was before: others wrote that.
     generations : int or None
-        How many it was to tell of; ``None``: none in particular.
+        How many it was to report; ``None``: none in particular.
     limit_bytes : int or None
         The limit of its memory, if it had one of its own.
     limit_by : str or None
@@ -93,39 +98,45 @@ class Circumstances:
         )
 
 
-def how_it_ended(heard: Heard, around: Circumstances) -> tuple[Status, str | None]:
-    """Return the status and reason of a child: by its last word, else by how it died."""
-    where = f"in phase '{heard.phase}'; llama.cpp's log: {around.log.name}"
-    if heard.strange is not None:
+def outcome_of(transcript: Transcript, circumstances: Circumstances) -> tuple[Status, str | None]:
+    """Return the status and reason of a child: by its final event, else by how it died."""
+    where = f"in phase '{transcript.phase}'; llama.cpp's log: {circumstances.log.name}"
+    if transcript.protocol_error is not None:
         return "crashed", (
             "the child speaks another version of the protocol or sends without end (it told "
-            f"{heard.strange!r}; restart Python, so that both are of one version), {where}"
+            f"{transcript.protocol_error!r}; restart Python, so that both are of one version), "
+            f"{where}"
         )
-    said = heard.ended
-    if said is not None and said.ended is not None:
-        if said.ended == "done":
-            return _done(heard, around, where)
-        reason = said.reason or "it gave no reason"
-        return said.ended, f"{reason}, {where}" if said.ended == "crashed" else reason
-    if heard.stop == "deadline":
-        return "timeout", f"not finished within {around.timeout_s:g} s, {where}"
-    if heard.stop == "silence":
-        for_s = f"it did nothing for {heard.silent_s:g} s in phase '{heard.phase}'"
-        return "timeout", f"{for_s}: no CPU time, nothing read; llama.cpp's log: {around.log.name}"
-    return _killed(heard.exit_code, around, where) or _died(heard, around, where)
+    final = transcript.final_event
+    if final is not None and final.ended is not None:
+        if final.ended == "done":
+            return _done(transcript, circumstances, where)
+        reason = final.reason or "it gave no reason"
+        return final.ended, f"{reason}, {where}" if final.ended == "crashed" else reason
+    if transcript.stopped_at == "deadline":
+        return "timeout", f"not finished within {circumstances.timeout_s:g} s, {where}"
+    if transcript.stopped_at == "standstill":
+        idle = f"it did nothing for {transcript.idle_limit_s:g} s in phase '{transcript.phase}'"
+        log = circumstances.log.name
+        return "timeout", f"{idle}: no CPU time, nothing read; llama.cpp's log: {log}"
+    killed = _killed(transcript.exit_code, circumstances, where)
+    return killed or _died(transcript, circumstances, where)
 
 
-def _done(heard: Heard, around: Circumstances, where: str) -> tuple[Status, str | None]:
-    came = sum(event.generation is not None for event in heard.events)
-    if around.generations in (None, came):
+def _done(
+    transcript: Transcript, circumstances: Circumstances, where: str
+) -> tuple[Status, str | None]:
+    reported = sum(event.generation is not None for event in transcript.events)
+    planned = circumstances.generations
+    if planned in (None, reported):
         return "ok", None
     return "crashed", (
-        f"the child said that it was done after {came} of {around.generations} generations: it "
-        f"speaks another version of the protocol (restart Python), {where}"
+        f"the child said that it was done after {reported} of {planned} generations: it speaks "
+        f"another version of the protocol (restart Python), {where}"
     )
 
 
-def _killed(exit_code: int, around: Circumstances, where: str) -> tuple[Status, str] | None:
+def _killed(exit_code: int, circumstances: Circumstances, where: str) -> tuple[Status, str] | None:
     """Return the status of a child that was killed; ``None`` where it was not.
 
     Whoever is killed can tell nothing. The kernel counts what its out-of-memory killer ends:
@@ -133,17 +144,17 @@ def _killed(exit_code: int, around: Circumstances, where: str) -> tuple[Status, 
     "out of memory" would make a cell look too large that is not. Where it counted somebody, on
     the whole machine, that was most likely this child, which asks to be the first.
     """
-    if around.limit_kills:
-        limit = f"its limit of {mib(around.limit_bytes)}"
+    if circumstances.limit_kills:
+        limit = f"its limit of {mib(circumstances.limit_bytes)}"
         return "oom", f"killed by the system: it needed more than {limit}, {where}"
     if exit_code != -getattr(signal, "SIGKILL", 9):
         return None
-    if around.system_kills:
+    if circumstances.system_kills:
         return "oom", (
             "killed by the system, which ran out of memory (give a smaller n_ctx or model, or "
             f"close other programs), {where}"
         )
-    if around.system_kills == 0:
+    if circumstances.system_kills == 0:
         return "crashed", (
             "killed from outside (SIGKILL), not by the kernel for want of memory: by somebody, a "
             f"job's limits or a memory daemon (measure again under a new run_id), {where}"
@@ -151,19 +162,19 @@ def _killed(exit_code: int, around: Circumstances, where: str) -> tuple[Status, 
     return "oom", f"killed from outside, most likely because memory ran out, {where}"
 
 
-def _died(heard: Heard, around: Circumstances, where: str) -> tuple[Status, str]:
-    tail = tail_of(around.log, around.log_start)
-    if around.limit_by == "rlimit" and "pthread_create failed" in tail:
+def _died(transcript: Transcript, circumstances: Circumstances, where: str) -> tuple[Status, str]:
+    tail = tail_of(circumstances.log, circumstances.log_start)
+    if circumstances.limit_by == "rlimit" and "pthread_create failed" in tail:
         # A thread's stack is memory, too; numpy's library then sends itself a signal.
-        limit = mib(around.limit_bytes)
+        limit = mib(circumstances.limit_bytes)
         return "oom", f"its threads found no room within its limit of {limit}, {where}"
     words = llama_log.last_words(tail)
-    short = llama_log.speaks_of_memory(words)
-    what = death(heard.exit_code)
-    if heard.exit_code > 0 and not heard.events:
-        what = f"the child could not start ({what})"
-    told = f"; last words: {words}{llama_log.next_step(words)}" if words else ""
-    return "oom" if short else "crashed", f"{what}, {where}{told}"
+    out_of_memory = llama_log.speaks_of_memory(words)
+    exit_words = exit_in_words(transcript.exit_code)
+    if transcript.exit_code > 0 and not transcript.events:
+        exit_words = f"the child could not start ({exit_words})"
+    last = f"; last words: {words}{llama_log.next_step(words)}" if words else ""
+    return "oom" if out_of_memory else "crashed", f"{exit_words}, {where}{last}"
 
 
 def mib(count: int | None) -> str:
@@ -171,14 +182,14 @@ def mib(count: int | None) -> str:
     return f"{(count or 0) / 2**20:.0f} MiB"
 
 
-def death(exit_code: int) -> str:
+def exit_in_words(exit_code: int) -> str:
     """Say in words what an exit code means."""
-    if exit_code >= 0 and exit_code not in WINDOWS:
+    if exit_code >= 0 and exit_code not in WINDOWS_EXIT_CODES:
         return f"the child ended with exit code {exit_code} and no answer"
-    name = WINDOWS.get(exit_code, f"signal {-exit_code}")
+    name = WINDOWS_EXIT_CODES.get(exit_code, f"signal {-exit_code}")
     with contextlib.suppress(ValueError):
         name = signal.Signals(-exit_code).name
-    meaning = MEANINGS.get(name)
+    meaning = SIGNAL_MEANINGS.get(name)
     return f"the child died by {name}" + (f" ({meaning})" if meaning else "")
 
 

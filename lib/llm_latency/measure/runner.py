@@ -25,8 +25,9 @@ from llm_latency.measure import resume
 from llm_latency.measure import trial as child
 from llm_latency.model import header, names
 from llm_latency.plan.spec import Plan, Trial
+from llm_latency.records.folders import make_folder, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
-from llm_latency.records.store import RunStore, make_folder, outputs_dir
+from llm_latency.records.store import RunStore
 
 
 def run(

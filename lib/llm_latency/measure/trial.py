@@ -23,7 +23,7 @@ from llm_latency.machine.devices import GpuWatch
 from llm_latency.machine.memory_cap import limited
 from llm_latency.machine.vram_ballast import leaving
 from llm_latency.measure import process
-from llm_latency.measure.outcome import Circumstances, how_it_ended, tail_of
+from llm_latency.measure.outcome import Circumstances, outcome_of, tail_of
 from llm_latency.plan.spec import STATE_WARM_UPS, Trial
 from llm_latency.records import files
 from llm_latency.records.proof import proven
@@ -108,17 +108,17 @@ def _carried_out(job: Job) -> Record:
             update={"join": limit.join, "data_bytes": limit.data_bytes}
         )
         start_s = time.perf_counter()
-        heard = _hear(job, request, gpu)
+        transcript = _run_child(job, request, gpu)
         child_s = time.perf_counter() - start_s
         memory_limit = limit.state()
-        status, reason = how_it_ended(heard, around.after(memory_limit))
-        said = heard.ended
-        beside = cpu.state(said.cpu_s if said else None)
+        status, reason = outcome_of(transcript, around.after(memory_limit))
+        final = transcript.final_event
+        beside = cpu.state(final.cpu_s if final else None)
         beside = beside.model_copy(update={"gpu": gpu.state()})
         vram = gpu.vram()
-    generations: list[Generation] = [e.generation for e in heard.events if e.generation]
+    generations: list[Generation] = [e.generation for e in transcript.events if e.generation]
     memory: dict[str, ProcessMemory] = {}
-    for event in heard.events:
+    for event in transcript.events:
         memory |= event.memory
     record = Record.model_validate(
         {
@@ -128,11 +128,11 @@ def _carried_out(job: Job) -> Record:
             "reason": reason,
             "started_at": started_at,
             "child_s": child_s,
-            "exit_code": heard.exit_code,
-            "load": heard.last("load"),
-            "effective": heard.last("effective"),
+            "exit_code": transcript.exit_code,
+            "load": transcript.latest("load"),
+            "effective": transcript.latest("effective"),
             "generations": generations,
-            "buffers": heard.last("buffers") or {},
+            "buffers": transcript.latest("buffers") or {},
             "memory": memory,
             "page_cache": page_cache,
             "vram": vram,
@@ -140,11 +140,11 @@ def _carried_out(job: Job) -> Record:
             "state": state,
             "host": beside,
             "warnings": [
-                *(said.warnings if said else []),
+                *(final.warnings if final else []),
                 *([page_cache.why] if page_cache.why else []),
             ],
             "disturbed": host.disturbances(_judged(beside, memory_limit), child_s, generations),
-            "system_info": heard.last("system_info"),
+            "system_info": transcript.latest("system_info"),
         }
     )
     return proven(record, _size(Path(job.model_path)))
@@ -188,17 +188,17 @@ def stored_state(job: Job) -> StateFile:
 def _make_state(job: Job, path: Path, around: Circumstances) -> StateFile:
     path.parent.mkdir(parents=True, exist_ok=True)
     with GpuWatch() as gpu:
-        heard = _hear(job, _request(job).model_copy(update={"make_state": True}), gpu)
-    status, reason = how_it_ended(heard, around.after(None))
-    made = heard.last("state")
+        transcript = _run_child(job, _request(job).model_copy(update={"make_state": True}), gpu)
+    status, reason = outcome_of(transcript, around.after(None))
+    made = transcript.latest("state")
     if status == "ok" and isinstance(made, StateFile):
         return made
     with contextlib.suppress(OSError, ValueError):
-        path.with_name(f"{path.name}.{heard.pid}").unlink()  # half of it, and in the way
+        path.with_name(f"{path.name}.{transcript.pid}").unlink()  # half of it, and in the way
     told = f"{reason} {tail_of(around.log, around.log_start)}"
     if full := llama_log.no_room(told):
         raise OSError(0, full)
-    raise NoState("crashed" if status == "ok" else status, reason, heard.exit_code)
+    raise NoState("crashed" if status == "ok" else status, reason, transcript.exit_code)
 
 
 def _stored_card(path: Path) -> StateFile | None:
@@ -219,9 +219,9 @@ def _request(job: Job) -> Request:
     )
 
 
-def _hear(job: Job, request: Request, gpu: GpuWatch) -> process.Heard:
+def _run_child(job: Job, request: Request, gpu: GpuWatch) -> process.Transcript:
     hide_gpu = job.trial.settings.n_gpu_layers == 0
-    return process.hear(WORKER, request, gpu, timeout_s=job.timeout_s, hide_gpu=hide_gpu)
+    return process.run_child(WORKER, request, gpu, timeout_s=job.timeout_s, hide_gpu=hide_gpu)
 
 
 def engine_card(log_path: Path) -> EngineCard | str:
@@ -229,11 +229,13 @@ def engine_card(log_path: Path) -> EngineCard | str:
     around = Circumstances(ENGINE_TIMEOUT_S, log_path, log_start=_size(log_path))
     request = Request(log_path=str(log_path))
     with GpuWatch() as gpu:
-        heard = process.hear(WORKER, request, gpu, timeout_s=ENGINE_TIMEOUT_S, hide_gpu=False)
-    card = heard.last("engine")
+        transcript = process.run_child(
+            WORKER, request, gpu, timeout_s=ENGINE_TIMEOUT_S, hide_gpu=False
+        )
+    card = transcript.latest("engine")
     if isinstance(card, EngineCard):
         return card
-    return how_it_ended(heard, around.after(None))[1] or "it did not say what it is"
+    return outcome_of(transcript, around.after(None))[1] or "it did not say what it is"
 
 
 def _size(path: Path) -> int:

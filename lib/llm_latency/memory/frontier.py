@@ -31,8 +31,12 @@ from llm_latency.plan.spec import Plan, Settings, Trial
 from llm_latency.records.record import Record
 from llm_latency.records.store import RunStore
 
-PROCESS_BYTES = 40 << 20
-"""What Python and llama-cpp-python touch beside the model, roughly: only where to begin."""
+PROCESS_CHARGED_BYTES = 40 << 20
+"""What a cap counts of a process beside its model, roughly: only where a search begins.
+
+A cgroup counts pages for whoever touched them first: libraries that other processes use as well
+are resident here and not counted.
+"""
 
 
 def search(works: Callable[[int], bool], guess: int, most: int) -> int | None:
@@ -222,7 +226,7 @@ def guess(cell: Trial) -> int:
     def predicted(n_ctx: int) -> bool:
         on: Literal["gpu", "cpu"] = "cpu" if vram is None else "gpu"
         need = predict_at(header, settings, n_ctx, on=on)
-        held = need.host.total_bytes + PROCESS_BYTES
+        held = need.host.total_bytes + PROCESS_CHARGED_BYTES
         return held <= (ram or held) and need.gpu.total_bytes <= (vram or need.gpu.total_bytes)
 
     return largest(predicted, cell.settings.n_ctx) or PADDING

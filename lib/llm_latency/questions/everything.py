@@ -21,7 +21,8 @@ from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
 from llm_latency.plan.spec import Frozen, Plan, RunId
 from llm_latency.questions import QUESTIONS, module
-from llm_latency.records.store import RunStore, outputs_dir, project_dir
+from llm_latency.records.folders import outputs_dir, project_dir
+from llm_latency.records.store import RunStore
 from llm_latency.report import tables
 
 PRESETS = ("quick", "standard", "rigorous")

@@ -26,7 +26,8 @@ from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.plan.builder import LEFT_TO_THE_ENGINE, OPTIONS, STRICTNESS
 from llm_latency.plan.parameters import plain, shown
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
-from llm_latency.records.store import RunStore, outputs_dir
+from llm_latency.records.folders import outputs_dir
+from llm_latency.records.store import RunStore
 
 SHAPES = (Settings, Workload, Start, Plan)
 """Where a parameter that a question does not describe itself is described."""

@@ -58,27 +58,58 @@ def write(file: Path, text: str) -> None:
     sync_folder(file.parent)
 
 
-def lines(file: Path) -> list[bytes]:
-    """Return the whole lines of a file, none where there is no file.
+class Lines:
+    """The whole lines of a file that is only ever appended to, each read once.
 
-    A damaged one, as file systems leave it after a power cut (zeros in place of what was
-    written), is left out with a warning; so is, without one, what follows the last whole line.
+    Attributes
+    ----------
+    file : Path
+        The file, which need not be there.
+    end : int
+        Bytes up to the end of the last line that was read and sound.
     """
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
-        return []
-    found = []
-    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
-        if sound(line):
-            found.append(line)
-        elif line.strip():
-            warnings.warn(
-                f"line {number} of {file} is damaged and left out; what it held is measured again "
-                "when the run goes on",
-                stacklevel=3,
-            )
-    return found
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.end = file, 0
+        self._count = 0
+
+    def new(self) -> list[bytes]:
+        """Return the whole lines that stand behind those returned before.
+
+        A damaged one, as file systems leave it after a power cut (zeros in place of what was
+        written), is left out with a warning; so is, without one, what follows the last whole
+        line.
+        """
+        if self.at_end():
+            return []
+        found, start = [], self.end
+        with self.file.open("rb") as stream:
+            stream.seek(start)
+            content = stream.read()
+        whole = content[: content.rfind(b"\n") + 1].split(b"\n")[:-1]
+        for number, line in enumerate(whole, start=self._count + 1):
+            start += len(line) + 1
+            if sound(line):
+                found.append(line)
+                self.end, self._count = start, number
+            elif line.strip():
+                warnings.warn(
+                    f"line {number} of {self.file} is damaged and left out; what it held is "
+                    "measured again when the run goes on",
+                    stacklevel=3,
+                )
+        return found
+
+    def at_end(self) -> bool:
+        """Return whether nothing stands behind the last line that was read."""
+        try:
+            return self.file.stat().st_size == self.end
+        except FileNotFoundError:
+            return True
+
+    def skip(self) -> None:
+        """Take the one line that was just appended as read."""
+        self.end, self._count = self.file.stat().st_size, self._count + 1
 
 
 def sound(line: bytes) -> bool:
@@ -89,8 +120,15 @@ def sound(line: bytes) -> bool:
         return False
 
 
-def mend(file: Path, aside: Path) -> None:
+def mend(file: Path, aside: Path, start: int = 0) -> None:
     """Move what stands damaged or half-written at a file's end to another, and cut it off.
+
+    Parameters
+    ----------
+    file, aside
+        The file, and the one that keeps what was cut off.
+    start
+        Bytes at the file's head that are known to be sound lines.
 
     Raises
     ------
@@ -99,13 +137,15 @@ def mend(file: Path, aside: Path) -> None:
     """
     if not file.exists():
         return
-    content = file.read_bytes()
+    with file.open("rb") as stream:
+        stream.seek(start)
+        content = stream.read()
     end = len(content)
     while end:
-        start = content.rfind(b"\n", 0, end - 1) + 1
-        if content.endswith(b"\n", start, end) and sound(content[start:end]):
+        head = content.rfind(b"\n", 0, end - 1) + 1
+        if content.endswith(b"\n", head, end) and sound(content[head:end]):
             break
-        end = start
+        end = head
     if end == len(content):
         return
     with aside.open("ab") as kept:
@@ -114,7 +154,7 @@ def mend(file: Path, aside: Path) -> None:
         os.fsync(kept.fileno())
     sync_folder(aside.parent)
     with file.open("r+b") as cut:
-        cut.truncate(end)
+        cut.truncate(start + end)
         os.fsync(cut.fileno())
 
 

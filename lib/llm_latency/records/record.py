@@ -26,7 +26,7 @@ from llm_latency.plan.spec import PageCache, Trial
 
 SCHEMA_VERSION = 2
 
-Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused", "cancelled"]
+Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused"]
 STATUSES: dict[Status, str] = {
     "ok": "measured, and every proof held",
     "invalid": "measured, but a proof failed: not to be relied on",
@@ -34,10 +34,7 @@ STATUSES: dict[Status, str] = {
     "crashed": "the process that held the model died",
     "timeout": "not finished within the time allowed",
     "refused": "llama.cpp would not load or run it",
-    "cancelled": "stopped by the user",
 }
-FINAL: frozenset[Status] = frozenset(STATUSES) - {"cancelled"}
-"""Statuses that need no further attempt when a run is resumed."""
 
 
 class Part(BaseModel):

@@ -13,13 +13,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import glob
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,38 +27,19 @@ from pydantic import ValidationError
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.plan.spec import Plan
 from llm_latency.records import files, versions
-from llm_latency.records.record import FINAL, Record
+from llm_latency.records.folders import make_folder, outputs_dir, unwritable
+from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def outputs_dir() -> Path:
-    """Return the folder for all that runs leave: the project's own ``outputs``.
-
-    The notebooks run in ``notebooks/`` as well as in the project's root, and their runs belong
-    in one place. ``LLM_LATENCY_OUTPUTS`` names another one.
-    """
-    if named := os.environ.get("LLM_LATENCY_OUTPUTS"):
-        try:
-            return Path(named).expanduser()
-        except RuntimeError as error:
-            raise LabError(f"LLM_LATENCY_OUTPUTS={named!r}: {error}; give a path") from None
-    return (project_dir() or Path.cwd()) / "outputs"
-
-
-def project_dir() -> Path | None:
-    """Return the project's root, if the working folder is it or lies in it."""
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / "lib" / "llm_latency").is_dir():
-            return folder
-    return None
-
-
 class RunStore:
     """One run: its plan, what is known of machine and model, and its records.
+
+    ``run.json`` is read once, and each line of ``trials.jsonl`` is parsed once: asked again, a
+    run looks only at what was appended since.
 
     Attributes
     ----------
@@ -71,6 +51,8 @@ class RunStore:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._records: list[Record] = []
+        self._lines = files.Lines(path / "trials.jsonl")
         try:
             found = json.loads((path / "run.json").read_text(encoding="utf-8"))
             self.info: dict[str, Any] = _run_info(found)
@@ -109,7 +91,7 @@ class RunStore:
                 draft.unlink()
             files.write(path / "run.json", json.dumps(info, indent=1, default=str))
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
         return cls(path)
 
     @property
@@ -117,7 +99,7 @@ class RunStore:
         """Name of the run."""
         return self.path.name
 
-    @property
+    @cached_property
     def plan(self) -> Plan:
         """The plan that this run carries out."""
         try:
@@ -163,7 +145,12 @@ class RunStore:
             If the disk is full or fails; nothing of the record is left then.
         """
         try:
-            files.append(self.path / "trials.jsonl", record.model_dump_json())
+            # A record of one's own is not parsed again, unless others stand before it.
+            next_one = self._lines.at_end()
+            files.append(self._lines.file, record.model_dump_json())
+            if next_one:
+                self._lines.skip()
+                self._records.append(record)
         except OSError as error:
             raise LabError(
                 f"trial {record.trial.trial_id} cannot be stored in {self.path} "
@@ -174,24 +161,25 @@ class RunStore:
     def mend(self) -> None:
         """Set aside what a crash left half-done, so that the next record starts anew."""
         try:
-            files.mend(self.path / "trials.jsonl", self.path / "trials.torn")
+            files.mend(self._lines.file, self.path / "trials.torn", self._lines.end)
             for draft in (self.path / "states").glob("*"):
                 if draft.suffix not in (".state", ".json"):
                     draft.unlink()
         except OSError as error:
-            raise _unwritable(self.path, error) from None
+            raise unwritable(self.path, error) from None
 
     def records(self) -> list[Record]:
         """Return every whole record, in the order of writing."""
-        lines = files.lines(self.path / "trials.jsonl")
         try:
-            return [versions.record(line) for line in lines]
+            self._records += [versions.record(line) for line in self._lines.new()]
         except versions.SchemaError as error:
-            raise LabError(f"{self.path / 'trials.jsonl'} cannot be read: {error}") from None
+            self._records, self._lines = [], files.Lines(self._lines.file)  # refused again if asked
+            raise LabError(f"{self._lines.file} cannot be read: {error}") from None
+        return list(self._records)
 
     def done(self) -> set[str]:
         """Return the trials that need no further attempt."""
-        return {r.trial.trial_id for r in self.records() if r.status in FINAL}
+        return {r.trial.trial_id for r in self.records()}
 
     def frame(self) -> pd.DataFrame:
         """Return one tidy row per generation; a trial without any is one row of its state."""
@@ -202,40 +190,10 @@ class RunStore:
         return f"<run {self.run_id}: {self.final} of {self.planned} trials, {state}>"
 
 
-def make_folder(path: Path, *, new: bool = False) -> Path:
-    """Make a folder with all above it, and return it.
-
-    Raises
-    ------
-    FileExistsError
-        If it is there and was to be ``new``.
-    LabError
-        If it cannot be made, or nothing can be written there.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=not new)
-        if not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        if new and isinstance(error, FileExistsError):
-            raise
-        raise _unwritable(path, error) from None
-    return path
-
-
-def _unwritable(path: Path, error: OSError) -> LabError:
-    return LabError(
-        f"the run's folder {path} cannot be written ({error.strerror}); make room there, or set "
-        "LLM_LATENCY_OUTPUTS to a folder that can"
-    )
-
-
 def _once(records: Iterable[Record]) -> list[Record]:
     """Return the records without a second one of the same trial, which nothing accounts for."""
     kept: dict[str, Record] = {}
     for record in records:
-        if record.status not in FINAL:
-            continue
         name = record.trial.trial_id
         if kept.setdefault(name, record) is not record:
             warnings.warn(

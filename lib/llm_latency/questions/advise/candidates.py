@@ -22,8 +22,12 @@ BATCHES = (64, 128, 256, 512, 1024, 2048)
 VARIED = ("n_ctx", "n_batch", "n_ubatch", "flash_attn", "n_gpu_layers")
 """Settings that candidates differ in."""
 
-PROCESS_BYTES = 68 << 20
-"""What Python, the libraries and small pieces held beside a model: ``memory_ledger`` on Linux."""
+PROCESS_RESIDENT_BYTES = 68 << 20
+"""What is resident beside a model (``memory_ledger`` on Linux): Python, libraries, small pieces.
+
+Pages of libraries count here whoever else uses them; a cap counts fewer, see
+:data:`~llm_latency.memory.frontier.PROCESS_CHARGED_BYTES`.
+"""
 
 CLEARLY = 1.1
 """A prediction beyond this many times the limit needs no measurement."""
@@ -105,4 +109,4 @@ def _bytes(header: Header, settings: Settings, needs: Needs) -> int:
     made: Prediction = predict(header, settings, gpu=needs.on == "gpu")
     if needs.on == "gpu":
         return made.gpu.total_bytes
-    return made.host.total_bytes + PROCESS_BYTES
+    return made.host.total_bytes + PROCESS_RESIDENT_BYTES

@@ -23,7 +23,7 @@ import psutil
 
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import host
-from llm_latency.measure.outcome import death
+from llm_latency.measure.outcome import exit_in_words
 from llm_latency.model import names
 from llm_latency.plan.spec import Settings
 from llm_latency.records import llama_bench
@@ -188,7 +188,7 @@ def carry_out(path: Path, test: Test, model: Path, log: Path, timeout_s: float) 
 
 def _answer(code: int, output: str, log: Path) -> tuple[str | None, str | None]:
     if code:
-        return None, f"llama-bench: {death(code)}; its words: {log.name}"
+        return None, f"llama-bench: {exit_in_words(code)}; its words: {log.name}"
     said = [text for text in output.splitlines() if text.strip()]
     if len(said) != 1:
         return None, f"llama-bench printed {len(said)} results in place of one"

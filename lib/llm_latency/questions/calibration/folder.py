@@ -13,8 +13,9 @@ from llm_latency.questions.calibration import ratios
 from llm_latency.questions.calibration.planning import CalibrationPlan, Tool
 from llm_latency.questions.calibration.probe import Costs
 from llm_latency.records import files, versions
+from llm_latency.records.folders import outputs_dir
 from llm_latency.records.record import Part
-from llm_latency.records.store import RunStore, outputs_dir
+from llm_latency.records.store import RunStore
 
 if TYPE_CHECKING:
     import pandas as pd

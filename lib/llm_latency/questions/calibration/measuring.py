@@ -27,8 +27,9 @@ from llm_latency.questions.calibration.folder import (
     whole_lines,
 )
 from llm_latency.questions.calibration.planning import CalibrationPlan, Planned
+from llm_latency.records.folders import make_folder
 from llm_latency.records.record import SCHEMA_VERSION, Record
-from llm_latency.records.store import RunStore, make_folder
+from llm_latency.records.store import RunStore
 
 TIMEOUT_S = 900.0
 """Longest life of one process of either tool."""
