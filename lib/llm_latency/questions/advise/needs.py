@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llm_latency.errors import ParameterError
-from llm_latency.machine import host
+from llm_latency.machine import host, limits
 from llm_latency.machine.devices import gpu_card
 from llm_latency.plan.parameters import PADDING, build, plain
 from llm_latency.plan.sizes import size_bytes
@@ -127,4 +127,4 @@ def _side(n_gpu_layers: Any) -> Side:
 def _there(on: Side) -> int:
     if on == "gpu" and (total := gpu_card().total_bytes):
         return total
-    return host.memory_limit_bytes()
+    return limits.memory_limit_bytes()
