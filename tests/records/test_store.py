@@ -313,7 +313,6 @@ def test_rows_of_two_origins_enter_no_estimate_together(
         lambda df: answers.latency_by_memory(df),
         plots.latency_by_tokens,
         plots.memory_by_n_ctx,
-        plots.warm_runs,
         lambda df: cold_start.View(Rows(df, info)),
         plots.max_tokens,
         plots.prompt_size,

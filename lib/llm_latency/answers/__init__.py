@@ -30,10 +30,7 @@ from llm_latency.answers.readings import (
     speed_heatmap,
 )
 from llm_latency.answers.verdict import sweep
-from llm_latency.answers.warm_runs import warm_runs, warm_runs_by_repeat
 from llm_latency.answers.warm_tables import (
-    warm_runs_one_process,
-    warm_runs_table,
     warm_up_table,
 )
 from llm_latency.answers.warm_up import warm_up, warm_up_bars, warm_up_by_prompt
@@ -71,10 +68,6 @@ __all__ = [
     "prompt_size_table",
     "speed_heatmap",
     "sweep",
-    "warm_runs",
-    "warm_runs_by_repeat",
-    "warm_runs_one_process",
-    "warm_runs_table",
     "warm_up",
     "warm_up_bars",
     "warm_up_by_prompt",

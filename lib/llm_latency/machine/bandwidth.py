@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llm_latency.machine.host import machine_card, usable_cpus
+from llm_latency.machine.host import machine_card
+from llm_latency.machine.limits import usable_cpus
 
 SIZE_BYTES = 1 << 28
 """Size of the array: beyond the caches of any CPU that a laptop or server has."""

@@ -18,7 +18,6 @@ from llm_latency.plots.memory_locking import memory_locking
 from llm_latency.plots.prompt_size import prompt_size
 from llm_latency.plots.speed import speed_heatmap
 from llm_latency.plots.tokens import latency_by_tokens, total_by_generated, ttft_by_prompt
-from llm_latency.plots.warm_runs import warm_runs
 from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 
 __all__ = [
@@ -35,7 +34,6 @@ __all__ = [
     "speed_heatmap",
     "total_by_generated",
     "ttft_by_prompt",
-    "warm_runs",
     "warm_up",
     "warm_up_by_prompt",
 ]
