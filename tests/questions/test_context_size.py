@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import Settings, Workload
+from llm_latency.questions import context_size
 from llm_latency.records.record import ProcessMemory
+from llm_latency.report.page import Rows
 from tests.support import factories
-from tests.support.pages import CarriedOut, text, words
+from tests.support.pages import CarriedOut, words
 
-ROOT = Path(__file__).parents[2]
 MIB = factories.MIB
 SIZES = (512, 1024, 2048)
 Itl = Callable[[Settings, int], float]
@@ -109,7 +108,7 @@ INFO = info()
 
 
 def test_the_plan() -> None:
-    plan = experiments.context_size()
+    plan = context_size.plan()
     cells = [cell for cell in plan.cells if not cell.twin]
     grid = [cell for cell in cells if cell.workload.conversation is None]
     assert (len(plan.cells), len(grid), plan.rounds) == (14, 12, 6)
@@ -127,7 +126,7 @@ def test_the_plan() -> None:
 
 
 def test_a_small_plan_counts_no_more_turns_than_asked() -> None:
-    plan = experiments.context_size(n_ctx="512", fill=0.5, turns=2, rounds=1, n_threads=1)
+    plan = context_size.plan(n_ctx="512", fill=0.5, turns=2, rounds=1, n_threads=1)
     assert len(plan.cells) == 3
     assert [c.workload.repeats for c in plan.cells if c.workload.conversation] == [1]
     assert {cell.settings.n_threads for cell in plan.cells} == {1}
@@ -150,119 +149,109 @@ def test_a_small_plan_counts_no_more_turns_than_asked() -> None:
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
-        experiments.context_size(**wrong)
+        context_size.plan(**wrong)
+
+
+def view(*given: Any, info: dict[str, Any] = INFO, **options: Any) -> context_size.View:
+    return context_size.View(Rows(frame(*given, **options), info))
 
 
 def test_each_conversation_has_its_smallest_context() -> None:
-    said = text(answers.context_size(frame(), INFO))
-    assert "synthetic:tiny" in said
-    assert "3 turns** need 408 tokens (280 of prompt, 128 left" in said
-    assert "n_ctx 512** is the smallest measured that holds them" in said
-    assert "10 turns** need 1,038 tokens" in said and "**n_ctx 2048** is the smallest" in said
-    assert "30 turns** need about 2,838 tokens" in said
-    assert "no n_ctx that ran holds them**; measure again with n_ctx 3072" in said
+    seen = view()
+    assert [tuple(need) for need in seen.needs()] == [
+        (3, 280, 128, True), (10, 910, 128, True), (30, 2710, 128, False),
+    ]  # fmt: skip
     # 512 takes 80 + 8 + 1 + 4 MiB, 1024 80 + 16 + 1 + 8.
-    assert "in 93.0 MiB of RAM" in said and "the next larger, 1024, takes 12.0 MiB more" in said
+    assert seen.memory() == {512: 93 * MIB, 1024: 105 * MIB, 2048: 121 * MIB}
+    answer = context_size.answer(seen)
+    assert answer.line == "3 turns: 512; 10 turns: 2048; 30 turns: none that ran"
+    assert "measure 3072 or more" in answer.text and len(answer.sentences) <= 5
 
 
 def test_a_context_of_which_a_fill_failed_holds_nothing() -> None:
-    failed = {(2048, 512): ("oom", "no memory <b>")}
-    answer = answers.context_size(frame(failed=failed), INFO)
-    said = text(answer)
-    assert (
-        "10 turns** need 1,038 tokens (910 of prompt, 128 left for the answer): **no n_ctx" in said
-    )
-    assert "1 of 7 cells failed" in said and "oom 6" in said
-    assert "<b>" not in str(answer.data)
+    seen = view(failed={(2048, 512): ("oom", "no memory <b>")})
+    assert set(seen.memory()) == {512, 1024}
+    answer = context_size.answer(seen)
+    assert "10 turns: none that ran" in answer.line and "<b>" not in answer.text
 
 
 @pytest.mark.parametrize(
-    ("itl", "words", "verdict"),
-    [
-        (flat, "takes the same time per token at 2 depths", "same"),
-        (larger, "takes longer per token at 2 depths", "slower"),
-        (smaller, "takes less time per token at 2 depths", "faster"),
-    ],
+    ("itl", "verdict"), [(flat, "same"), (larger, "slower"), (smaller, "faster")]
 )
-def test_whether_a_larger_context_is_slower_follows_the_data(
-    itl: Itl, words: str, verdict: str
-) -> None:
-    said = text(answers.context_size(frame(itl), INFO))
-    assert f"With the same tokens in it, a larger n_ctx {words}:" in said
-    assert "after 16 tokens, a token with n_ctx 2048 against 512" in said
-    assert "after 528 tokens, a token with n_ctx 2048 against 1024" in said
-    assert said.count(f"**{verdict}**") == 2 and "undecided" not in said
+def test_whether_a_larger_context_is_slower_follows_the_data(itl: Itl, verdict: str) -> None:
+    seen = view(itl)
+    depths = seen.same_depth()
+    assert {depth: sizes[:2] for depth, sizes in depths.items()} == {
+        16: (512, 2048),
+        528: (1024, 2048),
+    }
+    assert {found.verdict for *_, found in depths.values()} == {verdict}
+    assert context_size.answer(seen).verdict == verdict
 
 
-def test_few_rounds_and_no_twin_are_undecided() -> None:
-    few = text(answers.context_size(frame(larger, rounds=2), INFO))
-    assert "not told from a smaller one (**undecided**) at 2 depths" in few
-    assert "2 paired rounds; 6 are the fewest" in few
-    alone = text(answers.context_size(frame(larger, twin=False), INFO))
-    assert "no cell was measured twice" in alone and "**slower**" not in alone
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"twin": False}])
+def test_few_rounds_and_no_twin_are_undecided(options: dict[str, Any]) -> None:
+    assert context_size.answer(view(larger, **options)).verdict == "undecided"
 
 
 def test_a_fuller_context() -> None:
-    said = text(answers.context_size_reading(frame(deeper)))
-    assert "With n_ctx 2048, a token after 528 tokens against one after 16" in said
-    assert "**34 % longer**" in said and "**slower**" in said
-    assert "**same**" in text(answers.context_size_reading(frame(flat)))
-    assert "adds 1.00–9.00 MiB" in said
-    assert "least with 16 tokens in n_ctx 512, most with 528 tokens in n_ctx" in said
+    fuller = view(deeper).fuller()
+    assert fuller is not None and fuller[:3] == (2048, 16, 528)
+    assert fuller[3].verdict == "slower" and fuller[3].change == pytest.approx(0.34, abs=0.01)
+    same = view(flat).fuller()
+    assert same is not None and same[3].verdict == "same"
 
 
 def test_beyond_training_is_said_where_it_is() -> None:
-    warning = "n_ctx_seq (2048) > n_ctx_train (1024) <i>; use less"
-    answer = answers.context_size(frame(warning=warning), info(n_ctx_train=1024))
-    said = text(answer)
-    assert "n_ctx 2048** is beyond the 1,024 tokens" in said
-    assert "llama.cpp warns: “n_ctx_seq (2048) > n_ctx_train (1024) <i>”" in said
-    assert "<i>" not in str(answer.data)
-    assert "beyond" not in text(answers.context_size(frame(), info(n_ctx_train=2048)))
+    beyond = view(info=info(n_ctx_train=1024))
+    assert beyond.beyond_training() == [2048]
+    assert "beyond the 1,024 tokens" in context_size.answer(beyond).text
+    assert view(info=info(n_ctx_train=2048)).beyond_training() == []
 
 
 def test_nothing_all_failed_and_missing_values() -> None:
-    assert "Nothing has been measured" in text(answers.context_size(factories.to_frame([]), {}))
-    assert "Nothing was measured" in text(answers.context_size_reading(factories.to_frame([])))
+    nothing = context_size.View(Rows(factories.to_frame([]), {}))
+    assert context_size.answer(nothing).verdict == "none"
     every = {(n, p): ("crashed", "SIGSEGV") for n in SIZES for p in (0, round_half(n))}
-    broken = frame(failed=every, chat=False)
-    assert "No cell could be measured" in text(answers.context_size(broken, INFO))
-    assert "was to be counted did not run" in text(answers.context_size(frame(chat=False), INFO))
+    assert context_size.answer(view(failed=every, chat=False)).verdict == "none"
+    assert view(chat=False).needs() == []
     columns = ["rss_after_load_bytes", "kv_bytes", "rss_peak_bytes", "rss_bytes", "decode_tps"]
-    poor = frame(rounds=1).assign(**dict.fromkeys(columns))
-    assert "could not be measured" in text(answers.context_size_reading(poor))
-    assert "RAM is not known" in text(answers.context_size(poor, INFO))
+    poor = frame(rounds=1).assign(**dict.fromkeys(columns, float("nan")))
+    assert "RAM is not known" in context_size.answer(context_size.View(Rows(poor, INFO))).text
 
 
 def test_the_tables() -> None:
-    table = answers.context_size_table(frame())
+    table = context_size.table(view())
     assert list(table["n_ctx"]) == ["512", "1024", "2048"]
     assert list(table["first generation adds, most filled, MiB"]) == ["5.00", "9.00", "9.00"]
-    turns = answers.context_size_turns(frame(), INFO)
-    assert list(turns["n_ctx needed"]) == ["408", "1,038", "2,838"]
-    assert answers.context_size_turns(factories.to_frame([]), INFO).empty
-    assert answers.context_size_table(factories.to_frame([])).empty
+    assert list(context_size.turns(view())["n_ctx needed"]) == ["408", "1,038", "2,838"]
+    nothing = context_size.View(Rows(factories.to_frame([]), INFO))
+    assert context_size.turns(nothing).empty and context_size.table(nothing).empty
+
+
+def drawn(df: pd.DataFrame) -> Any:
+    return context_size.figure(context_size.View(Rows(df, INFO)))
 
 
 def test_the_figure_shows_memory_and_speed() -> None:
-    left, right = plots.context_size(frame(deeper))
-    drawn = {line.get_label(): line for line in left.lines}
-    assert list(drawn["KV cache"].get_xdata()) == list(SIZES)
-    assert list(drawn["resident, loaded"].get_ydata()) == [88, 96, 112]
-    assert list(drawn["resident, first answer"].get_ydata()) == [93, 105, 121]
-    assert [line.get_label() for line in right.lines] == [f"n_ctx {size}" for size in SIZES]
+    left, right = drawn(frame(deeper))
+    by_name = {line.get_label(): line for line in left.lines}
+    assert list(by_name["KV cache"].get_xdata()) == list(SIZES)
+    assert list(by_name["resident, loaded"].get_ydata()) == [88, 96, 112]
+    assert list(by_name["resident, first answer"].get_ydata()) == [93, 105, 121]
+    assert [line.get_label() for line in right.lines] == [f"{size}" for size in SIZES]
     assert left.get_ylim()[0] == right.get_ylim()[0] == 0
     assert right.lines[0].get_ydata()[1] > right.lines[0].get_ydata()[0]
 
 
 def test_the_figure_says_what_failed() -> None:
     failed = {(2048, 512): ("oom", "no memory")}
-    assert "Not drawn" in words(plots.context_size(frame(failed=failed)))
-    assert "Nothing was measured" in words(plots.context_size(factories.to_frame([])))
+    assert "Not drawn" in words(drawn(frame(failed=failed)))
+    assert "Nothing was measured" in words(drawn(factories.to_frame([])))
     _, two = plt.subplots(1, 2)
-    assert list(plots.context_size(frame(rounds=1), axes=two)) == list(two)
+    assert list(context_size.figure(view(rounds=1), axes=two)) == list(two)
     with pytest.raises(ParameterError, match="give two"):
-        plots.context_size(frame(rounds=1), axes=[two[0]])
+        context_size.figure(view(rounds=1), axes=[two[0]])
 
 
 @pytest.mark.notebook

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import Settings, Workload
+from llm_latency.questions import conversation
+from llm_latency.report.page import Rows
 from tests.support import factories
-from tests.support.pages import CarriedOut, text, words
+from tests.support.pages import CarriedOut, words
 
-ROOT = Path(__file__).parents[2]
 INFO = factories.info()
 TURNS = 9
 TOKENS = 24
@@ -73,8 +71,6 @@ def frame(
                     )
                 )
     data = factories.to_frame(made)
-    if "repeat" not in data:
-        return data
     factor = {key: float(np.exp(rng.normal(0, noise))) for key in data["trial_id"].unique()}
     for at, row in data[data["repeat"].notna()].iterrows():
         chat = isinstance(row["conversation"], str)
@@ -98,7 +94,7 @@ def frame(
 
 
 def test_the_plan() -> None:
-    plan = experiments.conversation()
+    plan = conversation.plan()
     work = [cell.workload for cell in plan.cells if not cell.twin]
     asked = {(w.conversation, w.prompt_tokens, w.cache_mode) for w in work}
     assert asked == {
@@ -125,111 +121,107 @@ def test_the_plan() -> None:
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
-        experiments.conversation(**wrong)
+        conversation.plan(**wrong)
+
+
+def view(*given: Any, **options: Any) -> conversation.View:
+    return conversation.View(Rows(frame(*given, **options), INFO))
+
+
+def verdicts(seen: conversation.View) -> set[str]:
+    return {seen.compare("decode_s", conversation.SHORT, kind).verdict for kind in seen.chats}
 
 
 @pytest.mark.parametrize(
-    ("step", "head", "verdict"),
-    [
-        (slower, "A rich context is slower per token, not faster.", "slower"),
-        (faster, "A rich context is faster per token.", "faster"),
-        (equal, "A rich context is as fast per token as a short prompt.", "same"),
-    ],
+    ("step", "verdict"), [(slower, "slower"), (faster, "faster"), (equal, "same")]
 )
-def test_the_answer_is_that_of_the_data(step: Step, head: str, verdict: str) -> None:
-    said = text(answers.conversation(frame(step), INFO))
-    assert said.startswith(f"**{head}** With synthetic:tiny")
-    assert "undecided" not in said
-    lines = re.findall(r"- (?:French|English) chat, last 3 turns of 9.*", said)
-    assert len(lines) == 2
-    for line in lines:
-        assert "800 to 1,000 tokens in the context" in line
-        assert "after short prompts of 20 tokens" in line
-        assert line.count(f"**{verdict}**") == 2  # against short prompts, and its own start
+def test_the_answer_is_that_of_the_data(step: Step, verdict: str) -> None:
+    seen = view(step)
+    assert verdicts(seen) == {verdict} and len(seen.chats) == 2
+    assert {seen.against_own_start("decode_s", kind).verdict for kind in seen.chats} == {verdict}
+    answer = conversation.answer(seen)
+    assert answer.verdict == verdict and len(answer.sentences) <= 5
+    assert "800 to 1,000 tokens" in answer.text
 
 
 def test_chats_that_differ_are_told_apart() -> None:
-    said = text(answers.conversation(frame({"fr": slower, "en": equal}), INFO))
-    assert "slower in the French chat and same in the English chat" in said or (
-        "same in the English chat and slower in the French chat" in said
-    )
+    seen = view({"fr": slower, "en": equal})
+    assert verdicts(seen) == {"slower", "same"}
+    assert conversation.answer(seen).verdict == "undecided"
 
 
-def test_few_rounds_no_twin_and_noise_are_undecided() -> None:
-    head = "**Whether a rich context is faster is undecided.**"
-    few = text(answers.conversation(frame(slower, rounds=2), INFO))
-    assert few.startswith(head) and "2 paired rounds; 6 are the fewest" in few
-    alone = text(answers.conversation(frame(slower, twin=False), INFO))
-    assert alone.startswith(head) and "no cell was measured twice" in alone
-    noisy = text(answers.conversation(frame(equal, noise=0.3), INFO))
-    assert noisy.startswith(head)
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"twin": False}, {"noise": 0.3}])
+def test_few_rounds_no_twin_and_noise_are_undecided(options: dict[str, Any]) -> None:
+    step = equal if "noise" in options else slower
+    assert conversation.answer(view(step, **options)).verdict == "undecided"
 
 
 def test_the_prompt_cache() -> None:
-    said = text(answers.conversation(frame(), INFO))
+    seen = view()
+    kept, cold = (conversation.Kind("fr", mode) for mode in ("kept", "cold"))
     # In the last turns 30 tokens are new of 900: 34 ms and 904.
-    assert "French chat: TTFT 34.0 ms" in said and "904 ms" in said and "**96 % shorter**" in said
-    assert "**faster**" in said
+    assert seen.over(kept, "ttft_s").median == pytest.approx(0.034, rel=0.01)
+    assert seen.over(cold, "ttft_s").median == pytest.approx(0.904, rel=0.01)
+    assert seen.compare("ttft_s", cold, kept).verdict == "faster"
     useless = frame()
-    kept = useless["cache_mode"] == "kept"
-    useless.loc[kept, "ttft_s"] = 0.004 + useless.loc[kept, "prompt_tokens"] * 0.001
-    assert "**faster**" not in text(answers.conversation(useless, INFO))
+    is_kept = useless["cache_mode"] == "kept"
+    useless.loc[is_kept, "ttft_s"] = 0.004 + useless.loc[is_kept, "prompt_tokens"] * 0.001
+    without = conversation.View(Rows(useless, INFO))
+    assert without.compare("ttft_s", cold, kept).verdict != "faster"
 
 
 def test_the_way_of_counting() -> None:
-    said = text(answers.conversation(frame(), INFO))
+    seen = view()
+    kept, cold = (conversation.Kind("fr", mode) for mode in ("kept", "cold"))
     # 24 tokens in 904 + 138 ms, and in 34 + 138 ms.
-    assert re.search(r"23\.\d tok/s .*1[34]\d tok/s", said)
-    assert "counting alone makes as large a difference" in said
-    assert "167 tok/s, 1.00 times as much" in said
-    cheap = text(answers.conversation(frame(per_prompt_s=1e-6), INFO))
-    assert "counting alone makes a smaller difference" in cheap
-    table = answers.conversation_counts(frame())
+    assert seen.over(cold, "count_tps").median == pytest.approx(23, abs=0.5)
+    assert seen.over(kept, "count_tps").median == pytest.approx(139, abs=3)
+    assert seen.over(cold, "decode_tps").median == pytest.approx(167, abs=1)
+    table = conversation.table(seen)
     assert list(table["asked"])[-1] == "short prompts" and len(table) == 5
     assert {"first 6 / their time, tok/s", "24 / total latency, tok/s"} <= set(table)
 
 
 def test_the_course_over_the_turns() -> None:
-    said = text(answers.conversation_reading(frame(slower)))
-    assert "1,000 further tokens of context make each token 2.00 ms longer" in said
-    assert "from 204 ms in turn 1 to 34.0 ms in turn 9 (French, with the prompt cache)" in said
-    assert re.search(r"from 204 ms in turn 1 to 1,00\d ms in turn 9 \(French, without", said)
-    assert "2.00 ms shorter" in text(answers.conversation_reading(frame(faster)))
+    kept = conversation.Kind("fr", "kept")
+    assert view(slower).slope(kept).median == pytest.approx(2e-6, rel=0.02)
+    assert view(faster).slope(kept).median == pytest.approx(-2e-6, rel=0.02)
+    waits = view(slower).by_turn(kept, "ttft_s")
+    assert (waits[1].median, waits[9].median) == pytest.approx((0.204, 0.034), rel=0.01)
 
 
 def test_failures_and_nothing() -> None:
     failed = {("fr", "cold"): ("refused", "the prompt does not fit <b>")}
-    answer = answers.conversation(frame(slower, failed=failed), INFO)
-    said = text(answer)
-    assert "slower per token" in said and "refused 6" in said and "<b>" not in str(answer.data)
-    assert "French chat: TTFT" not in said and "English chat: TTFT" in said
+    answer = conversation.answer(view(slower, failed=failed))
+    assert answer.verdict == "slower" and "<b>" not in answer.text
     alone: dict[tuple[str | None, str], Any] = {
         (one, mode): ("crashed", "SIGSEGV") for one in ("fr", "en") for mode in ("kept", "cold")
     }
-    only_short = text(answers.conversation(frame(failed=alone), INFO))
-    assert only_short.startswith("**Undecided**: no conversation could be measured")
-    no_short = text(answers.conversation(frame(failed={(None, "cold"): ("oom", "")}), INFO))
-    assert "no short prompt could be measured" in no_short
+    only_short = conversation.answer(view(failed=alone))
+    assert only_short.line == "no conversation could be measured"
+    no_short = conversation.answer(view(failed={(None, "cold"): ("oom", "")}))
+    assert no_short.line == "no short prompt could be measured"
     broken = frame(failed=alone | {(None, "cold"): ("crashed", "SIGSEGV")})
-    assert "No cell could be measured" in text(answers.conversation(broken, INFO))
-    assert "Nothing has been measured" in text(answers.conversation(factories.to_frame([]), {}))
     for data in (factories.to_frame([]), broken):
-        assert "nothing to read" in text(answers.conversation_reading(data))
-        assert answers.conversation_counts(data).empty and answers.conversation_turns(data).empty
-    poor = frame(rounds=1).assign(decode_tps=None, decode_s=None, itl_s=None)
-    assert "one token shows no decode" in text(answers.conversation(poor, INFO))
+        seen = conversation.View(Rows(data, INFO))
+        assert conversation.answer(seen).verdict == "none"
+        assert conversation.table(seen).empty and conversation.turns(seen).empty
 
 
 def test_the_table_of_turns() -> None:
-    table = answers.conversation_turns(frame())
+    table = conversation.turns(view())
     assert len(table) == 2 * TURNS
     french = table[table["chat"] == "French"]
     assert list(french["prompt, tokens"])[:2] == ["200", "300"]
     assert list(french["new, tokens"])[:2] == ["200", "30"]
 
 
+def drawn(df: pd.DataFrame) -> Any:
+    return conversation.figure(conversation.View(Rows(df, INFO)))
+
+
 def test_the_figure_has_a_line_per_chat_and_the_short_prompts() -> None:
-    left, right = plots.conversation(frame(slower))
+    left, right = drawn(frame(slower))
     assert {line.get_label() for line in left.lines} == {
         *(f"{one}, {mode}" for one in ("fr", "en") for mode in ("kept", "cold"))
     }
@@ -241,13 +233,13 @@ def test_the_figure_has_a_line_per_chat_and_the_short_prompts() -> None:
 
 def test_the_figure_says_what_failed() -> None:
     failed = {("fr", "cold"): ("refused", "it does not fit")}
-    axes = plots.conversation(frame(failed=failed))
+    axes = drawn(frame(failed=failed))
     assert "Not drawn" in words(axes) and "refused" in words(axes)
-    assert "Nothing was measured" in words(plots.conversation(factories.to_frame([])))
+    assert "Nothing was measured" in words(drawn(factories.to_frame([])))
     _, two = plt.subplots(1, 2)
-    assert list(plots.conversation(frame(rounds=1), axes=two)) == list(two)
+    assert list(conversation.figure(view(rounds=1), axes=two)) == list(two)
     with pytest.raises(ParameterError, match="give two"):
-        plots.conversation(frame(rounds=1), axes=[two[0]])
+        conversation.figure(view(rounds=1), axes=[two[0]])
 
 
 @pytest.mark.notebook

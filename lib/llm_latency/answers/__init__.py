@@ -7,10 +7,6 @@ All return Markdown for the page; foreign text in them is escaped. A figure of
 from __future__ import annotations
 
 from llm_latency.answers.advise import advise, advise_table
-from llm_latency.answers.context_size import context_size, context_size_reading
-from llm_latency.answers.context_size_tables import context_size_table, context_size_turns
-from llm_latency.answers.conversation import conversation, conversation_reading
-from llm_latency.answers.conversation_tables import conversation_counts, conversation_turns
 from llm_latency.answers.everything import everything
 from llm_latency.answers.length_tables import max_tokens_table, prompt_size_table
 from llm_latency.answers.max_tokens import max_tokens, max_tokens_reading
@@ -39,14 +35,6 @@ __all__ = [
     "advise",
     "advise_table",
     "completeness",
-    "context_size",
-    "context_size_reading",
-    "context_size_table",
-    "context_size_turns",
-    "conversation",
-    "conversation_counts",
-    "conversation_reading",
-    "conversation_turns",
     "data",
     "everything",
     "latency_by_memory",

@@ -9,8 +9,6 @@ Every function takes ``ax`` to draw into axes of yours.
 from __future__ import annotations
 
 from llm_latency.plots.advise import advise
-from llm_latency.plots.context_size import context_size
-from llm_latency.plots.conversation import conversation
 from llm_latency.plots.max_tokens import max_tokens
 from llm_latency.plots.memory import latency_by_memory, memory_by_n_ctx
 from llm_latency.plots.memory_ledger import memory_ledger
@@ -22,8 +20,6 @@ from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 
 __all__ = [
     "advise",
-    "context_size",
-    "conversation",
     "latency_by_memory",
     "latency_by_tokens",
     "max_tokens",

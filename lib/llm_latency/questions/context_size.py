@@ -1,14 +1,35 @@
-"""Which ``n_ctx`` is enough, and what more of it costs: in memory, and per token."""
+"""Which ``n_ctx`` is enough, and what more of it costs: in memory, and per token.
+
+The KV cache holds a key and a value per layer for every token of context:
+``2 × layers × KV heads × head width × bytes``, times ``n_ctx``. It is allocated and set to zero
+when the context is created, whether it is ever filled or not; so what more context costs is paid
+in memory at once. A token's time follows the tokens that *are* in the context, since decode reads
+the cache of those: at the same depth a larger ``n_ctx`` should cost nothing.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
-from llm_latency.plan.parameters import whole
+from llm_latency.plan.parameters import PADDING, as_list, whole
 from llm_latency.plan.spec import Plan
+from llm_latency.records import frame as fr
+from llm_latency.report import figure as fig
+from llm_latency.report import phrases, style
+from llm_latency.report.labels import End
+from llm_latency.report.page import Answer, Run, code, model_name, no_answer
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate, per_process
+from llm_latency.words import MIB, number, several
 
 QUESTION_TOKENS = 16
 """Tokens that are asked on top of what the context holds."""
@@ -16,88 +37,59 @@ CHAT_N_CTX = 2048
 """Least context of the process in which the turns of a conversation are counted."""
 MOST_TURNS = 11
 """Turns that are counted; those beyond go on at the same rate."""
+ANSWER_TOKENS = 128
+"""Room for the last answer where the run does not tell."""
 
 
 def plan(
     model: str = "synthetic:tiny",
     n_ctx: Grid = (512, 1024, 2048, 4096),
-    fill: Grid = (0.0, 0.45, 0.9),
-    turns: Grid = (3, 10, 30),
-    answer_tokens: int = 128,
+    fill: Annotated[Grid, "shares of n_ctx that are in the KV cache before the question"] = (
+        *(0.0, 0.45, 0.9),
+    ),
+    turns: Annotated[Grid, "lengths of conversation to find an n_ctx for"] = (3, 10, 30),
+    answer_tokens: Annotated[int, "room left for the last answer of a conversation"] = 128,
     max_tokens: int = 16,
     rounds: int = 6,
     **options: Any,
 ) -> Plan:
-    """Plan what each ``n_ctx`` costs, empty and filled, and how many tokens conversations need.
+    """Plan each ``n_ctx``, empty and filled, and a conversation whose turns are counted.
 
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
-    n_ctx
-        Tokens the context can hold.
-    fill
-        Shares of ``n_ctx`` that are in the KV cache before the question, from 0 to below 1.
-        Shares that give two sizes the same number of tokens let these be compared there.
-    turns
-        Lengths of conversation to find an ``n_ctx`` for.
-    answer_tokens
-        Room left for the last answer of such a conversation.
-    max_tokens
-        Tokens to generate.
-    rounds
-        How often every cell is measured, each time in a fresh process.
-    **options
-        See :data:`~llm_latency.plan.builder.OPTIONS`.
-
-    Raises
-    ------
-    ParameterError
-        One sentence that names the parameter, its value, and what to do.
+    Shares that give two sizes the same number of tokens let these be compared there.
     """
-    asked = Request("context_size", locals(), names.check)
-    lengths = [whole("turns", value) for value in asked.many("turns")]
-    whole("answer_tokens", asked.one("answer_tokens"))
-    tokens = asked.one("max_tokens")
+    request = Request("context_size", locals(), names.check)
+    lengths = [whole("turns", value) for value in request.many("turns")]
+    whole("answer_tokens", request.one("answer_tokens"))
+    tokens = request.one("max_tokens")
     if type(tokens) is int and tokens < 2:
         raise ParameterError(
             f"max_tokens={tokens} is refused: give 2 or more, since decode is what follows the "
             "first token."
         )
-    common = {"repeats": 1, "page_cache": "resident"}
+    common = {"repeats": 1, "page_cache": "resident", "max_tokens": tokens}
     cells = []
-    for size in asked.many("n_ctx"):
+    for size in request.many("n_ctx"):
         # Whatever is wrong with a size or with max_tokens is refused here, before it is counted.
-        cold = asked.cell(
-            n_ctx=size, prompt_tokens=QUESTION_TOKENS, max_tokens=tokens, length="fixed", **common
-        )
-        for share in asked.many("fill"):
+        empty = request.cell(n_ctx=size, prompt_tokens=QUESTION_TOKENS, **common)
+        for share in request.many("fill"):
             prefix = _prefix(share, size, tokens)
             filled = {"prompt_tokens": prefix + QUESTION_TOKENS, "prefix_tokens": prefix}
             cells.append(
-                asked.cell(
-                    n_ctx=size, max_tokens=tokens, cache_mode="prefix", length="fixed",
-                    **filled, **common,
-                )
+                request.cell(n_ctx=size, cache_mode="prefix", **filled, **common)
                 if prefix
-                else cold
-            )  # fmt: skip
-    # Equal cells are measured once; the twin is a short one, and so it shows the most noise.
-    short = min(
-        range(len(cells)),
-        key=lambda place: (cells[place].workload.prefix_tokens, -cells[place].settings.n_ctx),
-    )
-    chat = asked.cell(
-        n_ctx=max(CHAT_N_CTX, *asked.many("n_ctx")),
+                else empty
+            )
+    # The twin is a short one, and so it shows the most noise.
+    short = min(cells, key=lambda cell: (cell.workload.prefix_tokens, -cell.settings.n_ctx))
+    chat = request.cell(
+        n_ctx=max(CHAT_N_CTX, *request.many("n_ctx")),
         conversation="fr",
         cache_mode="kept",
         max_tokens=1,
-        length="fixed",
         repeats=min(max(lengths), MOST_TURNS) - 1,
         page_cache="resident",
     )
-    unique = list(dict.fromkeys(cell.cell_id for cell in cells))
-    return asked.plan([*cells, chat], twins=[cells[short]])
+    return request.plan([*cells, chat], twins=[short])
 
 
 def _prefix(share: Any, n_ctx: int, max_tokens: int) -> int:
@@ -115,3 +107,283 @@ def _prefix(share: Any, n_ctx: int, max_tokens: int) -> int:
             "max_tokens."
         )
     return prefix
+
+
+class Need(NamedTuple):
+    """What a conversation needs: its turns, the last prompt and room for its answer, in tokens.
+
+    ``counted``: whether these turns were counted; else they go on at the rate of those that were.
+    """
+
+    turns: int
+    prompt: int
+    answer: int
+    counted: bool
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of context that hold it all."""
+        return self.prompt + self.answer
+
+
+class View:
+    """A run over contexts: its grid, what each size takes, and what conversations need.
+
+    Attributes
+    ----------
+    data : pandas.DataFrame
+        The grid's rows that count, with ``token_s`` (seconds per token after the first) and
+        ``growth_bytes`` (resident memory after the first generation above that after loading).
+    """
+
+    def __init__(self, run: Run) -> None:
+        rows = run.frame()
+        rows = rows.assign(
+            token_s=1 / rows["decode_tps"],
+            growth_bytes=rows["rss_after_first_bytes"] - rows["rss_after_load_bytes"],
+        )
+        self.info, self.rows, self.every = run.info, rows, fr.by_cell(rows)
+        self.grid = rows[rows["conversation"].isna()]
+        self.data = fr.by_cell(self.grid)
+        self.good = fr.ok(self.data)
+
+    def memory(self) -> dict[int, float]:
+        """Return, for each ``n_ctx`` that ran at all its fills, the bytes of its process."""
+        column, _, _ = fr.memory_choice(self.data)
+        taken = {}
+        for _, part in self.data.groupby("n_ctx"):
+            good = fr.ok(part)
+            if set(good["prompt_tokens"]) == set(part["prompt_tokens"]):
+                taken[int(part["n_ctx"].iloc[0])] = float(good[column].max())
+        return taken
+
+    def needs(self) -> list[Need]:
+        """Return what each conversation that was asked about needs; empty if none was counted."""
+        chat = fr.ok(self.every[self.every["conversation"].notna()]).dropna(subset=["repeat"])
+        counts = chat.groupby("repeat")["prompt_tokens"].median().dropna()
+        if counts.empty:
+            return []
+        counted = dict(zip((counts.index + 1).astype(int), counts.astype(int), strict=True))
+        given = (self.info.get("plan") or {}).get("parameters") or {}
+        answer = int(given.get("answer_tokens") or ANSWER_TOKENS)
+        asked = sorted(as_list("turns", given.get("turns") or max(counted)))
+        prompts = {turns: counted.get(turns) or _further(counted, turns) for turns in asked}
+        return [Need(t, p, answer, t in counted) for t, p in prompts.items() if p is not None]
+
+    def compare(self, a: tuple[float, float], b: tuple[float, float]) -> Comparison:
+        """Compare the time per token of two cells, each given as n_ctx and tokens of prompt."""
+        pair = [samples(self.grid, "decode_s", n_ctx=c, prompt_tokens=p) for c, p in (a, b)]
+        return compare(pair[0], pair[1], noise_floor(self.rows, "decode_s"))
+
+    def same_depth(self) -> dict[float, tuple[float, float, Comparison]]:
+        """Return, by depth, the smallest and largest ``n_ctx`` there and how they compare."""
+        decoded = self.good.dropna(subset=["token_s"])
+        found = {}
+        for depth, part in decoded.groupby("prompt_tokens"):
+            sizes = sorted(part["n_ctx"].unique())
+            if len(sizes) > 1:
+                at = float(depth)  # type: ignore[arg-type]
+                found[at] = sizes[0], sizes[-1], self.compare((sizes[0], at), (sizes[-1], at))
+        return found
+
+    def fuller(self) -> tuple[float, float, float, Comparison] | None:
+        """Return the largest n_ctx that ran at two depths, these, and how they compare."""
+        decoded = self.good.dropna(subset=["token_s"])
+        for size in sorted(decoded["n_ctx"].unique(), reverse=True):
+            depths = sorted(decoded.loc[decoded["n_ctx"] == size, "prompt_tokens"].unique())
+            if len(depths) > 1:
+                ends = float(depths[0]), float(depths[-1])
+                return float(size), *ends, self.compare((size, ends[0]), (size, ends[1]))
+        return None
+
+    def beyond_training(self) -> list[int]:
+        """Return the sizes that the model was not trained for."""
+        trained = (self.info.get("model") or {}).get("n_ctx_train")
+        return [int(s) for s in sorted(self.data["n_ctx"].unique()) if trained and s > trained]
+
+
+def _further(counted: dict[int, int], turns: int) -> int | None:
+    """Return the prompt of a turn beyond the last counted, at the rate of those before."""
+    first, last = min(counted), max(counted)
+    if first == last:
+        return None
+    rate = (counted[last] - counted[first]) / (last - first)
+    return round(counted[last] + (turns - last) * rate)
+
+
+def answer(view: View) -> Answer:
+    """Answer which measured ``n_ctx`` holds each conversation, and what more of it costs."""
+    if nothing := no_answer(view.data):
+        return nothing
+    needs, memory = view.needs(), view.memory()
+    held = {need: next((s for s in sorted(memory) if s >= need.tokens), None) for need in needs}
+    if not needs:
+        line = "how many tokens a conversation needs is not known"
+        sentences = ["How many tokens a conversation needs is **not known**: none was counted."]
+    else:
+        each = "; ".join(_held(need, size) for need, size in held.items())
+        line = "; ".join(f"{n.turns} turns: {size or 'none that ran'}" for n, size in held.items())
+        sentences = [f"With {model_name(view.info)}, a conversation in French needs {each}."]
+    sentences.append(_cost(view, memory))
+    depths = view.same_depth()
+    compared = [found for *_, found in depths.values()]
+    verdict = "measured"
+    if depths:
+        depth, (small, large, found) = max(depths.items())
+        verdict = found.verdict
+        sentences.append(
+            f"With the same {depth:,.0f} tokens in it, a token takes {phrases.difference(found)} "
+            f"with {code('n_ctx')} {large:.0f} than with {small:.0f}."
+        )
+    sentences.append(_beyond(view) or phrases.noise(compared))
+    return Answer(line, verdict, phrases.sureness(compared), tuple(filter(None, sentences)))
+
+
+def _held(need: Need, size: int | None) -> str:
+    about = "" if need.counted else "about "
+    turns = f"{about}{need.tokens:,} tokens for {several(need.turns, 'turn')}"
+    if size is not None:
+        return f"{turns}: **{code('n_ctx')} {size}** is enough"
+    least = -(-need.tokens // PADDING) * PADDING
+    return f"{turns}: **none that ran holds them**, measure {least} or more"
+
+
+def _cost(view: View, memory: dict[int, float]) -> str:
+    """Say what a thousand tokens more of context take."""
+    _, word, _ = fr.memory_choice(view.data)
+    known = {size: bytes_ for size, bytes_ in memory.items() if bytes_ == bytes_}
+    if len(known) < 2:
+        return f"What more of it takes in {word} is not known."
+    least, most = min(known), max(known)
+    each = (known[most] - known[least]) / (most - least) * 1000
+    return (
+        f"From {code('n_ctx')} {least} to {most} the process takes "
+        f"{phrases.amount(known[least], 'MiB')} to {phrases.amount(known[most], 'MiB')} of {word}, "
+        f"{phrases.amount(each, 'MiB')} per 1,000 tokens."
+    )
+
+
+def _beyond(view: View) -> str:
+    if not (sizes := view.beyond_training()):
+        return ""
+    trained = view.info["model"]["n_ctx_train"]
+    return (
+        f"**{code('n_ctx')} {', '.join(map(str, sizes))}** is beyond the {trained:,} tokens that "
+        "the model was trained with: what it says there may lose its sense."
+    )
+
+
+def table(view: View) -> pd.DataFrame:
+    """Return one row per ``n_ctx``: its memory phase by phase, and its speed empty and full."""
+    column, word, _ = fr.memory_choice(view.data)
+    rows = []
+    for size, part in view.data.groupby("n_ctx"):
+        good = fr.ok(part)
+        row = {"n_ctx": f"{size:.0f}", "trials": fr.status_words(part)}
+        for name, source in {
+            "KV cache": "kv_bytes",
+            "compute": "compute_bytes",
+            "RSS after loading": "rss_after_load_bytes",
+        }.items():
+            row[f"{name}, MiB"] = number(good[source].max() * MIB)
+        depths = sorted(part["prompt_tokens"].dropna().unique())
+        filled = {"least filled": depths[:1], "most filled": depths[-1:]}
+        for name, at in filled.items():
+            growth = good.loc[good["prompt_tokens"].isin(at), "growth_bytes"]
+            row[f"first generation adds, {name}, MiB"] = number(growth.max() * MIB)
+        row[f"{word} at most, MiB"] = number(good[column].max() * MIB)
+        for name, at in filled.items():
+            rows_there = part[part["prompt_tokens"].isin(at)]
+            row[f"token, {name}, ms"] = phrases.short(_over(rows_there, "token_s"), "ms")
+        row["load, ms"] = phrases.short(_over(part, "load_s"), "ms")
+        rows.append(row)
+    made = pd.DataFrame(rows)
+    made.attrs["caption"] = f"Memory is that of the process that took most. {phrases.BRACKETS}"
+    return made
+
+
+def _over(part: pd.DataFrame, column: str) -> Estimate:
+    return estimate(per_process(part, column, ["n_ctx"])[column].dropna())
+
+
+def turns(view: View) -> pd.DataFrame:
+    """Return one row per length of conversation: its tokens, and where they come from."""
+    columns = ["turns", "prompt, tokens", "room for the answer, tokens", "n_ctx needed", "known"]
+    rows = [
+        (
+            f"{need.turns}",
+            f"{need.prompt:,}",
+            f"{need.answer:,}",
+            f"{need.tokens:,}",
+            "counted" if need.counted else "at the rate of the turns that were counted",
+        )
+        for need in view.needs()
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+LINES = {
+    "resident, first answer": ("rss_after_first_bytes", "-", "D"),
+    "resident, loaded": ("rss_after_load_bytes", (0, (5, 2)), "o"),
+    "compute buffers": ("compute_bytes", (0, (6, 2, 1.2, 2)), "^"),
+    "KV cache": ("kv_bytes", (0, (1.2, 1.6)), "s"),
+}
+"""What is drawn of the memory, from the top: its column, dash and marker."""
+
+
+@style.styled
+def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
+    """Draw memory by ``n_ctx`` at its fullest, and time per token by tokens in the context."""
+    own = axes is None
+    left, right = style.two_axes(axes)
+    _draw_memory(view, left)
+    _draw_tokens(view, right)
+    style.say_below(left, style.say_failures(view.data), own)
+    return np.array([left, right])
+
+
+def _draw_memory(view: View, ax: Axes) -> None:
+    ax.set_title("Memory by n_ctx")
+    # A context that is full has touched all that it will: the largest of its processes.
+    sizes = view.good.groupby("n_ctx")[[column for column, *_ in LINES.values()]].max() * MIB
+    known = sizes.dropna(how="all")
+    if known.empty:
+        why = "no memory is known" if len(view.good) else fr.status_words(view.data)
+        style.say_empty(ax, f"Nothing was measured:\n{why}")
+        return
+    ends = []
+    look = zip(LINES.items(), style.ramp(len(LINES)), strict=True)
+    for (name, (column, dash, marker)), colour in look:
+        line = known[column].dropna()
+        if len(line):
+            ax.plot(line, color=colour, linestyle=dash, marker=marker, markersize=5, label=name)
+            ends.append(End(float(line.index[-1]), float(line.iloc[-1]), name, colour))
+    growth = known[["rss_after_load_bytes", "rss_after_first_bytes"]].dropna()
+    ax.fill_between(growth.index, *growth.to_numpy().T, color=style.FAINT, label="_growth", lw=0)
+    ax.set_ylim(0, float(np.nanmax(known.to_numpy())) * 1.1)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xticks(list(known.index), [f"{size:.0f}" for size in known.index])
+    if len(known) > 6:
+        ax.tick_params(axis="x", rotation=45)
+    ax.set_xlabel("n_ctx, tokens")
+    ax.set_ylabel("MiB")
+    style.subtitle(ax, "Each context at its fullest.")
+    fig.name_ends(ax, ends)
+
+
+def _draw_tokens(view: View, ax: Axes) -> None:
+    ax.set_title("Decode by tokens in the context")
+    each = per_process(view.data, "token_s", ["n_ctx", "prompt_tokens"]).dropna()
+    if each.empty:
+        why = "one token shows no decode" if len(view.good) else fr.status_words(view.data)
+        style.say_empty(ax, f"Nothing was measured:\n{why}")
+        return
+    ax.set_xlabel("tokens in the context")
+    ax.set_ylabel("ms per token")
+    style.subtitle(ax, "Lines: n_ctx. Points: processes.")
+    lines = [
+        fig.line_of(f"{size:.0f}", part, "prompt_tokens", "token_s", "ms")
+        for size, part in each.groupby("n_ctx")
+    ]
+    fig.lines(ax, lines)
