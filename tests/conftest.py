@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency.measure import trial
+from llm_latency.measure.job import WORKER_VARIABLE
 from llm_latency.model import names
 from tests.support.factories import FakeChild
 
@@ -63,6 +64,6 @@ def fake_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeChild:
     def install(lines: str) -> None:
         script = tmp_path / "fake_worker.py"
         script.write_text(textwrap.dedent(head) + textwrap.dedent(lines), encoding="utf-8")
-        monkeypatch.setattr(trial, "WORKER", (sys.executable, str(script)))
+        monkeypatch.setenv(WORKER_VARIABLE, json.dumps([sys.executable, str(script)]))
 
     return install

@@ -17,8 +17,10 @@ import pytest
 
 import llm_latency as lab
 from llm_latency.machine import lock
-from llm_latency.measure import runner, trial
+from llm_latency.measure import session, trial
+from llm_latency.measure.job import Job
 from llm_latency.model import names as models
+from llm_latency.records.folders import TrialFiles, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
 from tests.support.factories import FakeChild
 
@@ -65,18 +67,18 @@ def test_a_run_goes_on_where_it_stopped(
     carry_out = trial.carry_out
     done: list[str] = []
 
-    def interrupted(job: trial.Job) -> Record:
+    def interrupted(job: Job) -> Record:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(job.trial.trial_id)
         return carry_out(job)
 
-    monkeypatch.setattr(trial, "carry_out", interrupted)
+    monkeypatch.setattr(session, "carry_out", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lab.run(plan, progress=False)
     assert lab.open_run("r").final == 2
     first = lab.open_run("r").records()
-    monkeypatch.setattr(trial, "carry_out", carry_out)
+    monkeypatch.setattr(session, "carry_out", carry_out)
     run = lab.run(plan, progress=False)
     assert run.complete
     assert run.records()[:2] == first
@@ -169,11 +171,11 @@ def test_others_can_see_how_far_a_run_is(
     fake_child(ENGINE + OK)
     carry_out, seen = trial.carry_out, []
 
-    def look(job: trial.Job) -> Record:
+    def look(job: Job) -> Record:
         seen.append(lock._read(lock.machine_path()))
         return carry_out(job)
 
-    monkeypatch.setattr(trial, "carry_out", look)
+    monkeypatch.setattr(session, "carry_out", look)
     run = lab.run(plan, progress=False)
     assert [note.stored for note in seen if note] == list(range(run.planned))
     assert {(note.run_id, note.planned, note.pid) for note in seen if note} == {
@@ -233,7 +235,7 @@ def test_states_that_a_kill_left_behind_go_when_the_run_is_opened(
 ) -> None:
     fake_child(ENGINE + OK)
     run = lab.run(plan, progress=False)
-    left = run.state_path("cell")
+    left = TrialFiles(run.path, plan.trials()[0]).state
     left.parent.mkdir()
     left.write_bytes(b"large")
     lab.run(plan, progress=False)
@@ -252,11 +254,11 @@ def test_an_engine_that_does_not_start_stops_the_run_with_a_way_out(
 @pytest.mark.usefixtures("outputs")
 def test_names_of_new_runs_are_plain_and_free(plan: lab.Plan) -> None:
     odd = plan.model_copy(update={"model": "/models/Zéphyr 7B (β).gguf"})
-    name = runner.new_run_id(odd)
+    name = session.new_run_id(odd)
     assert name.startswith("sweep-")
     assert not set(name) & set(' ()/:"')
-    (runner.outputs_dir() / "runs" / name).mkdir(parents=True)
-    assert runner.new_run_id(odd) != name
+    (outputs_dir() / "runs" / name).mkdir(parents=True)
+    assert session.new_run_id(odd) != name
 
 
 def test_a_new_run_takes_no_folder_that_somebody_has_just_made(
@@ -266,7 +268,7 @@ def test_a_new_run_takes_no_folder_that_somebody_has_just_made(
     theirs = outputs / "runs" / "theirs"
     theirs.mkdir(parents=True)
     names = iter(["theirs", "mine"])
-    monkeypatch.setattr(runner, "new_run_id", lambda _: next(names))
+    monkeypatch.setattr(session, "new_run_id", lambda *_: next(names))
     run = lab.run(plan.model_copy(update={"run_id": None}), progress=False)
     assert run.run_id == "mine"
     assert not list(theirs.iterdir())

@@ -14,7 +14,7 @@ from llm_latency.errors import LabError, ParameterError
 from llm_latency.experiments.everything import PLANS, PRESETS
 from llm_latency.experiments.notebook import defaults
 from llm_latency.machine import lock
-from llm_latency.measure import runner
+from llm_latency.measure import runner, session
 from llm_latency.questions import everything
 from tests.measure.test_runner import ENGINE
 from tests.support.factories import FakeChild
@@ -108,7 +108,7 @@ def test_stored_runs_named_alone_are_drawn_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("nothing is to be measured")
 
-    monkeypatch.setattr(runner.child, "carry_out", refuse)
+    monkeypatch.setattr(session, "carry_out", refuse)
     assert everything.run(plan, progress=False).final == runs.final
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.experiments.everything import Everything
 from llm_latency.machine import lock
-from llm_latency.measure import runner
+from llm_latency.measure import resume, runner
 from llm_latency.plan.spec import Plan
 from llm_latency.records.folders import outputs_dir
 from llm_latency.records.store import RunStore
@@ -130,6 +130,6 @@ def run(plan: Everything, progress: bool = True) -> Runs:
 def _measures(plan: Plan) -> bool:
     """Return whether a plan has trials left to measure; one that cannot be run says so later."""
     with contextlib.suppress(LabError):
-        stored = runner.find(plan)
-        return stored is None or bool(runner.left(plan, stored))
+        stored = resume.find(plan)
+        return stored is None or bool(resume.next_trials(plan, stored))
     return False
