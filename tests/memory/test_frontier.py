@@ -16,9 +16,9 @@ from llm_latency.machine import devices, memory_cap, vram_ballast
 from llm_latency.memory import frontier
 from llm_latency.memory.fits import predict_at
 from llm_latency.model.header import read_header
-from tests.measure.test_runner import ENGINE, another_run
+from tests.measure.test_runner import another_run
 from tests.support.cuda_library import CONTEXT
-from tests.support.factories import FakeChild
+from tests.support.factories import FakeWorker
 
 
 @given(st.integers(1, 400), st.integers(-5, 500), st.integers(0, 401))
@@ -62,19 +62,6 @@ def test_wrong_parameters_are_refused_at_once(given_: dict[str, object], words: 
         frontier.plan(**given_)  # type: ignore[arg-type]
 
 
-def engine(offload: bool) -> str:
-    return f"""
-        if request["trial"] is None:
-            send(phase="end", ended="done", engine=dict(
-                version="0", system_info="", gpu_offload={offload}, devices=[]))
-            sys.exit()
-        if request["trial"]["settings"]["n_ctx"] > 1024:
-            send(phase="load", ended="oom", reason="out of memory")
-            sys.exit()
-        answer(); send(phase="end", ended="done", cpu_s=0.0)
-        """
-
-
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card of 24 GiB that is only counted."""
@@ -85,8 +72,8 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("outputs", "card")
-def test_probes_on_a_gpu_run_under_a_ballast(fake_child: FakeChild) -> None:
-    fake_child(engine(offload=True))
+def test_probes_on_a_gpu_run_under_a_ballast(fake_worker: FakeWorker) -> None:
+    fake_worker("answers_up_to", n_ctx=1024, gpu_offload=True)
     plan = frontier.plan(leave_vram="6 GiB", most=2048, run_id="f")
     assert plan.parameters["leave_vram"] == "6 GiB"
     store = lab.run(plan, progress=False)
@@ -104,8 +91,8 @@ def test_probes_on_a_gpu_run_under_a_ballast(fake_child: FakeChild) -> None:
 
 
 @pytest.mark.usefixtures("outputs", "card")
-def test_vram_is_not_left_to_an_engine_without_a_gpu(fake_child: FakeChild) -> None:
-    fake_child(engine(offload=False))
+def test_vram_is_not_left_to_an_engine_without_a_gpu(fake_worker: FakeWorker) -> None:
+    fake_worker("answers_up_to", n_ctx=1024, gpu_offload=False)
     plan = frontier.plan(leave_vram="6 GiB", most=2048, run_id="f")
     with pytest.raises(LabError, match=r"CPU alone.*bootstrap\.py --engine cuda"):
         lab.run(plan, progress=False)
@@ -178,9 +165,9 @@ def test_the_frontier_under_a_cap_is_that_of_trying_all(outputs: object) -> None
 
 
 def test_a_frontier_waits_its_turn_and_a_known_one_is_only_drawn(
-    tiny: Path, outputs: Path, fake_child: FakeChild
+    tiny: Path, outputs: Path, fake_worker: FakeWorker
 ) -> None:
-    fake_child(ENGINE + 'answer(0); send(phase="end", ended="done", cpu_s=0.0)')
+    fake_worker("answers")
     plan = frontier.plan(str(tiny), most=1024, run_id="f")
     with another_run(), pytest.raises(LabError, match="run 'theirs' is at work"):
         lab.run(plan, progress=False)
