@@ -30,7 +30,7 @@ from tqdm import tqdm
 from llm_latency.measure.trial import carry_out
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.record import Record
-from llm_latency.records.store import to_frame
+from llm_latency.records.rows import to_frame
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
 from tests.support import jobs
 

@@ -19,18 +19,22 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llm_latency import answers, experiments, plots
+    from llm_latency import answers, plots
     from llm_latency.engine.timed import load
     from llm_latency.errors import LabError, ParameterError
     from llm_latency.measure.runner import run
     from llm_latency.memory.fits import fits
     from llm_latency.model import names as models
     from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
-    from llm_latency.questions import calibration
+    from llm_latency.questions import calibration, experiments
     from llm_latency.records import llama_bench
     from llm_latency.records.store import RunStore, load_runs, open_run
     from llm_latency.report import cards, tables
+    from llm_latency.report.appendix import appendix
+    from llm_latency.report.expect import expect
     from llm_latency.report.html import write_report
+    from llm_latency.report.page import notices
+    from llm_latency.report.tables import show
     from llm_latency.stats import compare
 
 _HOMES = {
@@ -43,18 +47,22 @@ _HOMES = {
     "Trial": "plan.spec:Trial",
     "Workload": "plan.spec:Workload",
     "answers": "answers",
+    "appendix": "report.appendix:appendix",
     "calibration": "questions.calibration",
     "cards": "report.cards",
     "compare": "stats.compare",
-    "experiments": "experiments",
+    "expect": "report.expect:expect",
+    "experiments": "questions:experiments",
     "fits": "memory.fits:fits",
     "llama_bench": "records.llama_bench",
     "load": "engine.timed:load",
     "load_runs": "records.store:load_runs",
     "models": "model.names",
+    "notices": "report.page:notices",
     "open_run": "records.store:open_run",
     "plots": "plots",
     "run": "measure.runner:run",
+    "show": "report.tables:show",
     "tables": "report.tables",
     "write_report": "report.html:write_report",
 }
@@ -70,18 +78,22 @@ __all__ = [
     "Trial",
     "Workload",
     "answers",
+    "appendix",
     "calibration",
     "cards",
     "compare",
+    "expect",
     "experiments",
     "fits",
     "llama_bench",
     "load",
     "load_runs",
     "models",
+    "notices",
     "open_run",
     "plots",
     "run",
+    "show",
     "tables",
     "write_report",
 ]

@@ -11,7 +11,8 @@ from llm_latency.engine import warm_up as warming
 from llm_latency.engine.timed import TimedModel
 from llm_latency.errors import EngineError
 from llm_latency.measure import runner
-from llm_latency.plan.builder import Asked
+from llm_latency.model import names
+from llm_latency.plan.builder import Request
 from llm_latency.plan.spec import Settings, Start, WarmUp, Workload
 from llm_latency.records.rows import rows
 
@@ -47,7 +48,9 @@ def test_a_state_of_another_model_is_refused(tiny: Path, tmp_path: Path) -> None
 
 
 def test_every_warm_up_in_a_real_run(outputs: Path) -> None:
-    asked = Asked("sweep", {"model": "synthetic:tiny", "options": {"n_ctx": 512, "rounds": 1}})
+    asked = Request(
+        "sweep", {"model": "synthetic:tiny", "options": {"n_ctx": 512, "rounds": 1}}, names.check
+    )
     kinds = ["none", "tokens", "batch", "system_prompt", "restored_state", "python_state"]
     cells = [
         asked.cell(warm_up=kind, page_cache="evicted", **ASKED.model_dump(exclude_none=True))

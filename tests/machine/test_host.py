@@ -23,44 +23,18 @@ def test_the_card_is_that_of_this_machine() -> None:
     assert len(card.machine_id) == 12
 
 
-@pytest.mark.parametrize(
-    ("quota", "cpus"), [("max 100000", None), ("150000 100000", 1.5), ("nonsense", None)]
-)
-def test_a_cgroup_quota_limits_the_cpus(
-    monkeypatch: pytest.MonkeyPatch, quota: str, cpus: float | None
-) -> None:
-    def read(path: Path, *_: object, **__: object) -> str:
-        if path.name == "cpu.max":
-            return quota
-        raise OSError
-
-    monkeypatch.setattr(Path, "read_text", read)
-    assert host.cgroup_cpus() == cpus
-
-
-def test_threads_are_never_more_than_quota_or_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
-    monkeypatch.setattr(host.psutil, "cpu_count", lambda logical: 8)
-    monkeypatch.setattr(host, "cgroup_cpus", lambda: None)
-    assert host.usable_cpus() == 8
-    monkeypatch.setattr(host, "cgroup_cpus", lambda: 2.5)
-    assert host.usable_cpus() == 2
-    monkeypatch.setattr(host, "cgroup_cpus", lambda: 0.5)
-    assert host.usable_cpus() == 1
-
-
 def test_process_memory_grows_with_what_is_touched() -> None:
     # In a fresh process: here, memory that other tests freed would be used again.
     code = (
-        "from llm_latency import host\n"
+        "from llm_latency.machine import host\n"
         "before = host.process_memory()\n"
         "held = bytearray(b'x') * 50_000_000\n"
         "print(before.model_dump_json()); print(host.process_memory().model_dump_json())"
     )
-    said = subprocess.run(
+    printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    before, after = (ProcessMemory.model_validate_json(line) for line in said)
+    before, after = (ProcessMemory.model_validate_json(line) for line in printed)
     assert after.rss_bytes - before.rss_bytes > 40_000_000
     if before.rss_anon_bytes is not None:
         assert (after.rss_anon_bytes or 0) - before.rss_anon_bytes > 40_000_000
@@ -75,7 +49,7 @@ def test_a_busy_neighbour_is_seen_and_named() -> None:
     ]
     for neighbour in neighbours:
         neighbour.wait()
-    state = watch.state(child_cpu_s=0.0)
+    state = watch.state()
     assert (state.cpu_other_fraction or 0) > 0.4
     assert "other processes took" in host.disturbances(state, 1.5)[0]
 
@@ -86,7 +60,7 @@ def test_the_measured_process_is_no_neighbour_of_its_own() -> None:
     while time.process_time() - used < 1.0:
         pass
     span_s = (time.perf_counter() - watch.started_s) * (os.cpu_count() or 1)
-    alone = watch.state(child_cpu_s=0.0).cpu_other_fraction
+    alone = watch.state().cpu_other_fraction
     # What this process burned (1 s of CPU time) is its own: it must not count as others'.
     counted_as_other = watch.state(child_cpu_s=-1.0).cpu_other_fraction
     assert alone is not None

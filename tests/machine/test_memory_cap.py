@@ -12,7 +12,8 @@ import pytest
 from llm_latency.machine import host, memory_cap
 from llm_latency.machine.memory_cap import limited
 from llm_latency.measure import runner, trial
-from llm_latency.plan.builder import Asked
+from llm_latency.model import names
+from llm_latency.plan.builder import Request
 from llm_latency.records.proof import proven
 from llm_latency.records.record import HostState, MemoryLimit
 
@@ -76,7 +77,9 @@ def test_a_limit_that_is_not_in_force_is_not_believed(monkeypatch: pytest.Monkey
 
 @pytest.mark.engine
 def test_a_model_that_needs_more_than_its_limit_is_oom(outputs: Path) -> None:
-    asked = Asked("sweep", {"model": "synthetic:tiny", "options": {"rounds": 1, "n_ctx": 512}})
+    asked = Request(
+        "sweep", {"model": "synthetic:tiny", "options": {"rounds": 1, "n_ctx": 512}}, names.check
+    )
     work = {"prompt_tokens": 16, "max_tokens": 4, "repeats": 0}
     cells = [
         asked.cell(memory_limit_bytes=size * MIB, use_mmap=False, **work) for size in (16, 2000)

@@ -12,8 +12,9 @@ import nbformat
 import pytest
 
 from llm_latency import experiments
-from llm_latency.experiments.notebook import defaults
-from llm_latency.plan.builder import DEFAULTS
+from llm_latency.plan.builder import OPTIONS
+from llm_latency.questions import module
+from llm_latency.questions.notebook import defaults
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -62,8 +63,8 @@ def test_parameters_are_annotated_literals_with_a_comment_each(notebook: Any) ->
 def test_parameters_are_those_of_the_experiment(notebook: Any) -> None:
     (cell,) = tagged(notebook, "parameters")
     names = [s.target.id for s in ast.parse(cell.source).body]  # type: ignore[attr-defined]
-    usual = defaults(experiments.EXPERIMENTS[notebook.metadata["stem"]])
-    own = set(usual) - set(DEFAULTS)
+    usual = defaults(module(notebook.metadata["stem"]).plan)
+    own = set(usual) - set(OPTIONS)
     assert own <= set(names) <= set(usual)
     assert {"model", "seed", "run_id"} <= set(names)
 
@@ -71,7 +72,7 @@ def test_parameters_are_those_of_the_experiment(notebook: Any) -> None:
 def test_a_notebook_as_it_stands_asks_what_its_function_asks(notebook: Any) -> None:
     # So that a stored run, named alone, is known to be all that was asked for.
     (cell,) = tagged(notebook, "parameters")
-    usual = defaults(experiments.EXPERIMENTS[notebook.metadata["stem"]])
+    usual = defaults(module(notebook.metadata["stem"]).plan)
     for statement in ast.parse(cell.source).body:
         value = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
         default = usual[statement.target.id]  # type: ignore[attr-defined]

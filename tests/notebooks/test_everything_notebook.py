@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_latency.__main__ import main
-from llm_latency.experiments import QUESTIONS
+from llm_latency.questions import QUESTIONS
 from llm_latency.records.store import load_runs
 
 pytestmark = [pytest.mark.notebook, pytest.mark.engine]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import Settings, Workload
+from llm_latency.questions import batch_size
+from llm_latency.report.page import Rows
 from tests.support import factories
-from tests.support.pages import CarriedOut, text, words
+from tests.support.pages import CarriedOut, plain, words
 
-ROOT = Path(__file__).parents[2]
+MIB = factories.MIB
 INFO = factories.info()
 PAIRS = tuple((b, u) for b in (256, 512, 1024) for u in (64, 256, 512, 1024) if u <= b)
 WORK = Workload(prompt_tokens=1024, max_tokens=16, repeats=0)
@@ -72,7 +71,7 @@ def frame(
 
 
 def test_the_plan() -> None:
-    plan = experiments.batch_size()
+    plan = batch_size.plan()
     cells = [(c.settings.n_batch, c.settings.n_ubatch) for c in plan.cells if not c.twin]
     assert sorted(cells) == sorted(PAIRS)
     assert plan.rounds == 6 and sum(c.twin for c in plan.cells) == 1
@@ -81,7 +80,7 @@ def test_the_plan() -> None:
 
 
 def test_pairs_that_would_be_clamped_are_not_planned() -> None:
-    plan = experiments.batch_size(n_batch="[128, 256]", n_ubatch="[128, 256]", n_ctx=4096)
+    plan = batch_size.plan(n_batch="[128, 256]", n_ubatch="[128, 256]", n_ctx=4096)
     cells = {(c.settings.n_batch, c.settings.n_ubatch) for c in plan.cells}
     assert cells == {(128, 128), (256, 128), (256, 256)}
 
@@ -93,115 +92,101 @@ def test_pairs_that_would_be_clamped_are_not_planned() -> None:
         ({"n_ubatch": 0}, "n_ubatch=0, the engine's own, is refused here: give sizes"),
         ({"n_batch": "many"}, "n_batch='many'"),
         ({"n_ubatch": -1}, "n_ubatch=-1"),
-        ({"prompt_tokens": 4000}, "need 4016 tokens of context, n_ctx=2048; raise n_ctx"),
+        ({"prompt_tokens": 4000}, "n_ctx=2048 is refused: .* need 4016 tokens"),
         ({"prompt_tokens": [1, 2]}, "takes one value"),
         ({"n_bacth": 1}, "did you mean 'n_batch'"),
     ],
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=words):
-        experiments.batch_size(**wrong)
+        batch_size.plan(**wrong)
+
+
+def view(*given: Any, info: dict[str, Any] = INFO, **options: Any) -> batch_size.View:
+    return batch_size.View(Rows(frame(*given, **options), info))
 
 
 def test_the_smallest_that_is_as_quick_is_enough() -> None:
-    said = text(answers.batch_size(frame(), INFO))
-    assert "synthetic:tiny" in said and "a prompt of 1,024 tokens" in said
-    assert "n_batch 1024, n_ubatch 1024 has the quickest prefill of 9 cells" in said
-    assert "**n_batch 256, n_ubatch 256 is enough**" in said
-    assert "undecided" not in said and "**same**" in said
+    seen = view()
+    assert seen.best == (1024, 1024) and batch_size.enough(seen) == ((256, 256), [])
+    answer = batch_size.answer(seen)
+    assert answer.verdict == "same" and len(answer.sentences) <= 5
     # The factory's compute buffers: 20 + 0.09 u + 2048 u 8e-6 MiB, rounded down to a byte.
-    assert "compute buffers take 47.2 MiB, 20.4 MiB more than the smallest" in said
-    assert "(n_batch 256, n_ubatch 64: 26.8 MiB)" in said
+    assert seen.compute[256, 256] / MIB == pytest.approx(47.2, abs=0.1)
+    assert "47.2 MiB" in plain(answer.text) and "20.4 MiB more" in plain(answer.text)
 
 
 def test_where_more_always_helps_nothing_smaller_is_enough() -> None:
-    said = text(answers.batch_size(frame(always), INFO))
-    assert "n_batch 1024, n_ubatch 1024 has the quickest prefill of 9 cells" in said
-    assert "**Nothing smaller is enough**" in said and "**slower**" in said
-    assert "is enough**:" not in said and "undecided" not in said
+    seen = view(always)
+    assert batch_size.enough(seen) == ((1024, 1024), [])
+    assert batch_size.answer(seen).verdict == "slower"
 
 
 def test_where_more_harms_the_smallest_is_enough() -> None:
-    said = text(answers.batch_size(frame(harms), INFO))
-    assert re.search(r"n_ubatch 64(\*\*)? (is also the smallest|is enough)", said)
-    assert "whole process takes" in said and "the least" in said
+    chosen, undecided = batch_size.enough(view(harms))
+    assert chosen is not None and chosen[1] == 64 and not undecided
 
 
 def test_noise_leaves_it_undecided() -> None:
-    said = text(answers.batch_size(frame(harms, rounds=2), INFO))
-    assert "2 paired rounds; 6 are the fewest" in said and "**undecided**" in said
-    noisy = text(answers.batch_size(frame(lambda s, p: 1.0, noise=0.2), INFO))
-    assert "undecided" in noisy and "**Nothing smaller is enough**" not in noisy
-    alone = text(answers.batch_size(frame(always, twin=False), INFO))
-    assert "Whether less is enough is **undecided**" in alone
-    assert "no cell was measured twice" in alone
+    for seen in (
+        view(harms, rounds=2),
+        view(lambda s, p: 1.0, noise=0.2),
+        view(always, twin=False),
+    ):
+        assert {found.verdict for found in seen.against_best().values()} == {"undecided"}
+    assert batch_size.answer(view(always, rounds=2)).verdict == "undecided"
 
 
-def test_n_batch_alone() -> None:
-    said = text(answers.batch_size(frame(), INFO))
-    for line in re.findall(r"- n_ubatch.*", said):
-        assert "n_batch 1024 against" in line and "**same**" in line
-    assert len(re.findall(r"- n_ubatch", said)) == 3
-    turned = text(answers.batch_size(frame(by_batch), INFO))
-    assert all("**slower**" in line for line in re.findall(r"- n_ubatch.*", turned))
-
-
-def test_steps_of_n_ubatch() -> None:
-    said = text(answers.batch_size_reading(frame()))
-    assert "with n_batch 1024" in said
-    assert re.search(r"from 64 to 256: \*\*33 % shorter.*\*\*faster\*\*", said)
-    assert re.search(r"from 256 to 512: .*\*\*same\*\*", said)
-    assert "Decode with n_batch 1024, n_ubatch 1024 against n_batch 256, n_ubatch 64" in said
-
-
-def test_the_guess_stands_beside_what_was_measured() -> None:
-    said = text(answers.batch_size(frame(), INFO))
-    assert "256 for 4 GB, 512 for 6 GB and 1024 for 8 GB and more" in said
-    assert "47.2 MiB at n_ubatch 256" in said and "No GPU held a layer here" in said
-    assert "No GPU" not in text(answers.batch_size(frame(gpu=True), INFO))
-    small = frame(pairs=((64, 32), (64, 64)), rounds=1)
-    assert "guess" not in text(answers.batch_size(small, INFO))
+def test_n_batch_alone_and_steps_of_n_ubatch() -> None:
+    rows = batch_size.table(view()).set_index(["n_batch", "n_ubatch"])
+    steps = rows["against the n_ubatch before"]
+    assert steps["1024", "256"].startswith("−33 %") and steps["1024", "256"].endswith("faster")
+    assert steps["1024", "512"].endswith("same")
+    alone = rows["against the n_batch before"]
+    assert all(alone["1024", size].endswith("same") for size in ("64", "256", "512"))
+    turned = batch_size.table(view(by_batch)).set_index(["n_batch", "n_ubatch"])
+    assert turned["against the n_batch before"]["1024", "64"].endswith("slower")
 
 
 def test_stability() -> None:
-    said = text(answers.batch_size(frame(), INFO))
-    assert "54 of 54 processes ended ok" in said and re.search(r"up to 0\.\d %", said)
+    assert all(0 < spread < 0.01 for spread in view().spread().values())
     failed = {(1024, 1024): ("oom", "no memory <b>")}
-    answer = answers.batch_size(frame(failed=failed), INFO)
-    assert "48 of 54 processes ended ok" in text(answer)
-    assert "1 of 9 cells failed" in text(answer) and "oom 6" in text(answer)
+    seen = view(failed=failed)
+    assert (1024, 1024) not in seen.prefill and len(seen.prefill) == 8
+    assert "oom 6" in set(batch_size.table(seen)["trials"])
 
 
 def test_nothing_all_failed_one_cell_and_missing_values() -> None:
-    assert "Nothing has been measured" in text(answers.batch_size(pd.DataFrame(), {}))
+    nothing = batch_size.View(Rows(factories.to_frame([]), {}))
+    assert batch_size.answer(nothing).verdict == "none" and batch_size.table(nothing).empty
     every = {pair: ("crashed", "SIGSEGV <b>") for pair in PAIRS}
-    broken = answers.batch_size(frame(failed=every), INFO)
-    assert "No cell could be measured" in text(broken) and "<b>" not in str(broken.data)
-    one = text(answers.batch_size(frame(pairs=((256, 256),)), INFO))
-    assert "nothing to compare it with" in one and "enough" not in one
-    poor = frame(rounds=1).assign(compute_bytes=None, rss_peak_bytes=None, rss_bytes=None)
-    assert "is not known" in text(answers.batch_size(poor, INFO))
-    untimed = text(answers.batch_size(frame(rounds=1).assign(prefill_s=None), INFO))
-    assert "could not be timed" in untimed
-    for data in (pd.DataFrame(), frame(failed=every)):
-        assert "nothing to read" in text(answers.batch_size_reading(data))
+    broken = batch_size.answer(view(failed=every))
+    assert broken.verdict == "none" and "<b>" not in broken.text
+    assert batch_size.answer(view(pairs=((256, 256),))).verdict == "measured"
+    poor = frame(rounds=1).assign(compute_bytes=float("nan"), rss_peak_bytes=float("nan"))
+    assert batch_size.View(Rows(poor, INFO)).compute == {}
+    untimed = frame(rounds=1).assign(prefill_s=float("nan"))
+    assert batch_size.answer(batch_size.View(Rows(untimed, INFO))).verdict == "none"
 
 
 def test_the_table() -> None:
-    table = answers.batch_size_table(frame())
+    table = batch_size.table(view()).set_index(["n_batch", "n_ubatch"])
     assert len(table) == 9
-    verdicts = table.set_index(["n_ubatch", "n_batch"])["against the quickest"].to_dict()
-    assert verdicts["64", "256"] == "slower" and "quickest" in verdicts.values()
-    assert set(verdicts.values()) <= {"slower", "same", "quickest"}
-    assert answers.batch_size_table(pd.DataFrame()).empty
+    against = table["against the quickest"]
+    assert against["1024", "1024"] == "quickest" and against["256", "64"].endswith("slower")
+    assert set(against.str.split().str[-1]) <= {"slower", "same", "quickest"}
+
+
+def drawn(df: pd.DataFrame) -> Any:
+    return batch_size.figure(batch_size.View(Rows(df, INFO)))
 
 
 def test_the_figure_has_a_line_per_n_batch() -> None:
-    left, right = plots.batch_size(frame())
+    left, right = drawn(frame())
     assert [line.get_label() for line in left.lines] == [
-        "n_batch 256",
-        "n_batch 512",
-        "n_batch 1024",
+        "256",
+        "512",
+        "1024",
     ]
     assert [len(line.get_xdata()) for line in left.lines] == [2, 3, 4]
     assert left.get_ylim()[0] == right.get_ylim()[0] == 0
@@ -209,19 +194,19 @@ def test_the_figure_has_a_line_per_n_batch() -> None:
     assert [line.get_label() for line in right.lines] == ["every n_batch"]
     apart = frame()
     apart["compute_bytes"] = apart["compute_bytes"] * apart["n_batch"]
-    assert len(plots.batch_size(apart)[1].lines) == 3
+    assert len(drawn(apart)[1].lines) == 3
 
 
 def test_the_figure_says_what_failed() -> None:
     failed = {(1024, 1024): ("oom", "no memory")}
-    assert "Not drawn" in words(plots.batch_size(frame(failed=failed)))
-    assert "Nothing was measured" in words(plots.batch_size(pd.DataFrame()))
-    unknown = plots.batch_size(frame(rounds=1).assign(compute_bytes=None))
+    assert "Not drawn" in words(drawn(frame(failed=failed)))
+    assert "Nothing was measured" in words(drawn(factories.to_frame([])))
+    unknown = drawn(frame(rounds=1).assign(compute_bytes=float("nan")))
     assert "named no compute buffers" in words(unknown)
     _, two = plt.subplots(1, 2)
-    assert list(plots.batch_size(frame(rounds=1), axes=two)) == list(two)
+    assert list(batch_size.figure(view(rounds=1), axes=two)) == list(two)
     with pytest.raises(ParameterError, match="give two"):
-        plots.batch_size(frame(rounds=1), axes=[two[0]])
+        batch_size.figure(view(rounds=1), axes=[two[0]])
 
 
 @pytest.mark.notebook
@@ -234,4 +219,4 @@ def test_the_notebook(carried_out: CarriedOut) -> None:
     )  # fmt: skip
     assert set(data["status"]) == {"ok"} and len(data) == 4
     assert (data["effective_n_ubatch"] == data["n_ubatch"]).all()
-    assert "quickest prefill of 3 cells" in page
+    assert "quickest prefill of 3 measured cells" in page

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import sys
 from pathlib import Path
@@ -13,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.plan import loading
 from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.questions import cold_start
 from llm_latency.records.record import PageCacheState, ProcessMemory, Record
-from llm_latency.views.start_ledger import StartLedger
+from llm_latency.report.page import Rows
 from tests.support import factories
-from tests.support.pages import CarriedOut, words
+from tests.support.pages import CarriedOut, plain, words
 
 MIB = factories.MIB
 ROOT = Path(__file__).parents[2]
@@ -59,7 +58,7 @@ def starts(
             phases = {"before": 0, "after_load": read, "after_first": read + late_bytes}
             made.append(
                 factories.record(
-                    Settings(**loading.WAYS[way]),
+                    Settings(**loading.READING[way]),
                     workload=WORK.model_copy(update={"repeats": repeats}),
                     start=Start(page_cache=state),
                     round=number,
@@ -88,18 +87,25 @@ def frame(*given: Any, **options: Any) -> pd.DataFrame:
     return factories.to_frame(starts(*given, **options))
 
 
-def said(df: pd.DataFrame, info: dict[str, Any] = INFO) -> str:
-    text = str(answers.cold_start(df, info).data)
-    return html.unescape(text).replace("\N{NO-BREAK SPACE}", " ")
+def view(*given: Any, info: dict[str, Any] = INFO, **options: Any) -> cold_start.View:
+    return cold_start.View(Rows(frame(*given, **options), info))
+
+
+def verdicts(seen: cold_start.View) -> dict[str, str]:
+    """Return, by way of reading, whether a start from the disk is slower than one from RAM."""
+    return {
+        evicted.way: seen.compare("first_token_s", resident, evicted).verdict
+        for resident, evicted in seen.pairs()
+    }
 
 
 # ------------------------------------------------------------------------------- the plan
 
 
 def test_six_starts_and_a_twin_for_each_state() -> None:
-    plan = experiments.cold_start()
+    plan = cold_start.plan()
     kinds = {
-        (c.start.page_cache, loading.name_of(c.settings.use_mmap, c.settings.use_mlock))
+        (c.start.page_cache, loading.reading_of(c.settings.use_mmap, c.settings.use_mlock))
         for c in plan.cells
     }
     assert kinds == set(DISK) and len(plan.cells) == 8
@@ -116,7 +122,7 @@ def test_six_starts_and_a_twin_for_each_state() -> None:
 
 
 def test_one_way_and_one_state() -> None:
-    plan = experiments.cold_start(reading="read", page_cache="resident", n_ctx=512)
+    plan = cold_start.plan(reading="read", page_cache="resident", n_ctx=512)
     assert len(plan.cells) == 2
     assert not plan.cells[0].settings.use_mmap and not plan.cells[0].settings.use_mlock
     assert plan.cells[0].settings.n_ctx == 512
@@ -137,7 +143,7 @@ def test_one_way_and_one_state() -> None:
 )
 def test_wrong_values_are_one_sentence(given: dict[str, Any], expected: list[str]) -> None:
     with pytest.raises(ParameterError) as caught:
-        experiments.cold_start(**given)
+        cold_start.plan(**given)
     assert "\n" not in str(caught.value)
     for word in expected:
         assert word in str(caught.value)
@@ -147,131 +153,133 @@ def test_wrong_values_are_one_sentence(given: dict[str, Any], expected: list[str
 
 
 def test_the_disk_is_told_from_ram() -> None:
-    text = said(frame())
-    assert re.search(r"\*\*mmap\*\*: the disk's part is 1(49|50|51) ms \(95 % interval", text)
-    assert text.count(": **slower**") >= 6, "loading, and loading with TTFT, three ways"
-    assert "With the file on the disk a start takes **57" in text
-    assert re.search(r"largest part is \*\*to the last token\*\*, 24\d ms", text)
-    assert "with the file on the disk 13.0 MiB while loading and nothing in the first" in text
-    assert "with the file in RAM nothing while loading" in text
+    seen = view()
+    assert verdicts(seen) == dict.fromkeys(("mmap", "read", "mlock"), "slower")
+    extra = seen.difference("first_token_s", *seen.pairs()[0])
+    assert extra.median == pytest.approx(0.150, abs=0.002) and extra.kind == "interval"
+    answer = cold_start.answer(seen)
+    assert answer.verdict == "slower" and len(answer.sentences) <= 5
+    assert re.search(r"1(49|50|51) ms", plain(answer.text))
 
 
 def test_a_disk_that_costs_nothing_is_not_said_to_cost() -> None:
-    same = dict.fromkeys(DISK, 0.1)
-    text = said(frame(same, between=0.0005))
-    assert "**slower**" not in text and "**faster**" not in text
-    assert text.count(": **same**") >= 6
-    assert "None is sooner than the others" in text
+    seen = view(dict.fromkeys(DISK, 0.1), between=0.0005)
+    assert set(verdicts(seen).values()) == {"same"}
+    assert cold_start.answer(seen).verdict == "same"
 
 
 def test_noise_is_undecided() -> None:
-    text = said(frame(dict.fromkeys(DISK, 0.3), between=0.5))
-    assert "**undecided**" in text and "Whether it is the soonest is undecided" in text
-    assert ": **slower**" not in text
+    seen = view(dict.fromkeys(DISK, 0.3), between=0.5)
+    assert set(verdicts(seen).values()) == {"undecided"}
+    assert cold_start.answer(seen).verdict == "undecided"
 
 
 def test_the_soonest_way_is_the_one_in_the_data() -> None:
-    turned = {**DISK, ("evicted", "read"): 0.1, ("evicted", "mlock"): 0.4}
-    text = said(frame(turned))
-    assert re.search(r"file on the disk: \*\*read\*\*, first token 1\d\d ms", text)
-    line = next(line for line in text.splitlines() if line.startswith("- file on the disk"))
-    assert "**It is the soonest.**" in line and line.count("**slower**") == 2
-    line = next(line for line in text.splitlines() if line.startswith("- file in RAM"))
-    assert "soonest.**" not in line, "mmap and mlock are equal there"
-
-
-def test_the_first_generation_against_the_second() -> None:
-    text = said(frame(first=1.5))
-    assert re.search(r"first generation\*\* waits for its first token \S+ ms longer than", text)
-    assert "it waits **longer in 6 of 6 starts**" in text
-    quick = said(frame(first=0.5))
-    assert "shorter than the next ones" in quick and "shorter in 6" in quick
-    assert "longer in 0 of 6 starts" in quick
-    assert "Each process generated once" in said(frame(repeats=0))
-
-
-def test_pages_that_come_late_are_seen() -> None:
-    assert "nothing while loading and 5.00 MiB in the first" in said(frame(late_bytes=5 * MIB))
-
-
-def test_the_largest_part_is_that_of_the_data() -> None:
-    heavy = dict.fromkeys(DISK, 2.0)
-    assert "largest part is **model file**, 2,0" in said(frame(heavy, between=0.001))
-    assert "largest part is **import**, 900 ms" in said(frame(imported=0.9))
-    assert "**import** in 6 of 6 starts" in str(
-        answers.cold_start_reading(frame(imported=0.9)).data
+    seen = view({**DISK, ("evicted", "read"): 0.1, ("evicted", "mlock"): 0.4})
+    best, *others = seen.soonest("evicted")
+    assert best.way == "read"
+    assert {seen.compare("first_token_s", best, o).verdict for o in others} == {"slower"}
+    best, other, _ = seen.soonest("resident")
+    assert seen.compare("first_token_s", best, other).verdict != "slower", (
+        "mmap and mlock are equal"
     )
 
 
+def test_the_first_generation_against_the_second() -> None:
+    later = [view(first=1.5).beyond_later("ttft_s", s) for s in view(first=1.5).measured]
+    assert all(value.low > 0 for value in later)
+    sooner = [view(first=0.5).beyond_later("ttft_s", s) for s in view(first=0.5).measured]
+    assert all(value.high < 0 for value in sooner)
+    alone = view(repeats=0)
+    assert alone.beyond_later("ttft_s", alone.measured[0]).n == 0
+
+
+def test_pages_that_come_late_are_seen() -> None:
+    rows = cold_start.table(view(late_bytes=5 * MIB)).set_index("")
+    assert set(rows.loc["read in the first generation, MiB"]) == {"5.00"}
+    assert rows.loc["read while loading, MiB"].tolist() == ["13.0"] * 3 + ["0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "part", "seconds"),
+    [
+        ({}, "to the last token", 0.242),
+        ({"costs": dict.fromkeys(DISK, 2.0), "between": 0.001}, "model file", 2.0),
+        ({"imported": 0.9}, "import", 0.9),
+    ],
+)
+def test_the_largest_part_is_that_of_the_data(
+    options: dict[str, Any], part: str, seconds: float
+) -> None:
+    seen = view(**options)
+    name, size_s = seen.largest_part(seen.measured[0])
+    assert name == part and size_s == pytest.approx(seconds, rel=0.02)
+    assert f"**{part}**" in cold_start.answer(seen).text
+
+
 def test_too_few_rounds_are_undecided_and_say_so() -> None:
-    text = said(frame(rounds=2))
-    assert "2 paired rounds; 6 are the fewest for a verdict" in text
-    assert "With fewer than six processes this is **undecided**" in text
-    assert ": **slower**" not in text and "95 % interval" not in text
+    answer = cold_start.answer(view(rounds=2))
+    assert answer.verdict == "undecided" and answer.sure.startswith("2 paired rounds; 6")
+    assert "95 % interval" not in plain(answer.text)
 
 
 def test_without_a_twin_there_is_no_verdict() -> None:
-    text = said(frame(twins=False))
-    assert "no cell was measured twice" in text and ": **slower**" not in text
+    assert set(verdicts(view(twins=False)).values()) == {"undecided"}
 
 
 def test_a_page_cache_that_cannot_be_controlled_is_said() -> None:
-    text = said(frame(in_force="as_is"))
-    assert "What the disk does is undecided" in text and "36 of 36 processes" in text
-    assert "the disk's part is" not in text
+    seen = view(in_force="as_is")
+    assert seen.uncontrolled == 36
+    answer = cold_start.answer(seen)
+    assert answer.verdict == "measured" and "**undecided**" in answer.text
 
 
 def test_failed_starts_are_named_and_the_rest_stands() -> None:
     lost: dict[tuple[str, str], factories.Failure] = {
         ("evicted", "mlock"): ("refused", "no <b>luck</b>")
     }
-    df = frame(failed=lost)
-    text = said(df)
-    assert "1 of 6 cells failed" in text and "refused 6" in text
-    assert "- **mlock**: the disk's part" not in text and "- **mmap**: the disk's part" in text
-    table = answers.cold_start_table(df)
+    seen = view(failed=lost)
+    assert set(verdicts(seen)) == {"mmap", "read"}
+    table = cold_start.table(seen)
     assert table["evicted, mlock"].iloc[0] == "refused 6"
     assert set(table["evicted, mlock"].iloc[1:]) == {"–"}
 
 
 def test_nothing_and_all_failed() -> None:
-    assert "Nothing has been measured yet" in said(pd.DataFrame())
+    nothing = cold_start.View(Rows(factories.to_frame([]), INFO))
+    assert cold_start.answer(nothing).verdict == "none" and cold_start.table(nothing).empty
     every: dict[tuple[str, str], factories.Failure] = dict.fromkeys(DISK, ("crashed", "<b>"))
-    df = frame(failed=every, rounds=1)
-    assert "No cell could be measured" in said(df)
-    assert "<b>" not in str(answers.cold_start(df, INFO).data)
-    assert not re.search(r"\d", str(answers.cold_start_reading(df).data))
-    assert answers.cold_start_table(pd.DataFrame()).empty
+    answer = cold_start.answer(view(failed=every, rounds=1))
+    assert answer.verdict == "none" and "<b>" not in answer.text
 
 
 def test_one_state_or_one_way_alone() -> None:
     ram = {kind: cost for kind, cost in DISK.items() if kind[0] == "resident"}
-    text = said(frame(ram))
-    assert "What of it is the disk is **undecided**" in text and "on the disk a start" not in text
+    assert view(ram).pairs() == [] and cold_start.answer(view(ram)).verdict == "measured"
     alone = {kind: cost for kind, cost in DISK.items() if kind[1] == "mmap"}
-    assert said(frame(alone)).count("no other way was measured") == 2
+    assert verdicts(view(alone)) == {"mmap": "slower"}
 
 
 def test_missing_parts_are_not_taken_for_zero() -> None:
-    df = frame(imported=None)
-    assert "not every part of a start could be measured" in said(df)
-    assert "nothing to read here" in str(answers.cold_start_reading(df).data)
+    seen = view(imported=None)
+    assert seen.estimate("start_s", seen.measured[0]).n == 0
+    assert "not measured" in cold_start.answer(seen).text
 
 
 def test_names_of_models_are_escaped() -> None:
     info = factories.info(name="<script>*x*", size_bytes=MIB)
-    assert "<script>" not in str(answers.cold_start(frame(rounds=1), info).data)
+    assert "<script>" not in cold_start.answer(view(rounds=1, info=info)).text
 
 
 def test_the_table_holds_every_start() -> None:
-    table = answers.cold_start_table(frame())
+    table = cold_start.table(view())
     assert list(table.columns[1:]) == [f"{state}, {way}" for state, way in DISK]
     rows = table.set_index("")
     assert float(rows.loc["model file, ms", "evicted, read"]) == pytest.approx(300, rel=0.02)
-    assert rows.loc["read while loading, MiB", "evicted, mmap"] == "13.0"
-    assert set(rows.loc["n"]) == {"6"} and rows.loc["load and TTFT, ms"].str.endswith("]").all()
+    assert set(rows.loc["n"]) == {"6"} and rows.loc["load and TTFT, ms"].str.contains("]").all()
     assert rows.loc["locked, MiB", "resident, mlock"] == "13.0"
     assert rows.loc["locked, MiB", "resident, read"] == "0"
+    assert "slower" in rows.loc["against the file in RAM", "evicted, mmap"]
     assert "warm-up, ms" not in rows.index
 
 
@@ -284,10 +292,10 @@ def bars(ax: Any, part: str) -> list[float]:
 
 def test_parts_follow_each_other_to_the_whole() -> None:
     df = frame(between=0.0)
-    ax = plots.cold_start(df)
+    ax = cold_start.figure(cold_start.View(Rows(df, INFO)))
     assert bars(ax, "model file") == pytest.approx([cost * 1e3 for cost in DISK.values()])
     assert bars(ax, "import") == pytest.approx([100.0] * 6)
-    ledger = StartLedger(df)
+    ledger = cold_start.View(Rows(df, INFO))
     for row, start in enumerate(ledger.measured):
         ends = [bars(ax, part)[row] for part in ledger.parts]
         assert sum(ends) == pytest.approx(ledger.estimate("start_s", start).median * 1e3)
@@ -305,24 +313,26 @@ def test_failed_starts_are_hatched_and_partly_failed_ones_said() -> None:
     bad = starts({("resident", "mmap"): 0.1}, rounds=1, twins=False,
                  failed={("resident", "mmap"): ("timeout", "late")})  # fmt: skip
     bad[0] = bad[0].model_copy(update={"trial": bad[0].trial.model_copy(update={"round": 9})})
-    ax = plots.cold_start(factories.to_frame([*made, *bad]))
+    ax = cold_start.figure(cold_start.View(Rows(factories.to_frame([*made, *bad]), INFO)))
     hatched = [patch for patch in ax.patches if patch.get_hatch()]
     assert len(hatched) == 1
     text = words(ax.figure)
-    assert "oom 6" in text and "resident, mmap (ok 6, timeout 1)" in text.replace("\n", " ")
+    assert "oom 6" in text and "timeout 1" in text
 
 
 ALL_LOST = frame(rounds=1, failed=dict.fromkeys(DISK, ("oom", "")))
 
 
-@pytest.mark.parametrize("df", [pd.DataFrame(), ALL_LOST])
+@pytest.mark.parametrize("df", [factories.to_frame([]), ALL_LOST])
 def test_nothing_is_a_sentence(df: pd.DataFrame) -> None:
-    assert "Nothing was measured" in words(plots.cold_start(df).figure)
+    assert "Nothing was measured" in words(
+        cold_start.figure(cold_start.View(Rows(df, INFO))).figure
+    )
 
 
 def test_axes_of_others_are_used() -> None:
     _, ax = plt.subplots()
-    assert plots.cold_start(frame(rounds=1), ax=ax) is ax
+    assert cold_start.figure(view(rounds=1), ax=ax) is ax
 
 
 # ------------------------------------------------------------------------------- for real
@@ -336,7 +346,7 @@ def test_the_notebook_and_its_report(carried_out: CarriedOut) -> None:
     )
     assert set(df["status"]) == {"ok"}, df["reason"].unique()
     assert len(df) == (2 * 2 + 2) * 2
-    assert set(loading.names(df)) == {"mmap", "mlock"}
+    assert set(df["reading"]) == {"mmap", "mlock"}
     if sys.platform == "linux":
         read = df.groupby("page_cache")["read_bytes"].median()
         assert read["evicted"] > 10 * MIB > read["resident"]

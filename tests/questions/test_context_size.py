@@ -222,8 +222,8 @@ def test_beyond_training_is_said_where_it_is() -> None:
 
 
 def test_nothing_all_failed_and_missing_values() -> None:
-    assert "Nothing has been measured" in text(answers.context_size(pd.DataFrame(), {}))
-    assert "Nothing was measured" in text(answers.context_size_reading(pd.DataFrame()))
+    assert "Nothing has been measured" in text(answers.context_size(factories.to_frame([]), {}))
+    assert "Nothing was measured" in text(answers.context_size_reading(factories.to_frame([])))
     every = {(n, p): ("crashed", "SIGSEGV") for n in SIZES for p in (0, round_half(n))}
     broken = frame(failed=every, chat=False)
     assert "No cell could be measured" in text(answers.context_size(broken, INFO))
@@ -240,8 +240,8 @@ def test_the_tables() -> None:
     assert list(table["first generation adds, most filled, MiB"]) == ["5.00", "9.00", "9.00"]
     turns = answers.context_size_turns(frame(), INFO)
     assert list(turns["n_ctx needed"]) == ["408", "1,038", "2,838"]
-    assert answers.context_size_turns(pd.DataFrame(), INFO).empty
-    assert answers.context_size_table(pd.DataFrame()).empty
+    assert answers.context_size_turns(factories.to_frame([]), INFO).empty
+    assert answers.context_size_table(factories.to_frame([])).empty
 
 
 def test_the_figure_shows_memory_and_speed() -> None:
@@ -258,7 +258,7 @@ def test_the_figure_shows_memory_and_speed() -> None:
 def test_the_figure_says_what_failed() -> None:
     failed = {(2048, 512): ("oom", "no memory")}
     assert "Not drawn" in words(plots.context_size(frame(failed=failed)))
-    assert "Nothing was measured" in words(plots.context_size(pd.DataFrame()))
+    assert "Nothing was measured" in words(plots.context_size(factories.to_frame([])))
     _, two = plt.subplots(1, 2)
     assert list(plots.context_size(frame(rounds=1), axes=two)) == list(two)
     with pytest.raises(ParameterError, match="give two"):

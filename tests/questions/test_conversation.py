@@ -212,8 +212,8 @@ def test_failures_and_nothing() -> None:
     assert "no short prompt could be measured" in no_short
     broken = frame(failed=alone | {(None, "cold"): ("crashed", "SIGSEGV")})
     assert "No cell could be measured" in text(answers.conversation(broken, INFO))
-    assert "Nothing has been measured" in text(answers.conversation(pd.DataFrame(), {}))
-    for data in (pd.DataFrame(), broken):
+    assert "Nothing has been measured" in text(answers.conversation(factories.to_frame([]), {}))
+    for data in (factories.to_frame([]), broken):
         assert "nothing to read" in text(answers.conversation_reading(data))
         assert answers.conversation_counts(data).empty and answers.conversation_turns(data).empty
     poor = frame(rounds=1).assign(decode_tps=None, decode_s=None, itl_s=None)
@@ -243,7 +243,7 @@ def test_the_figure_says_what_failed() -> None:
     failed = {("fr", "cold"): ("refused", "it does not fit")}
     axes = plots.conversation(frame(failed=failed))
     assert "Not drawn" in words(axes) and "refused" in words(axes)
-    assert "Nothing was measured" in words(plots.conversation(pd.DataFrame()))
+    assert "Nothing was measured" in words(plots.conversation(factories.to_frame([])))
     _, two = plt.subplots(1, 2)
     assert list(plots.conversation(frame(rounds=1), axes=two)) == list(two)
     with pytest.raises(ParameterError, match="give two"):

@@ -11,11 +11,11 @@ import pytest
 import llm_latency as lab
 from llm_latency import experiments
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.experiments.everything import PLANS, PRESETS
-from llm_latency.experiments.notebook import defaults
 from llm_latency.machine import lock
 from llm_latency.measure import runner, session
-from llm_latency.questions import everything
+from llm_latency.questions import QUESTIONS, everything
+from llm_latency.questions.everything import ASKED, PRESETS
+from llm_latency.questions.notebook import defaults
 from tests.support.factories import FakeWorker
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -24,7 +24,7 @@ NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_question_has_a_plan_at_every_preset(preset: str) -> None:
     made = experiments.everything(preset=preset)
-    assert [plan.experiment for plan in made.plans] == list(PLANS) == list(experiments.QUESTIONS)
+    assert [plan.experiment for plan in made.plans] == list(ASKED)
     least = {"quick": 6, "standard": 12, "rigorous": 20}[preset]
     for plan in made.plans:
         assert plan.rounds == least
@@ -34,9 +34,9 @@ def test_every_question_has_a_plan_at_every_preset(preset: str) -> None:
 
 
 def test_questions_are_those_of_the_notebooks() -> None:
-    for name, question in experiments.QUESTIONS.items():
+    for name, question in QUESTIONS.items():
         notebook = json.loads((NOTEBOOKS / f"{name}.ipynb").read_text(encoding="utf-8"))
-        assert "".join(notebook["cells"][0]["source"]).splitlines()[0] == f"# {question}"
+        assert "".join(notebook["cells"][0]["source"]).splitlines()[0] == f"# {question.asks}"
 
 
 @pytest.mark.parametrize(
@@ -85,8 +85,8 @@ def test_each_question_has_a_run_of_its_own(runs: everything.Runs, outputs: Path
 def test_the_page_of_answers_asks_and_answers(runs: everything.Runs) -> None:
     said = str(lab.answers.everything(runs).data)
     for name in ("warm_runs", "prompt_size"):
-        assert f"### {experiments.QUESTIONS[name]}" in said
-    assert experiments.QUESTIONS["batch_size"] not in said
+        assert f"### {QUESTIONS[name].asks}" in said
+    assert QUESTIONS["batch_size"].asks not in said
     # One round cannot decide anything.
     assert "undecided" in said
     assert "INCOMPLETE" not in said and "Not run" not in said

@@ -17,16 +17,17 @@ from hypothesis import strategies as st
 import llm_latency as lab
 from llm_latency import experiments
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.experiments.notebook import defaults
 from llm_latency.memory import frontier
 from llm_latency.model import names as models
 from llm_latency.model.header import read_header
 from llm_latency.plan.parameters import shown
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
+from llm_latency.questions import QUESTIONS, module
+from llm_latency.questions.notebook import defaults
 from llm_latency.records.store import RunStore
 from tests.support.factories import FakeWorker
 
-advising = sys.modules["llm_latency.experiments.advise"]
+advising = sys.modules["llm_latency.questions.advise.planning"]
 
 
 @pytest.fixture(autouse=True)
@@ -183,7 +184,7 @@ GIVEN = [
     (np.array([256, 512]), [256, 512]),
     (Path("x"), os.fspath("x")),
 ]
-PLANNERS = {**experiments.EXPERIMENTS, "frontier": frontier.plan}
+PLANNERS = {**{name: module(name).plan for name in QUESTIONS}, "frontier": frontier.plan}
 DIRECT = {*Settings.model_fields, *Workload.model_fields, *Start.model_fields}
 
 

@@ -221,7 +221,7 @@ def test_failures_and_missing_values() -> None:
     assert "No cell could be measured" in said(every)
     assert "<b>" not in str(answers.max_tokens(every, info()).data)
     assert "Too little was measured" in text(answers.max_tokens_reading(every, info()))
-    assert "Nothing has been measured yet" in said(pd.DataFrame())
+    assert "Nothing has been measured yet" in said(factories.to_frame([]))
     assert "no process has a known latency" in said(made().assign(total_s=None))
     assert "finish" in answers.max_tokens_table(made().assign(finish_reason=None), info())
 
@@ -265,7 +265,7 @@ def test_the_table_has_a_row_per_kind_and_length() -> None:
     assert list(table["generated"][-4:]) == ["40"] * 4
     assert list(table["finish"][-2:]) == ["stop 12"] * 2
     assert (table["trials"] == "ok 6").all()
-    assert answers.max_tokens_table(pd.DataFrame(), info()).empty
+    assert answers.max_tokens_table(factories.to_frame([]), info()).empty
 
 
 def test_signs_and_thousands() -> None:
@@ -304,7 +304,7 @@ def test_every_error_lies_within_the_axes() -> None:
 def test_the_figure_says_what_failed_and_copes_with_little() -> None:
     drawn = plots.max_tokens(made(failed={150: ("oom", "x")}), HELD)
     assert "Not drawn" in words(drawn) and "oom 12" in words(drawn)
-    for frame in (pd.DataFrame(), made(failed=dict.fromkeys(LENGTHS, ("crashed", "x")))):
+    for frame in (factories.to_frame([]), made(failed=dict.fromkeys(LENGTHS, ("crashed", "x")))):
         assert "Nothing was measured" in words(plots.max_tokens(frame))
     few = plots.max_tokens(made(rounds=1, kinds=("fixed",)), HELD)
     few[0].figure.canvas.draw()

@@ -29,7 +29,7 @@ INFO = factories.info(size_bytes=13 * MIB)
 WORK = Workload(prompt_tokens=64, max_tokens=32, repeats=3)
 KILLED = "killed by the system: it needed more than its limit of 34 MiB, in phase '{}'; log: x.log"
 Where = tuple[int | None, str]
-KINDS: tuple[Where, ...] = tuple((limit, way) for limit in (None, 34) for way in loading.WAYS)
+KINDS: tuple[Where, ...] = tuple((limit, way) for limit in (None, 34) for way in loading.READING)
 OOM: dict[Where, factories.Failure] = {
     (34, "read"): ("oom", KILLED.format("load")),
     (34, "mlock"): ("oom", KILLED.format("generation 0")),
@@ -74,7 +74,7 @@ def processes(
                 "buffers": Buffers(weights_bytes=100 * MIB) if told else Buffers(),
             }
             record = factories.record(
-                Settings(**loading.WAYS[way]),
+                Settings(**loading.READING[way]),
                 workload=WORK.model_copy(update={"repeats": repeats}),
                 start=Start(page_cache="evicted" if limit else "resident", memory_limit_bytes=size),
                 round=number,
@@ -284,15 +284,17 @@ def test_only_limits() -> None:
 
 
 def test_nothing_and_all_failed() -> None:
-    assert "Nothing has been measured yet" in said(pd.DataFrame())
+    assert "Nothing has been measured yet" in said(factories.to_frame([]))
     lost: dict[Where, factories.Failure] = dict.fromkeys(KINDS, ("refused", "<b>no"))
     df = frame(failed=lost, rounds=1)
     text = said(df)
     assert "No cell could be measured" in text and "- **mmap**: **refused** 1 of 1" in text
     assert "<b>" not in str(answers.memory_locking(df, INFO).data)
-    assert answers.memory_locking_table(pd.DataFrame()).empty
-    assert answers.memory_locking_bytes(pd.DataFrame()).empty
-    assert "Nothing was measured" in str(answers.memory_locking_reading(pd.DataFrame()).data)
+    assert answers.memory_locking_table(factories.to_frame([])).empty
+    assert answers.memory_locking_bytes(factories.to_frame([])).empty
+    assert "Nothing was measured" in str(
+        answers.memory_locking_reading(factories.to_frame([])).data
+    )
 
 
 def test_the_reading_names_what_is_not_drawn() -> None:
@@ -356,7 +358,7 @@ def test_points_are_processes_and_failures_are_boxes() -> None:
                  if c.get_label().startswith(("_no limit", "_34 MiB"))}  # fmt: skip
         assert drawn == {"_no limit mmap": 6, "_no limit read": 6, "_no limit mlock": 6,
                          "_34 MiB mmap": 6}  # fmt: skip
-        assert [tick.get_text() for tick in ax.get_xticklabels()] == [*loading.WAYS] * 2
+        assert [tick.get_text() for tick in ax.get_xticklabels()] == [*loading.READING] * 2
     text = words(left.figure)
     assert text.count("oom 6") == 4 and "no limit" in text and "34 MiB" in text
     assert text.count("200\nmajor faults") == 1, "in the left panel only"
@@ -366,7 +368,7 @@ def test_points_are_processes_and_failures_are_boxes() -> None:
 
 
 def test_nothing_is_a_sentence_and_two_axes_or_none() -> None:
-    for df in (pd.DataFrame(), frame(rounds=1, failed=dict.fromkeys(KINDS, ("oom", "")))):
+    for df in (factories.to_frame([]), frame(rounds=1, failed=dict.fromkeys(KINDS, ("oom", "")))):
         assert "Nothing was measured" in words(plots.memory_locking(df)[0].figure)
     _, axes = plt.subplots(1, 2)
     assert list(plots.memory_locking(frame(rounds=1), axes=axes)) == list(axes)

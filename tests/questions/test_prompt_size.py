@@ -235,7 +235,7 @@ def test_failures_are_named_by_their_length() -> None:
     assert "No cell could be measured" in said(every)
     assert "<b>" not in str(answers.prompt_size(every, INFO).data)
     assert "could not be measured at any length" in text(answers.prompt_size_reading(every))
-    assert "Nothing has been measured yet" in said(pd.DataFrame())
+    assert "Nothing has been measured yet" in said(factories.to_frame([]))
 
 
 def test_missing_values_are_survived() -> None:
@@ -259,7 +259,7 @@ def test_the_table_has_a_row_per_length() -> None:
     assert list(table["batches"]) == ["1", "1", "1", "1", "2", "2", "4"]
     assert list(table["TTFT against the shortest"]) == ["–", *["slower"] * 6]
     assert table["prefill, ms"].str.endswith("n 6").all()
-    assert answers.prompt_size_table(pd.DataFrame()).empty
+    assert answers.prompt_size_table(factories.to_frame([])).empty
 
 
 def test_the_reading_names_the_fastest_length() -> None:
@@ -288,7 +288,7 @@ def test_the_figure_shows_points_line_band_and_edges() -> None:
 def test_the_figure_says_what_failed_and_copes_with_nothing() -> None:
     failed = made(failed={2048: ("oom", "x")})
     assert "Not drawn: prompts of 2,048 tokens (oom 6)" in words(plots.prompt_size(failed))
-    for frame in (pd.DataFrame(), made(failed=dict.fromkeys(LENGTHS, ("crashed", "x")))):
+    for frame in (factories.to_frame([]), made(failed=dict.fromkeys(LENGTHS, ("crashed", "x")))):
         axes = plots.prompt_size(frame)
         axes[0].figure.canvas.draw()
         assert "Nothing was measured" in words(axes)

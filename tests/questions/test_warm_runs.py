@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import CacheMode, Settings, Start, Workload
+from llm_latency.questions import warm_runs
+from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.pages import CarriedOut, words
 
-ROOT = Path(__file__).parents[2]
 INFO = factories.info()
 MODES: tuple[CacheMode, ...] = ("cold", "kept")
 
@@ -65,18 +62,12 @@ def frame(
     return factories.to_frame(made)
 
 
-def text(df: pd.DataFrame, answer: Callable[..., Any] = answers.warm_runs) -> str:
-    said = answer(df, INFO) if answer is answers.warm_runs else answer(df)
-    return html.unescape(str(said.data)).replace("\N{NO-BREAK SPACE}", " ")
-
-
-def line(said: str, mode: str, prompt: int) -> str:
-    head = f"- **{mode}, prompt of {prompt} tokens**"
-    return next(one for one in said.splitlines() if one.startswith(head))
+def view(**options: Any) -> warm_runs.View:
+    return warm_runs.View(Rows(frame(**options), INFO))
 
 
 def test_the_plan_holds_both_modes_at_each_length() -> None:
-    plan = experiments.warm_runs()
+    plan = warm_runs.plan()
     cells = [cell for cell in plan.cells if not cell.twin]
     assert {(c.workload.prompt_tokens, c.workload.cache_mode) for c in cells} == {
         (12, "cold"), (12, "kept"), (200, "cold"), (200, "kept"),
@@ -99,97 +90,90 @@ def test_the_plan_holds_both_modes_at_each_length() -> None:
 )
 def test_wrong_parameters_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(words)):
-        experiments.warm_runs(**given)
+        warm_runs.plan(**given)
+
+
+def verdicts(seen: warm_runs.View, column: str = "total_s") -> dict[tuple[float, str], str]:
+    return {tuple(prompt): seen.compare(column, prompt).verdict for prompt in seen.measured}
 
 
 def test_all_of_the_gain_is_the_prompt_cache() -> None:
-    said = text(frame())
-    assert "With synthetic:tiny and 8 tokens generated, 10 warm runs after the first" in said
-    assert "every time (cold), **same** after 12 and 200 tokens of prompt" in said
-    assert "prompt cache kept (kept), **faster** after 12 and 200 tokens of prompt" in said
-    assert "**same**" in line(said, "cold", 200) and "faster" not in line(said, "cold", 200)
-    assert re.search(r"TTFT (199|20\d) ms → 1\.0\d* ms, −(99|100) %", line(said, "kept", 200))
-    share = re.search(r"Of TTFT (\d+) ms .*?prompt cache (\d+) ms .*?\*\*(\d+) %\*\*", said)
-    split = said[said.index("after a prompt of 200 tokens:**") :]
-    share = re.search(r"Of TTFT ([\d.]+) ms .*?prompt cache ([\d.]+) ms .*?\*\*(\d+) %\*\*", split)
-    assert share and [float(x) for x in share.groups()] == pytest.approx([199, 199, 100], rel=0.05)
-    assert "not told from none" in split
-    assert "n = 6 paired rounds" in said and "equal cells differ in this change of TTFT" in said
+    seen = view()
+    assert verdicts(seen) == {
+        (12, "cold"): "same",
+        (12, "kept"): "faster",
+        (200, "cold"): "same",
+        (200, "kept"): "faster",
+    }
+    whole, cache = seen.cache_part("ttft_s", 200)
+    assert (whole.median, cache.median) == pytest.approx((0.199, 0.199), rel=0.05)
+    answer = warm_runs.answer(seen)
+    assert answer.verdict == "faster" and len(answer.sentences) <= 5
+    assert answer.sure.startswith("6 paired rounds; equal cells differ by")
 
 
 def test_gain_without_the_prompt_cache_is_told_apart() -> None:
     # The first run takes twice as long in all: 200 of 399 ms are not the prompt cache.
-    said = text(frame(first=2.0))
-    assert "every time (cold), **faster** after 12 and 200 tokens" in said
-    split = said[said.index("after a prompt of 200 tokens:**") :]
-    share = re.search(r"Of TTFT ([\d.]+) ms .*?prompt cache ([\d.]+) ms .*?\*\*(\d+) %\*\*", split)
-    assert share and [float(x) for x in share.groups()] == pytest.approx([399, 199, 50], rel=0.06)
-    assert "not told from none" not in split
+    seen = view(first=2.0)
+    assert set(verdicts(seen).values()) == {"faster"}
+    whole, cache = seen.cache_part("ttft_s", 200)
+    assert (whole.median, cache.median) == pytest.approx((0.399, 0.199), rel=0.06)
 
 
 def test_warm_runs_that_are_slower() -> None:
-    said = text(frame(first=0.5, modes=("cold",)))
-    assert "every time (cold), **slower** after 12 and 200 tokens of prompt" in said
-    assert "faster" not in said
-    assert "share of the prompt cache is **undecided**" in said
-    nothing = text(frame(first=0.001))
-    assert "no gain to split (verdict: slower)" in nothing
+    seen = view(first=0.5, modes=("cold",))
+    assert set(verdicts(seen).values()) == {"slower"}
+    answer = warm_runs.answer(seen)
+    assert answer.verdict == "slower" and "prompt cache is **undecided**" in answer.text
 
 
 def test_speeds_are_those_of_the_data() -> None:
-    said = line(text(frame(between=0)), "cold", 200)
+    seen = view(between=0)
+    cold = warm_runs.Prompt(200, "cold")
     # 8 tokens in 200 + 7 x 5 ms; 7 of them in 35 ms.
-    found = re.search(r"whole answer ([\d.]+) → ([\d.]+) tok/s.*token ([\d.]+) → ([\d.]+)", said)
-    assert found and [float(x) for x in found.groups()] == pytest.approx(
-        [34, 34, 200, 200], rel=0.02
-    )
+    for when in warm_runs.WHEN:
+        assert 1 / seen.estimate("per_token_s", cold, when).median == pytest.approx(34, rel=0.02)
+        assert 1 / seen.estimate("per_decoded_s", cold, when).median == pytest.approx(200, rel=0.02)
 
 
-def test_too_few_rounds_or_no_twin_give_no_verdict() -> None:
-    for df, why in (
-        (frame(rounds=2), "6 are the fewest for a verdict"),
-        (frame(twin=False), "not known, so there is no verdict"),
-    ):
-        said = text(df)
-        assert why in said and "**undecided**" in said
-        for verdict in ("**faster**", "**slower**", "**same**"):
-            assert verdict not in said
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"twin": False}])
+def test_too_few_rounds_or_no_twin_give_no_verdict(options: dict[str, Any]) -> None:
+    seen = view(**options)
+    assert set(verdicts(seen).values()) == {"undecided"}
+    assert warm_runs.answer(seen).verdict == "undecided"
 
 
 def test_failures_and_gaps_are_told() -> None:
-    answer = answers.warm_runs(frame(failed=MODES), INFO)
-    assert "No cell could be measured" in str(answer.data) and "<b>" not in str(answer.data)
-    said = text(frame(failed=("kept",)))
-    assert "1 of 2 cells failed" in said and "kept, prompt" not in said
-    assert "Nothing has been measured" in text(pd.DataFrame())
-    assert "no process has both a first and a further generation" in text(frame(repeats=0))
-    unknown = frame().assign(decode_s=None)
-    assert "after the first token" not in line(text(unknown), "cold", 200)
+    answer = warm_runs.answer(view(failed=MODES))
+    assert answer.verdict == "none" and "<b>" not in answer.text
+    assert {prompt.mode for prompt in view(failed=("kept",)).measured} == {"cold"}
+    nothing = warm_runs.View(Rows(factories.to_frame([]), INFO))
+    assert warm_runs.answer(nothing).verdict == "none"
+    assert warm_runs.answer(view(repeats=0)).line == "no warm run was measured"
 
 
-def test_one_process_alone_is_held_against_the_others() -> None:
-    far = re.search(r"holds the medians of (\d+) of (\d+) other", text(frame(between=0.2)))
-    assert far and int(far[1]) <= 4 and int(far[2]) == 20
-    table = answers.warm_runs_one_process(frame(between=0))
-    assert list(table["runs"]) == ["10"] * 4
+def test_one_process_alone_is_compared_with_the_others() -> None:
+    alone = [view(between=0.2).one_process(prompt) for prompt in view().measured]
+    assert sum(one.inside for one in alone if one) <= 4
+    assert sum(one.others for one in alone if one) == 20
+    one = view(between=0).one_process(warm_runs.Prompt(12, "cold"))
     # 12 + 7 x 5 ms.
-    assert float(table["mean, ms"][0]) == pytest.approx(47, rel=0.02)
-    assert answers.warm_runs_one_process(pd.DataFrame()).empty
-    assert "One process alone" not in text(frame(rounds=1))
+    assert one is not None and len(one.totals_s) == 10
+    assert one.totals_s.mean() == pytest.approx(0.047, rel=0.02)
+    assert view(rounds=1).one_process(warm_runs.Prompt(12, "cold")) is None
 
 
-def test_reading_and_table() -> None:
-    df = frame()
-    assert "cold, 200 tokens 100 %" in text(df, answers.warm_runs_by_repeat)
-    assert "no course to read" in text(frame(repeats=1), answers.warm_runs_by_repeat)
-    assert "no course to read" in text(pd.DataFrame(), answers.warm_runs_by_repeat)
-    table = answers.warm_runs_table(df)
+def test_the_course_and_the_table() -> None:
+    seen = view()
+    assert seen.drift(warm_runs.Prompt(200, "cold")).median == pytest.approx(1, abs=0.01)
+    assert view(repeats=1).drift(warm_runs.Prompt(200, "cold")).n == 0
+    table = warm_runs.table(seen)
     assert list(table["warm: evaluated"]) == ["12", "1", "200", "1"]
-    assert answers.warm_runs_table(pd.DataFrame()).empty
+    assert warm_runs.table(warm_runs.View(Rows(factories.to_frame([]), INFO))).empty
 
 
 def test_a_thin_line_per_process_and_a_thick_one_per_cell() -> None:
-    left, right = plots.warm_runs(frame())
+    left, right = warm_runs.figure(view())
     for ax in (left, right):
         labels = [ln.get_label() for ln in ax.lines]
         assert labels.count("_process") == 4 * 6
@@ -203,13 +187,13 @@ def test_a_thin_line_per_process_and_a_thick_one_per_cell() -> None:
 
 
 def test_poor_frames_are_drawn_as_what_they_are() -> None:
-    for df in (pd.DataFrame(), frame(failed=MODES, rounds=1)):
-        axes = plots.warm_runs(df)
+    for df in (factories.to_frame([]), frame(failed=MODES, rounds=1)):
+        axes = warm_runs.figure(warm_runs.View(Rows(df, INFO)))
         axes[0].figure.canvas.draw()
         assert "Nothing was measured" in words(axes[0])
-    assert "crashed 12" in words(plots.warm_runs(frame(failed=("kept",)))[0])
+    assert "crashed 12" in words(warm_runs.figure(view(failed=("kept",)))[0])
     with pytest.raises(ParameterError, match="give two"):
-        plots.warm_runs(frame(rounds=1), axes=[plt.subplots()[1]])
+        warm_runs.figure(view(rounds=1), axes=[plt.subplots()[1]])
 
 
 @pytest.mark.notebook
@@ -222,4 +206,4 @@ def test_the_notebook_runs(carried_out: CarriedOut) -> None:
     warm = df[df["repeat"] > 0]
     assert set(warm.loc[warm["cache_mode"] == "kept", "evaluated_tokens"]) == {1}
     assert set(warm.loc[warm["cache_mode"] == "cold", "evaluated_tokens"]) == {6, 24}
-    assert "What a kept warm run saves" in page
+    assert "evaluated anew, TTFT goes from" in page

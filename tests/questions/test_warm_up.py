@@ -197,7 +197,7 @@ def test_failures_and_gaps_are_told() -> None:
     assert "2 of 15 cells failed" in said and "- **batch**" not in said
     assert "No cell could be measured" in text(frame(failed=KINDS))
     assert "undecided" in text(frame(failed=("none",)))
-    assert "Nothing has been measured" in text(pd.DataFrame())
+    assert "Nothing has been measured" in text(factories.to_frame([]))
     gaps = frame().assign(state_bytes=None, rss_after_load_bytes=None, rss_peak_bytes=None)
     assert "RAM" not in line(text(gaps), "python_state")
 
@@ -218,8 +218,8 @@ def test_readings_and_table() -> None:
     assert len(table) == 18 and list(table["warm-up"][:6]) == list(KINDS)
     assert set(table["file, MiB"][table["warm-up"] == "tokens"]) == {"–"}
     for reading in (answers.warm_up_by_prompt, answers.warm_up_bars):
-        assert text(pd.DataFrame(), reading)
-    assert answers.warm_up_table(pd.DataFrame()).empty
+        assert text(factories.to_frame([]), reading)
+    assert answers.warm_up_table(factories.to_frame([])).empty
 
 
 def test_bars_begin_at_zero_on_both_sides() -> None:
@@ -251,7 +251,7 @@ def test_lines_by_prompt() -> None:
 
 @pytest.mark.parametrize("draw", [plots.warm_up, plots.warm_up_by_prompt])
 def test_poor_frames_are_drawn(draw: Callable[..., Any]) -> None:
-    for df in (pd.DataFrame(), frame(rounds=1, failed=KINDS)):
+    for df in (factories.to_frame([]), frame(rounds=1, failed=KINDS)):
         ax = np.atleast_1d(draw(df))[0]
         ax.figure.canvas.draw()
         assert "Nothing was measured" in words(ax)

@@ -30,7 +30,7 @@ def record(asked: dict[str, Any], real: dict[str, Any], trouble: str | None = No
     return Record(
         run_id="r",
         trial=Trial(
-            experiment="t", model="m", settings=Settings(**asked),
+            experiment="t", model="m", settings=Settings(**{"n_ctx": 512} | asked),
             workload=Workload(prompt_tokens=8, max_tokens=2),
         ),
         status="ok",

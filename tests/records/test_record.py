@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from llm_latency.plan.spec import Settings
 from llm_latency.records.record import Record
-from llm_latency.records.rows import rows
-from llm_latency.records.store import to_frame
+from llm_latency.records.rows import rows, to_frame
 from tests.support import factories
 
 CONTRACT = """

@@ -17,13 +17,15 @@ import pytest
 from llm_latency import answers, plots
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.spec import Plan, Settings, Trial, Workload
+from llm_latency.questions import cold_start
 from llm_latency.records import versions
 from llm_latency.records.folders import make_folder, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
 from llm_latency.records.store import RunStore, load_runs, open_run
 from llm_latency.report import tables
-from llm_latency.stats import estimate
+from llm_latency.report.page import Rows
 from llm_latency.stats.compare import noise_floor, samples
+from llm_latency.stats.estimate import estimates
 from tests.support import factories
 
 matplotlib.use("agg")
@@ -302,7 +304,7 @@ def test_rows_of_two_origins_enter_no_estimate_together(
     (name,) = columns
     info = factories.info()
     estimating = [
-        lambda df: estimate.by_process(df, "ttft_s"),
+        lambda df: estimates(df, "ttft_s"),
         lambda df: samples(df, "ttft_s", n_batch=256),
         lambda df: noise_floor(df, "ttft_s"),
         tables.cells,
@@ -311,21 +313,20 @@ def test_rows_of_two_origins_enter_no_estimate_together(
         lambda df: answers.latency_by_memory(df),
         plots.latency_by_tokens,
         plots.memory_by_n_ctx,
-        plots.warm_runs,
-        plots.cold_start,
+        lambda df: cold_start.View(Rows(df, info)),
         plots.max_tokens,
         plots.prompt_size,
     ]
-    for estimates in estimating:
+    for reads in estimating:
         with pytest.raises(LabError) as caught:
-            estimates(both)
+            reads(both)
         assert words in str(caught.value)
         assert f"frame[frame['{name}'] == " in str(caught.value)
         one = both[both[name] == columns[name][0]]
-        estimates(one)
+        reads(one)
     plt.close("all")
-    apart = estimate.by_process(both, "ttft_s", [name, "cell_id"])
-    assert set(apart["n"]) == {6}
+    apart = estimates(both, "ttft_s", [name, "cell_id"])
+    assert {value.n for value in apart.values()} == {6}
 
 
 def test_one_file_under_two_names_is_one_model() -> None:

@@ -6,7 +6,6 @@ import html
 import re
 from typing import Any
 
-import pandas as pd
 import pytest
 from IPython.display import Markdown
 
@@ -124,9 +123,9 @@ def test_one_cell() -> None:
 
 
 def test_nothing_yet() -> None:
-    assert "Nothing has been measured" in text(answers.sweep(pd.DataFrame(), {}))
+    assert "Nothing has been measured" in text(answers.sweep(factories.to_frame([]), {}))
     for reading in READINGS:
-        assert text(reading(pd.DataFrame()))
+        assert text(reading(factories.to_frame([])))
 
 
 def test_the_longest_prompt_that_failed_is_named() -> None:
@@ -170,13 +169,6 @@ def test_disturbed_machines_are_named(options: dict[str, float], words: str) -> 
     assert "Disturbed" in said and words in said
     quiet = text(answers.sweep(factories.frame(rounds=1, other=0.01, steal=None), INFO))
     assert "Disturbed" not in quiet
-
-
-def test_frames_of_older_records_are_judged_by_their_fractions() -> None:
-    frame = factories.frame(rounds=1, other=0.2).drop(columns="disturbed")
-    assert "Disturbed" in text(answers.sweep(frame, INFO))
-    frame["cpu_other_fraction"] = 0.01
-    assert "Disturbed" not in text(answers.sweep(frame, INFO))
 
 
 def test_completeness() -> None:

@@ -16,10 +16,10 @@ from matplotlib.patches import Rectangle
 
 from llm_latency import plots
 from llm_latency.errors import ParameterError
-from llm_latency.plots import style
 from llm_latency.plots.grouping import grouping_of
-from llm_latency.plots.labels import End, label_ends
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.labels import End, label_ends
 from llm_latency.words import MIB
 from tests.support import factories
 
@@ -70,7 +70,7 @@ UNKNOWN = [
     *("rss_bytes", "decode_tps", "total_s", "ttft_s", "itl_s"),
 ]
 POOR = {
-    "empty": pd.DataFrame(),
+    "empty": factories.to_frame([]),
     "all failed": factories.frame(
         n_ctx=(512,), n_batch=(128, 256), failed={(512, b): ("oom", "") for b in (128, 256)}
     ),

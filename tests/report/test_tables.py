@@ -160,7 +160,7 @@ def test_cards_bear_an_empty_info(card) -> None:  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize(
     "frame",
     [
-        pd.DataFrame(),
+        factories.to_frame([]),
         factories.frame(n_ctx=(512,), n_batch=(128,), rounds=1, prompts=(64,), max_tokens=1),
         factories.frame(failed={(512, 128): ("crashed", "")}, n_ctx=(512,), n_batch=(128,)),
     ],

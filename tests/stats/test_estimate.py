@@ -16,7 +16,6 @@ from llm_latency.records.frame import prepare
 from llm_latency.stats.estimate import (
     FEWEST,
     Estimate,
-    by_process,
     estimate,
     estimates,
     outliers,
@@ -107,9 +106,9 @@ def test_times_changes_the_unit_only() -> None:
 def test_repeats_in_one_process_do_not_narrow_the_interval() -> None:
     few = factories.frame(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=6, repeats=0)
     many = factories.frame(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=6, repeats=30)
-    narrow, wide = (by_process(frame, "ttft_s").iloc[0] for frame in (many, few))
-    assert narrow["n"] == wide["n"] == 6
-    assert narrow["kind"] == "interval"
+    narrow, wide = (next(iter(estimates(frame, "ttft_s").values())) for frame in (many, few))
+    assert narrow.n == wide.n == 6
+    assert narrow.kind == "interval"
 
 
 def test_a_process_counts_with_the_median_of_its_good_generations() -> None:
@@ -124,17 +123,17 @@ def test_a_process_counts_with_the_median_of_its_good_generations() -> None:
 
 def test_failed_cells_stay_with_n_zero() -> None:
     frame = factories.frame(failed=factories.FAILED, rounds=6)
-    table = by_process(frame, "ttft_s", by=["n_ctx", "n_batch"]).set_index(["n_ctx", "n_batch"])
+    table = estimates(frame, "ttft_s", by=["n_ctx", "n_batch"])
     assert len(table) == 9
     for failed in factories.FAILED:
-        assert table.loc[failed, "n"] == 0
-        assert math.isnan(table.loc[failed, "median"])
+        assert table[failed].n == 0
+        assert math.isnan(table[failed].median)
 
 
 def test_the_same_trial_in_two_runs_is_two_processes() -> None:
     one = factories.frame(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=3)
     both = pd.concat([one, one.assign(run_id="run-2")])
-    assert by_process(both, "ttft_s")["n"].tolist() == [6]
+    assert [value.n for value in estimates(both, "ttft_s").values()] == [6]
 
 
 def test_twins_and_superseded_trials_do_not_count() -> None:
@@ -142,7 +141,7 @@ def test_twins_and_superseded_trials_do_not_count() -> None:
     twin = frame.assign(trial_id=frame["trial_id"] + "-twin", twin=True, ttft_s=9.0)
     gone = frame.assign(trial_id=frame["trial_id"] + "-old", superseded=True, ttft_s=9.0)
     both = pd.concat([frame, twin, gone])
-    assert by_process(both, "ttft_s").equals(by_process(frame, "ttft_s"))
+    assert estimates(both, "ttft_s") == estimates(frame, "ttft_s")
     assert len(prepare(both)) == len(frame)
 
 
@@ -156,7 +155,7 @@ def test_a_setting_that_was_not_given_is_a_key() -> None:
 @pytest.mark.parametrize("column", ["ttft", "status_", "nonsense"])
 def test_an_unknown_column_is_named(column: str) -> None:
     with pytest.raises(ParameterError, match=column):
-        by_process(factories.frame(rounds=1), column)
+        estimates(factories.frame(rounds=1), column)
 
 
 def test_outliers_are_flagged_and_constant_values_are_not() -> None:

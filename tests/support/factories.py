@@ -10,6 +10,7 @@ import pandas as pd
 
 from llm_latency.plan.parameters import grid
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.records import rows
 from llm_latency.records.record import (
     Buffers,
     Effective,
@@ -22,7 +23,6 @@ from llm_latency.records.record import (
     Timings,
     Vram,
 )
-from llm_latency.records.rows import rows
 
 MIB = 2**20
 Failure = tuple[Status, str]
@@ -227,7 +227,7 @@ def records(
 
 
 def to_frame(made: Sequence[Record]) -> pd.DataFrame:
-    return pd.DataFrame([row for one in made for row in rows(one)])
+    return rows.to_frame(made)
 
 
 def frame(**options: Any) -> pd.DataFrame:

@@ -7,10 +7,6 @@ All return Markdown for the page; foreign text in them is escaped. A figure of
 from __future__ import annotations
 
 from llm_latency.answers.advise import advise, advise_table
-from llm_latency.answers.batch_size import batch_size, batch_size_reading
-from llm_latency.answers.batch_size_tables import batch_size_table
-from llm_latency.answers.cold_start import cold_start
-from llm_latency.answers.cold_start_page import cold_start_reading, cold_start_table
 from llm_latency.answers.context_size import context_size, context_size_reading
 from llm_latency.answers.context_size_tables import context_size_table, context_size_turns
 from llm_latency.answers.conversation import conversation, conversation_reading
@@ -34,10 +30,7 @@ from llm_latency.answers.readings import (
     speed_heatmap,
 )
 from llm_latency.answers.verdict import sweep
-from llm_latency.answers.warm_runs import warm_runs, warm_runs_by_repeat
 from llm_latency.answers.warm_tables import (
-    warm_runs_one_process,
-    warm_runs_table,
     warm_up_table,
 )
 from llm_latency.answers.warm_up import warm_up, warm_up_bars, warm_up_by_prompt
@@ -45,12 +38,6 @@ from llm_latency.answers.warm_up import warm_up, warm_up_bars, warm_up_by_prompt
 __all__ = [
     "advise",
     "advise_table",
-    "batch_size",
-    "batch_size_reading",
-    "batch_size_table",
-    "cold_start",
-    "cold_start_reading",
-    "cold_start_table",
     "completeness",
     "context_size",
     "context_size_reading",
@@ -81,10 +68,6 @@ __all__ = [
     "prompt_size_table",
     "speed_heatmap",
     "sweep",
-    "warm_runs",
-    "warm_runs_by_repeat",
-    "warm_runs_one_process",
-    "warm_runs_table",
     "warm_up",
     "warm_up_bars",
     "warm_up_by_prompt",

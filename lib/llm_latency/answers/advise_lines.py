@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency.experiments.advise import advise
-from llm_latency.experiments.notebook import defaults
-from llm_latency.plan.builder import DEFAULTS
+from llm_latency.plan.builder import OPTIONS
 from llm_latency.questions.advise.options import Option, settings_in_use
+from llm_latency.questions.advise.planning import plan
+from llm_latency.questions.notebook import defaults
 
 OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v")
 """Settings that are told only where they are not the usual ones."""
@@ -40,7 +40,7 @@ def llama(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
     values = {name: settings[name] for name in names if settings[name] is not None}
     values["flash_attn"] = settings["flash_attn"]
     for name in OTHERS:
-        if settings[name] != DEFAULTS[name]:  # type: ignore[literal-required]
+        if settings[name] != OPTIONS[name]:
             value = settings[name]
             values[name] = GGML_TYPES[value] if name.startswith("type") else value
     lines = ["from llama_cpp import Llama", "", "llm = Llama("]
@@ -91,7 +91,7 @@ def verify(one: Option, info: Mapping[str, Any]) -> str:
 
 def parameters_to_verify(one: Option, info: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of ``advise`` that measure one candidate against the same needs."""
-    usual = defaults(advise)
+    usual = defaults(plan)
     names = ("n_ubatch", "flash_attn", "n_gpu_layers")
     chosen = {name: getattr(one.settings, name) for name in names}
     kept = {

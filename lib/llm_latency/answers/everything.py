@@ -9,7 +9,7 @@ import pandas as pd
 from IPython.display import Markdown
 
 from llm_latency.answers.page import markdown
-from llm_latency.experiments import QUESTIONS
+from llm_latency.questions import QUESTIONS, module
 from llm_latency.words import escape
 
 if TYPE_CHECKING:
@@ -36,9 +36,13 @@ def everything(runs: Runs) -> Markdown:
             said = f"**Not run:** {escape(runs.stopped.get(name, 'not reached'))}"
         else:
             left = store.planned - store.final
-            answer: Answer = getattr(answers, name)
-            said = str(answer(store.frame(), store.info).data)
+            home = module(name)
+            if hasattr(home, "View"):
+                said = home.answer(home.View(store)).text
+            else:
+                answer: Answer = getattr(answers, name)
+                said = str(answer(store.frame(), store.info).data)
             if left:
                 said = f"**INCOMPLETE: {left:,} of {store.planned:,} trials are missing.** {said}"
-        parts.append(f"### {QUESTIONS[name]}\n\n{said}")
+        parts.append(f"### {QUESTIONS[name].asks}\n\n{said}")
     return markdown("\n\n".join(parts))

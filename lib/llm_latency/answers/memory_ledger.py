@@ -11,8 +11,9 @@ from IPython.display import Markdown
 from llm_latency.answers import troubles
 from llm_latency.answers.page import markdown
 from llm_latency.machine.resident_memory import PLACES
-from llm_latency.memory.fits import largest, parse_bytes, predict_at
+from llm_latency.memory.fits import largest, predict_at
 from llm_latency.model.header import Header
+from llm_latency.plan.sizes import size_bytes
 from llm_latency.records import frame as fr
 from llm_latency.views.ledger import Ledger, ledgers
 from llm_latency.words import MIB, enumerate_words, escape, number, percent, several, span
@@ -120,7 +121,7 @@ def _budget(found: list[Ledger], info: Mapping[str, Any]) -> str:
     given = ((info.get("plan") or {}).get("parameters") or {}).get("budget")
     if not str(given or "").strip() or not info.get("header"):
         return ""
-    limit = parse_bytes("budget", given)
+    limit = size_bytes("budget", given)
     header = Header.model_validate(info["header"])
     fit = [one for one in found if sum(one.predicted.values()) <= limit]
     lines = []

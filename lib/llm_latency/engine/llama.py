@@ -35,7 +35,7 @@ from llm_latency.engine.calls import timed_calls  # noqa: E402
 from llm_latency.engine.counters import Counters  # noqa: E402
 from llm_latency.engine.log import LlamaLog  # noqa: E402
 from llm_latency.errors import EngineError  # noqa: E402
-from llm_latency.machine import host  # noqa: E402
+from llm_latency.machine import host, limits  # noqa: E402
 from llm_latency.plan.spec import Settings  # noqa: E402
 from llm_latency.records.record import Effective, LoadTimings  # noqa: E402
 
@@ -86,7 +86,7 @@ class Model:
 
     def __init__(self, path: Path, settings: Settings, stream: TextIO | None = None) -> None:
         self.log = LlamaLog(stream)
-        threads = settings.n_threads or host.usable_cpus()
+        threads = settings.n_threads or limits.usable_cpus()
         calls = ("llama_backend_init", "llama_model_load_from_file", "llama_init_from_model")
         start_s = time.perf_counter()
         with _logging_to(self.log), timed_calls(C, *calls) as spent:

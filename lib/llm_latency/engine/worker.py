@@ -23,7 +23,7 @@ import psutil
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import EngineError
-from llm_latency.machine import host, memory_cap
+from llm_latency.machine import host, limits, memory_cap
 from llm_latency.machine.resident_memory import Places
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import EngineCard, ProcessMemory
@@ -108,7 +108,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 via=workload.via,
                 repeat=repeat,
             )
-            beside = watch.state(child_cpu_s=0.0)
+            beside = watch.state()
             answer = answer.model_copy(
                 update={
                     "cpu_other_fraction": beside.cpu_other_fraction,
@@ -198,7 +198,7 @@ def _refuse_what_cannot_be() -> None:
         return
     import resource
 
-    memory = host.memory_limit_bytes()
+    memory = limits.memory_limit_bytes()
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
 

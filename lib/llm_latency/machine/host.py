@@ -1,4 +1,4 @@
-"""The machine: its card, the CPUs a process may really use, and what else ran meanwhile.
+"""The machine: its card, the memory of this process, and what else ran meanwhile.
 
 llama.cpp's decode threads wait for each other at a barrier for every operation, spinning. One
 other busy process on a 2-core machine took decode from 53 to 1.3 tokens/s, and the spread of
@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 from pydantic import Field
 
+from llm_latency.machine import limits
 from llm_latency.records.record import Generation, HostState, Part, ProcessMemory
 
 OTHER_LIMIT = 0.05
@@ -52,43 +53,6 @@ class MachineCard(Part):
     engine_build: dict[str, Any] = Field(description="How llama.cpp was compiled, if known")
 
 
-def cgroup_cpus() -> float | None:
-    """Return the CPU quota of this process's cgroup in CPUs; ``None`` where there is none."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        folder = Path("/sys/fs/cgroup/cpu")
-        used = int((folder / "cpu.cfs_quota_us").read_text())
-        return None if used < 0 else used / int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def usable_cpus() -> int:
-    """Return how many CPUs this process may keep busy: affinity and cgroup quota, physical cores.
-
-    Two threads on one core's two hardware threads gain nothing for decode and disturb each
-    other, so no more than the physical cores are counted.
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
-    physical = psutil.cpu_count(logical=False) or allowed
-    return max(1, int(min(allowed, physical, cgroup_cpus() or allowed)))
-
-
-def memory_limit_bytes() -> int:
-    """Return all the memory there is for this process: RAM and swap, or its cgroup's limit."""
-    there_is = psutil.virtual_memory().total + psutil.swap_memory().total
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        limit = "max"
-    return min(there_is, int(limit)) if limit.isdigit() else there_is
-
-
 def _cpu_info() -> tuple[str, list[str]]:
     wanted = "avx avx2 fma f16c bmi2 avx512f avx512_vnni amx_tile amx_int8 asimddp i8mm sve"
     try:
@@ -100,17 +64,17 @@ def _cpu_info() -> tuple[str, list[str]]:
         for name, _, value in (line.partition(":") for line in text.splitlines())
     }
     flags = set(fields.get("flags", fields.get("Features", "")).split())
-    found = [flag for flag in wanted.split() if flag in flags]
-    return fields.get("model name", platform.machine()), found
+    features = [flag for flag in wanted.split() if flag in flags]
+    return fields.get("model name", platform.machine()), features
 
 
 def engine_build() -> dict[str, Any]:
     """Return how the installed engine was compiled: what ``bootstrap.py`` wrote down."""
     try:
-        found = json.loads((Path(sys.prefix) / "engine-build.json").read_text(encoding="utf-8"))
+        facts = json.loads((Path(sys.prefix) / "engine-build.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {"why": "llama-cpp-python was not installed by bootstrap.py"}
-    return found if isinstance(found, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def machine_card() -> MachineCard:
@@ -124,7 +88,7 @@ def machine_card() -> MachineCard:
         cpu=cpu,
         physical_cores=psutil.cpu_count(logical=False),
         logical_cpus=os.cpu_count() or 1,
-        usable_cpus=usable_cpus(),
+        usable_cpus=limits.usable_cpus(),
         cpu_features=features,
         ram_bytes=psutil.virtual_memory().total,
         governor=governor.read_text().strip() if governor.exists() else None,
@@ -138,13 +102,13 @@ def versions() -> dict[str, str]:
     from importlib import metadata  # here, because a measured process does not ask
 
     names = ("llm-latency-lab", "llama_cpp_python", "numpy", "pandas", "papermill", "gguf")
-    found = {}
+    installed = {}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def process_memory() -> ProcessMemory:
@@ -181,7 +145,11 @@ def process_memory() -> ProcessMemory:
 
 @dataclass(frozen=True)
 class CpuWatch:
-    """The CPU clocks at the start of a trial; :meth:`state` says what others took since."""
+    """The CPU clocks at the start of a trial; :meth:`state` says what others took since.
+
+    Ours is what this process uses, which it counts by itself, and what the child uses that it
+    measures; all the rest is others'.
+    """
 
     started_s: float
     busy_s: float
@@ -205,14 +173,15 @@ class CpuWatch:
             available_bytes=_available_bytes(),
         )
 
-    def state(self, child_cpu_s: float | None) -> HostState:
+    def state(self, child_cpu_s: float | None = 0.0) -> HostState:
         """Return what others took of all CPU time since the start.
 
         Parameters
         ----------
         child_cpu_s
-            CPU time of the measured process, in seconds; ``None`` where it died without
-            telling: then nobody can say what was taken by others.
+            CPU time of a child that is measured, in seconds; 0 where this process measures
+            itself; ``None`` where the child died without telling: then nobody can say what
+            was taken by others.
         """
         busy, steal = _cpu_clocks()
         elapsed_s = time.perf_counter() - self.started_s
@@ -295,31 +264,31 @@ def disturbances(
     ]
     other = [o for s, o, _ in spans if o is not None and o > OTHER_LIMIT + _blur(s)]
     steal = [t for s, _, t in spans if t is not None and t > STEAL_LIMIT + _blur(s)]
-    found = []
+    causes = []
     if other:
-        found.append(
+        causes.append(
             f"other processes took {max(other):.0%} of the CPU time; close them and measure again"
         )
     if steal:
-        found.append(
+        causes.append(
             f"the hypervisor took {max(steal):.0%} of the CPU time; measure again, or on a "
             "machine of your own"
         )
     if (state.memory_pressure_fraction or 0) > PRESSURE_LIMIT:
-        found.append(
+        causes.append(
             f"processes waited for memory {state.memory_pressure_fraction:.0%} of the time; free "
             "some RAM, or choose a smaller n_ctx or model"
         )
     if (state.swapped_bytes or 0) > SWAP_LIMIT:
-        found.append(
+        causes.append(
             f"{(state.swapped_bytes or 0) / 2**20:.0f} MiB went to or from swap; free some RAM"
         )
     if state.gpu.throttle:
-        found.append(f"the GPU slowed itself down ({state.gpu.throttle}); let it cool and repeat")
+        causes.append(f"the GPU slowed itself down ({state.gpu.throttle}); let it cool and repeat")
     if state.gpu.lost:
-        found.append(state.gpu.lost)
+        causes.append(state.gpu.lost)
     if state.gpu.foreign_processes:
-        found.append(
+        causes.append(
             f"{state.gpu.foreign_processes} other processes computed on the GPU; close them"
         )
-    return found
+    return causes

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import psutil
 
+from llm_latency.machine.limits import ROOT
 from llm_latency.records.record import MemoryLimit
 
-ROOT = Path("/sys/fs/cgroup")
 PREFIX = "llm-latency-"
 """Head of the names of cgroups; the identity of the process that made it follows."""
 

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from llm_latency.errors import ParameterError
 from llm_latency.memory.predict import PADDING, Parts, Prediction, predict
 from llm_latency.model.header import Header, header_of
-from llm_latency.plan.parameters import build, shown
+from llm_latency.plan.parameters import build
+from llm_latency.plan.sizes import size_bytes
 from llm_latency.plan.spec import MAX_INT32, Settings
 from llm_latency.records.record import Part
 from llm_latency.words import MIB, number
-
-UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-
-
-def parse_bytes(name: str, value: Any) -> int:
-    """Return a size in bytes: a number of bytes, or text such as ``6 GiB``, ``512MB``, ``1.5G``.
-
-    ``GiB`` and ``G`` are powers of 1024, ``GB`` of 1000, as disks and memory are labelled.
-
-    Raises
-    ------
-    ParameterError
-        If it is no size; ``name`` says of which parameter.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62:
-        return int(value)
-    text = value if isinstance(value, str) else ""
-    found = re.fullmatch(r"\s*(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(iB|B|)\s*", text, re.I)
-    if found is None:
-        raise ParameterError(
-            f"{name}={shown(value)} is not a size; give bytes, or text such as '6 GiB' or "
-            "'512 MiB'."
-        )
-    power = UNITS[found[2].upper()]
-    decimal = found[3].upper() == "B" and power
-    return int(float(found[1]) * (1000 ** (power // 10) if decimal else 2**power))
 
 
 class Fit(Part):
@@ -129,7 +103,7 @@ def fits(
     """
     if on not in ("gpu", "cpu"):
         raise ParameterError(f"on={on!r} is refused: give 'gpu' or 'cpu'.")
-    limit, extra = parse_bytes("budget", budget), parse_bytes("overhead", overhead)
+    limit, extra = size_bytes("budget", budget), size_bytes("overhead", overhead)
     asked = build(Settings, settings)
     header = header_of(model)
 

@@ -15,11 +15,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from llm_latency.errors import ParameterError
-from llm_latency.memory.fits import largest, parse_bytes, predict_at
+from llm_latency.memory.fits import largest, predict_at
 from llm_latency.memory.predict import PADDING
+from llm_latency.model import names
 from llm_latency.model.header import header_of
-from llm_latency.plan.builder import Asked, Grid
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
+from llm_latency.plan.sizes import limit_bytes, size_bytes
 from llm_latency.plan.spec import Plan, Settings, Trial
 from llm_latency.records.record import Record
 from llm_latency.records.store import RunStore
@@ -95,11 +97,10 @@ def plan(
     max_tokens
         Tokens to generate behind the prompt that fills the window.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
     """
-    asked = Asked("frontier", locals())
-    limit = asked.one("memory_limit")
-    limited = limit not in ("none", "", None)
+    asked = Request("frontier", locals(), names.check)
+    limit = limit_bytes("memory_limit", asked.one("memory_limit"))
     leave = asked.one("leave_vram")
     n_ctx = whole("most", asked.one("most"), least=2 * PADDING)
     tokens = whole("max_tokens", asked.one("max_tokens"))
@@ -116,17 +117,16 @@ def plan(
             max_tokens=tokens,
             repeats=0,
             # Mapped pages that were in RAM before would count as nobody's.
-            page_cache="evicted" if limited and asked.one("use_mmap") else "resident",
-            memory_limit_bytes=parse_bytes("memory_limit", limit) if limited else None,
+            page_cache="evicted" if limit and asked.one("use_mmap") else "resident",
+            memory_limit_bytes=limit,
             leave_vram_bytes=(
-                None if leave in ("none", "", None) else parse_bytes("leave_vram", leave)
+                None if leave in ("none", "", None) else size_bytes("leave_vram", leave)
             ),
         )
         for batch in asked.grid("n_batch", "n_ubatch")
     ]
-    made = asked.plan(cells)
     # A search has no rounds and no twin: what it finds either works or does not.
-    return made.model_copy(update={"cells": made.cells[:-1], "rounds": 1})
+    return asked.plan(cells, twins=()).model_copy(update={"rounds": 1})
 
 
 def next_trials(frontier: Plan, store: RunStore) -> list[Trial]:

@@ -19,7 +19,7 @@ import platformdirs
 from pydantic import Field, ValidationError
 
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.model import download, hub, synthetic
+from llm_latency.model import download, hub, synthetic, weights
 from llm_latency.model.gguf import open_header
 from llm_latency.records.record import Part
 
@@ -147,6 +147,26 @@ def resolve(name: str, *, progress: bool = False) -> Path:
     assert place.path is not None
     download.verify(place, card(name, place.path).sha256)
     return place.path
+
+
+def file_bytes(name: str) -> int:
+    """Return the size of a model's file, which need not be there yet if it is synthetic.
+
+    Raises
+    ------
+    ParameterError
+        If it is on the Hub, where its size is not known before it is fetched.
+    """
+    if synthetic.is_synthetic(name):
+        named = synthetic.parse_name(name)
+        kind = weights.check_quantisation(named.quantisation)
+        return sum(weights.stored_bytes(tensor, kind) for tensor in weights.tensors(named.shape))
+    if name.startswith("hf:"):
+        raise ParameterError(
+            f"the size of model={name!r} is not known before it is fetched; give an amount such as "
+            "'4 GiB' in place of a share of its file"
+        )
+    return Path(name).expanduser().stat().st_size
 
 
 def pinned(name: str, info: Mapping[str, Any]) -> str:

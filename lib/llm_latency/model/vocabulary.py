@@ -110,7 +110,7 @@ def _word_pieces() -> tuple[str, ...]:
     """Every beginning of every frequent word and piece, the most frequent first."""
     pieces: dict[str, None] = dict.fromkeys(SPACE + character for character in _AFTER_SPACE)
     words: dict[str, None] = {}
-    listed = Path(__file__).with_name("data") / "words.txt"
+    listed = Path(__file__).parents[1] / "data" / "words.txt"
     for line in listed.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             continue

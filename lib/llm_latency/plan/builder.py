@@ -1,19 +1,17 @@
-"""What an experiment was asked for: its parameters, understood and checked, become a plan.
+"""What was asked for, understood and checked, becomes cells, twins and a plan.
 
-Every experiment takes its own parameters and, besides, those of :class:`Options`: the engine's
-settings, and how strictly it measures. All are checked before anything is made or loaded.
+A question takes parameters of its own and, besides, :data:`OPTIONS`: the engine's settings and how
+strictly it measures. Names and defaults of the options are those of the shapes in
+:mod:`llm_latency.plan.spec`; nothing declares them again. All are checked before anything is made
+or loaded.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from typing_extensions import TypedDict
-
-from llm_latency.errors import ParameterError
-from llm_latency.model import names as models
+from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.plan.parameters import (
     as_list,
     build,
@@ -31,97 +29,73 @@ from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
 Grid = Any
 """One value or a list of values."""
 
-
-class Options(TypedDict, total=False):
-    """Parameters that every experiment takes besides its own.
-
-    The engine's settings have llama-cpp-python's names; 0 for ``n_ubatch`` and the threads is
-    the engine's own (512 at most) and the CPUs that this process may use. ``rounds``: how often
-    every cell is measured, each time in a fresh process. ``seed``: of the shuffled order.
-    ``timeout_s``: longest life of one process. ``repeat_disturbed``: measure trials again, at
-    the end, during which the machine was busy. ``wait_s``: how long to wait for another run that
-    measures on this machine; 0 refuses at once. ``run_id``: a new name, or that of a stored run:
-    it is gone on with, or drawn where it is complete; empty makes a name.
-    """
-
-    n_ctx: int
-    n_batch: int
-    n_ubatch: int
-    n_gpu_layers: int
-    n_threads: int
-    n_threads_batch: int
-    use_mmap: bool
-    use_mlock: bool
-    flash_attn: bool
-    offload_kqv: bool
-    type_k: str
-    type_v: str
-    rounds: int
-    seed: int
-    timeout_s: float
-    repeat_disturbed: bool
-    wait_s: float
-    run_id: str
-
-
-DEFAULTS: Options = {
-    "n_ctx": 2048,
-    "n_batch": 512,
-    "n_ubatch": 0,
-    "n_gpu_layers": -1,
-    "n_threads": 0,
-    "n_threads_batch": 0,
-    "use_mmap": True,
-    "use_mlock": False,
-    "flash_attn": False,
-    "offload_kqv": True,
-    "type_k": "f16",
-    "type_v": "f16",
-    "rounds": 2,
-    "seed": 0,
-    "timeout_s": 900.0,
-    "repeat_disturbed": False,
-    "wait_s": 0.0,
+SETTINGS = tuple(Settings.model_fields)
+LEFT_TO_THE_ENGINE = tuple(n for n, field in Settings.model_fields.items() if field.default is None)
+"""Settings for which users write 0 where they mean the engine's own value."""
+STRICTNESS = ("rounds", "seed", "timeout_s", "repeat_disturbed", "wait_s", "run_id")
+"""Fields of a plan that say how strictly, how long and under which name it is measured."""
+OPTIONS: dict[str, Any] = {
+    **{n: 0 if f.default is None else f.default for n, f in Settings.model_fields.items()},
+    **{n: Plan.model_fields[n].default for n in STRICTNESS},
     "run_id": "",
 }
-"""What holds where an experiment is not told otherwise."""
-
-SETTINGS = tuple(Settings.model_fields)
-LEFT_TO_THE_ENGINE = ("n_ubatch", "n_threads", "n_threads_batch")
-"""Settings for which 0 means the engine's own value."""
+"""Parameters that every question takes besides its own, and what holds where none is given."""
 
 
-class Asked:
-    """The parameters of one experiment.
+class Request:
+    """The parameters of one question.
 
     Parameters
     ----------
-    experiment
+    question
         Its name.
     given
-        Its ``locals()``: ``model``, its own parameters, and ``options``.
+        The ``locals()`` of its ``plan``: ``model``, its own parameters, and ``options``.
+    check_model
+        Returns a model's name in its canonical form, or refuses it.
+    replaced
+        Options that a parameter of the question's own stands for: name and what to give instead.
+
+    Attributes
+    ----------
+    given : dict
+        Every parameter by its name.
+    model : str
+        The model's name.
     """
 
-    def __init__(self, experiment: str, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        question: str,
+        given: Mapping[str, Any],
+        check_model: Callable[[Any], str],
+        replaced: Mapping[str, str] | None = None,
+    ) -> None:
         own = {name: value for name, value in given.items() if name != "options"}
         options = dict(given.get("options", {}))
-        for name in options:
-            if name not in DEFAULTS:
-                raise unknown(name, experiment, dict.fromkeys([*own, *DEFAULTS]))
-        self.experiment = experiment
-        self.given: dict[str, Any] = own | {**DEFAULTS, **options} | own
-        named = self.given["model"]
+        self._replaced = replaced or {}
+        for name, value in options.items():
+            if name in self._replaced:
+                raise ParameterError(
+                    f"{name}={shown(value)} is refused: {question} sets it itself; give "
+                    f"{self._replaced[name]}."
+                )
+            if name not in OPTIONS:
+                allowed = dict.fromkeys([*own, *OPTIONS])
+                raise unknown(name, question, [n for n in allowed if n not in self._replaced])
+        self.question = question
+        self.given: dict[str, Any] = own | {**OPTIONS, **options} | own
         check_sizes(self.given)
-        # Those that no cell of this experiment reads would not be looked at again.
+        # Those that no cell of this question reads would not be looked at again.
         build(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
-        self.model = models.check(os.fspath(named) if isinstance(named, os.PathLike) else named)
+        self.model = check_model(plain(self.given["model"]))
 
     def one(self, name: str) -> Any:
         """Return a parameter that takes one value."""
         value = plain(self.given[name])
         if isinstance(value, list | tuple | range):
             raise ParameterError(
-                f"{name}={shown(value)} is refused: {self.experiment} takes one value of it; give "
+                f"{name}={shown(value)} is refused: {self.question} takes one value of it; give "
                 "one, and ask again for the others."
             )
         return value
@@ -129,6 +103,20 @@ class Asked:
     def many(self, name: str) -> list[Any]:
         """Return a parameter that takes one value or a list, as a list without repetitions."""
         return as_list(name, self.given[name])
+
+    def chosen(self, name: str, allowed: Collection[str]) -> list[str]:
+        """Return a parameter that takes some of a few words.
+
+        Raises
+        ------
+        ParameterError
+            If a value is none of them.
+        """
+        values = self.many(name)
+        for value in values:
+            if not isinstance(value, str) or value not in allowed:
+                raise unknown_value(name, value, allowed)
+        return values
 
     def grid(self, *names: str) -> list[dict[str, Any]]:
         """Return every combination of the values of some parameters, the last turning fastest."""
@@ -145,14 +133,14 @@ class Asked:
         if values.get("prompt_tokens", 1) is None:  # it would be taken for another kind of prompt
             whole("prompt_tokens", None)
         settings = {
-            name: _left(name, values.pop(name)) if name in values else self._setting(name)
+            name: _engines_own(name, values.pop(name)) if name in values else self._setting(name)
             for name in SETTINGS
         }
         start = {name: values.pop(name) for name in Start.model_fields if name in values}
         return build(
             Trial,
             {
-                "experiment": self.experiment,
+                "experiment": self.question,
                 "model": self.model,
                 "settings": build(Settings, settings),
                 "workload": build(Workload, values),
@@ -161,39 +149,50 @@ class Asked:
         )
 
     def _setting(self, name: str) -> Any:
-        return _left(name, self.one(name))
+        return _engines_own(name, self.one(name))
 
-    def plan(self, cells: Sequence[Trial], twin: int = -1) -> Plan:
-        """Return the plan over some cells, one of which is measured twice in each round.
+    def plan(self, cells: Sequence[Trial], twins: Sequence[Trial] | None = None) -> Plan:
+        """Return the plan over some cells, some of which are measured twice in each round.
 
         Parameters
         ----------
         cells
             In any order; equal ones are measured once.
-        twin
-            Place of the cell that is measured once more: two that are equal show the noise.
+        twins
+            Cells that are measured once more: two that are equal show the noise. By default the
+            last; none where it is empty.
         """
         unique = list({cell.cell_id: cell for cell in cells}.values())
         for cell in unique:
             check_room(cell)
-        again = unique[twin].model_copy(update={"twin": True})
+        again = [cell.model_copy(update={"twin": True}) for cell in twins or ()]
+        if twins is None:
+            again = [unique[-1].model_copy(update={"twin": True})]
         return build(
             Plan,
             {
-                "experiment": self.experiment,
+                **{name: self.one(name) for name in STRICTNESS},
+                "experiment": self.question,
                 "model": self.model,
-                "cells": (*unique, again),
-                "rounds": self.one("rounds"),
-                "seed": self.one("seed"),
-                "timeout_s": self.one("timeout_s"),
-                "repeat_disturbed": self.one("repeat_disturbed"),
-                "wait_s": self.one("wait_s"),
+                "cells": (*unique, *again),
                 "run_id": run_name(self.given["run_id"]),
-                "parameters": {name: plain(value) for name, value in self.given.items()},
+                "parameters": {
+                    name: plain(value)
+                    for name, value in self.given.items()
+                    if name not in self._replaced
+                },
             },
         )
 
 
-def _left(name: str, value: Any) -> Any:
+def unknown_value(name: str, value: Any, allowed: Collection[str]) -> ParameterError:
+    """Return the error of a value that is none of a few words."""
+    return ParameterError(
+        f"{name}={shown(value)} is refused{did_you_mean(str(value), allowed)} Give some of: "
+        f"{', '.join(allowed)}."
+    )
+
+
+def _engines_own(name: str, value: Any) -> Any:
     """Return a setting; ``None`` where 0 leaves it to the engine."""
     return None if name in LEFT_TO_THE_ENGINE and type(value) is int and value == 0 else value

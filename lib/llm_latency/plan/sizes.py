@@ -1,67 +1,78 @@
-"""How much memory a process may have: ``none``, ``64 MiB``, ``110 %`` of the file, ``+20 MiB``."""
+"""Sizes of memory as users write them: ``6 GiB``, ``512M``, ``110 %``, ``+20 MiB``, bytes.
+
+``GiB`` and ``G`` are powers of 1024, ``GB`` of 1000, as memory and disks are labelled. A share and
+a ``+`` are of the model's file, whose size the caller knows.
+"""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from llm_latency.errors import ParameterError
-from llm_latency.model import synthetic
-from llm_latency.model.weights import check_quantisation, stored_bytes, tensors
-from llm_latency.plan.parameters import shown
+from llm_latency.plan.parameters import plain, shown
 
-UNITS = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-LEAST = 2**24
-"""Smallest limit, in bytes: below it not even the engine's library can be loaded."""
-WORDS = re.compile(r"(\+?)\s*(\d{1,12}(?:[.,]\d{1,12})?)\s*(%|[kmg]i?b)", re.IGNORECASE)
+POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+LEAST_LIMIT = 2**24
+"""Smallest limit of a process, in bytes: below it not even the engine's library can be loaded."""
+SIZE = re.compile(r"(\+?)\s*(\d{1,15}(?:[.,]\d{1,15})?)\s*(?:([KMGT]?)(iB|B|)|(%))", re.IGNORECASE)
 
 
-def limit_bytes(value: Any, model: str) -> int | None:
-    """Return a limit in bytes; ``None`` for ``none``.
+def size_bytes(name: str, value: Any, file_bytes: Callable[[], int] | None = None) -> int:
+    """Return a size in bytes.
 
     Parameters
     ----------
+    name
+        The parameter, for the error.
     value
-        ``none``, an amount with its unit (KiB, MiB, GiB, kB, MB, GB), a share of the model's
-        file such as ``110 %``, or ``+20 MiB``: so much beyond the model's file.
-    model
-        The model's name.
+        A number of bytes, text with a unit (``6 GiB``, ``512MB``, ``1.5G``), and where the
+        model's file is known a share of it (``110 %``) or so much beyond it (``+20 MiB``).
+    file_bytes
+        Tells the size of the model's file; asked only where the value needs it.
 
     Raises
     ------
     ParameterError
         One sentence that names the value and what to write instead.
     """
-    text = value.strip().lower() if isinstance(value, str) else ""
-    if value is None or text == "none":
-        return None
-    found = WORDS.fullmatch(text)
-    if not found:
+    value = plain(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62:
+        return int(value)
+    match = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or (file_bytes is None and (match[1] or match[5])):
+        of_file = ", '110 %' of the model's file or '+20 MiB' beyond it" if file_bytes else ""
         raise ParameterError(
-            f"memory_limit={shown(value)} is refused: give none, an amount with its unit such as "
-            "'64 MiB', a share of the model's file such as '110 %', or '+20 MiB' beyond the file."
+            f"{name}={shown(value)} is not a size; give bytes, or text such as '6 GiB' or "
+            f"'512 MiB'{of_file}."
         )
-    beyond, amount, unit = found[1], float(found[2].replace(",", ".")), found[3]
-    share = amount / 100 * _file_bytes(value, model) if unit == "%" else amount * UNITS[unit]
-    size = round(share + (_file_bytes(value, model) if beyond else 0))
-    if size < LEAST:
+    beyond, amount, percent = match[1], float(match[2].replace(",", ".")), match[5]
+    if percent:
+        size = amount / 100 * file_bytes() if file_bytes else 0.0
+    else:
+        power = POWERS[match[3].upper()]
+        decimal = match[4].upper() == "B" and power
+        size = amount * (1000**power if decimal else 1024**power)
+    return round(size + (file_bytes() if beyond and file_bytes else 0))
+
+
+def limit_bytes(name: str, value: Any, file_bytes: Callable[[], int] | None = None) -> int | None:
+    """Return the most memory that a process may use, in bytes; ``None``: all there is.
+
+    ``none`` and an empty text are no limit; else see :func:`size_bytes`.
+
+    Raises
+    ------
+    ParameterError
+        If it is no size, or too small for any process.
+    """
+    if value is None or (isinstance(value, str) and value.strip().lower() in ("", "none")):
+        return None
+    size = size_bytes(name, value, file_bytes)
+    if size < LEAST_LIMIT:
         raise ParameterError(
-            f"memory_limit={value!r} is refused: it comes to {size / 2**20:.1f} MiB, and a "
-            f"process needs {LEAST // 2**20} MiB at least; give more."
+            f"{name}={shown(value)} is refused: it comes to {size / 2**20:.1f} MiB, and a process "
+            f"needs {LEAST_LIMIT // 2**20} MiB at least; give more, or none."
         )
     return size
-
-
-def _file_bytes(value: Any, model: str) -> int:
-    """Return the size of the model's file, which need not be there yet if it is synthetic."""
-    if synthetic.is_synthetic(model):
-        named = synthetic.parse_name(model)
-        kind = check_quantisation(named.quantisation)
-        return sum(stored_bytes(tensor, kind) for tensor in tensors(named.shape))
-    if model.startswith("hf:"):
-        raise ParameterError(
-            f"memory_limit={value!r} is refused: the size of a file on the Hub is not known before "
-            "it is fetched; give an amount such as '4 GiB'."
-        )
-    return Path(model).expanduser().stat().st_size

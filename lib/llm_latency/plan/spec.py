@@ -70,12 +70,15 @@ class Frozen(BaseModel):
 class Settings(Frozen):
     """What a model is loaded with: llama-cpp-python's own names and units.
 
-    Defaults are llama-cpp-python's, save two that make its defaults false friends:
-    ``n_gpu_layers`` is -1 (all layers on the GPU if there is one; 0 there), and ``None`` for
-    the threads means the CPUs that this process may really use (half of all, or all, there).
+    Defaults are llama-cpp-python's, save three that make its defaults false friends: ``n_ctx`` is
+    2048 (512 there), ``n_gpu_layers`` -1 (all layers on the GPU if there is one; 0 there), and
+    ``None`` for the threads means the CPUs that this process may really use (half of all, or all,
+    there).
     """
 
-    n_ctx: Count = Field(512, description="Tokens the context can hold; padded to 256 by llama.cpp")
+    n_ctx: Count = Field(
+        2048, description="Tokens the context can hold; padded to 256 by llama.cpp"
+    )
     n_batch: Count = Field(512, description="Most prompt tokens handed to llama.cpp in one call")
     n_ubatch: Count | None = Field(
         None, description="Most tokens computed at once; None: the engine's own, min(n_batch, 512)"
@@ -235,14 +238,20 @@ class Plan(Frozen):
     experiment: str
     model: str
     cells: tuple[Trial, ...]
-    rounds: Annotated[int, Field(ge=1, le=10_000)] = 1
-    seed: Seed = 0
-    timeout_s: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 900.0
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        2, description="How often every cell is measured, each time in a fresh process"
+    )
+    seed: Seed = Field(0, description="Of the shuffled order")
+    timeout_s: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = Field(
+        900.0, description="Longest life of one process, in seconds"
+    )
     repeat_disturbed: bool = Field(
         False, description="Measure disturbed trials again at the end; both records stay"
     )
     wait_s: Wait = 0.0
-    run_id: RunId | None = None
+    run_id: RunId | None = Field(
+        None, description="A new name, or that of a run to go on with; empty: one is made"
+    )
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     @property

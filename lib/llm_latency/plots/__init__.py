@@ -9,8 +9,6 @@ Every function takes ``ax`` to draw into axes of yours.
 from __future__ import annotations
 
 from llm_latency.plots.advise import advise
-from llm_latency.plots.batch_size import batch_size
-from llm_latency.plots.cold_start import cold_start
 from llm_latency.plots.context_size import context_size
 from llm_latency.plots.conversation import conversation
 from llm_latency.plots.max_tokens import max_tokens
@@ -20,13 +18,10 @@ from llm_latency.plots.memory_locking import memory_locking
 from llm_latency.plots.prompt_size import prompt_size
 from llm_latency.plots.speed import speed_heatmap
 from llm_latency.plots.tokens import latency_by_tokens, total_by_generated, ttft_by_prompt
-from llm_latency.plots.warm_runs import warm_runs
 from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 
 __all__ = [
     "advise",
-    "batch_size",
-    "cold_start",
     "context_size",
     "conversation",
     "latency_by_memory",
@@ -39,7 +34,6 @@ __all__ = [
     "speed_heatmap",
     "total_by_generated",
     "ttft_by_prompt",
-    "warm_runs",
     "warm_up",
     "warm_up_by_prompt",
 ]

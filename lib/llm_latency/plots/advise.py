@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency.plots import style
 from llm_latency.plots.memory import latency_by_memory
-from llm_latency.plots.style import styled
 from llm_latency.questions.advise.judgement import judge
 from llm_latency.questions.advise.options import timed
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.style import styled
 from llm_latency.words import MIB, MS
 
 NEAR = 1.25

@@ -9,11 +9,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-from llm_latency.plots import style
-from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.series import draw_series
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.labels import End, label_ends
+from llm_latency.report.style import styled
 from llm_latency.stats.estimate import estimates, per_process
 from llm_latency.views.contexts import with_costs
 from llm_latency.words import MIB, MS

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency.plots import style
-from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.series import draw_series
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.labels import End, label_ends
+from llm_latency.report.style import styled
 from llm_latency.views import chats
 from llm_latency.views.chats import SHORT, Kind
 from llm_latency.words import MS

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llm_latency.plots import style
 from llm_latency.records import frame as fr
+from llm_latency.report import style
 from llm_latency.stats.estimate import estimates
 from llm_latency.words import percent, setting, span
 

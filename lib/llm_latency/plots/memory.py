@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency.plots import style
 from llm_latency.plots.grouping import levels
-from llm_latency.plots.labels import End, label_ends, label_points
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.labels import End, label_ends, label_points
+from llm_latency.report.style import styled
 from llm_latency.stats.estimate import estimates
 from llm_latency.words import MIB, MS, number, setting
 

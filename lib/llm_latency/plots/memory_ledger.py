@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from llm_latency.plots import style
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.style import styled
 from llm_latency.views.ledger import Ledger, ledgers
 from llm_latency.words import MIB, number
 

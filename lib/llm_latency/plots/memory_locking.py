@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from llm_latency.plan.loading import ranked
-from llm_latency.plots import style
-from llm_latency.plots.style import styled
+from llm_latency.report import style
+from llm_latency.report.style import styled
 from llm_latency.views.held_memory import HeldMemory, Kind
 from llm_latency.words import MS, counts, number, span
 

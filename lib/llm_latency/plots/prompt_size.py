@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from llm_latency.plots import style
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.style import styled
 from llm_latency.views.prompt_lengths import PromptLengths
 from llm_latency.words import MS, number
 

@@ -13,9 +13,9 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from llm_latency.errors import ParameterError
-from llm_latency.plots import style
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.style import styled
 from llm_latency.stats.estimate import FEWEST, Estimate, estimates
 from llm_latency.words import counts, number, percent, setting
 

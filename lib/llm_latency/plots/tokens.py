@@ -10,12 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from llm_latency.errors import ParameterError
-from llm_latency.plots import style
 from llm_latency.plots.grouping import Grouping, grouping_of
-from llm_latency.plots.labels import End, label_ends
 from llm_latency.plots.series import draw_series
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.labels import End, label_ends
+from llm_latency.report.style import styled
 from llm_latency.stats.estimate import estimates, per_process
 from llm_latency.words import MS
 

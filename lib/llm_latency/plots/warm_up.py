@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from llm_latency.plots import style
-from llm_latency.plots.labels import End, label_ends
-from llm_latency.plots.style import styled
 from llm_latency.records import frame as fr
+from llm_latency.report import style
+from llm_latency.report.labels import End, label_ends
+from llm_latency.report.style import styled
 from llm_latency.views.first_replies import NONE, ORDER, STATES, FirstReplies, Place
 from llm_latency.words import MS, number
 

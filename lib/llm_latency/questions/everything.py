@@ -1,28 +1,140 @@
-"""Many questions in one go: one bar of progress, a run for each, and one page of answers."""
+"""Everything: all of the questions in one go, each a run of its own, and one page of answers."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
+from pydantic import Field
 from tqdm import tqdm
 
-from llm_latency.errors import LabError, ParameterError
-from llm_latency.experiments.everything import Everything
+from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.machine import lock
 from llm_latency.measure import resume, runner
-from llm_latency.plan.spec import Plan
-from llm_latency.records.folders import outputs_dir
+from llm_latency.plan.builder import Grid
+from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
+from llm_latency.plan.spec import Frozen, Plan, RunId
+from llm_latency.questions import QUESTIONS, module
+from llm_latency.records.folders import outputs_dir, project_dir
 from llm_latency.records.store import RunStore
 from llm_latency.report import tables
+
+PRESETS = ("quick", "standard", "rigorous")
+
+
+class Everything(Frozen):
+    """The plans of several questions."""
+
+    experiment: str = "everything"
+    run_id: RunId = Field(max_length=60, description="Head of the runs' names")
+    plans: tuple[Plan, ...]
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+ASKED = tuple(name for name, question in QUESTIONS.items() if question.asked_with_all)
+"""The questions that are asked, in the order of the page of answers."""
+
+
+@closed("everything")
+def plan(
+    model: str = "",
+    preset: str = "quick",
+    questions: Grid = ("all",),
+    n_gpu_layers: int = -1,
+    n_threads: int = 0,
+    rounds: int = 0,
+    seed: int = 0,
+    wait_s: float = 0.0,
+    run_id: str = "",
+) -> Everything:
+    """Plan all questions at a preset.
+
+    With ``quick`` each question has its own default grid, else that of ``params/<name>.yaml``;
+    the model and how strictly it is measured come from ``params/<preset>.yaml``.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``; empty: the preset's.
+    preset
+        ``quick``, ``standard`` or ``rigorous``.
+    questions
+        Names of notebooks, one or a list; ``all``: all nine.
+    n_gpu_layers, n_threads
+        llama-cpp-python's settings, for all questions.
+    rounds
+        Fresh processes per cell; 0: the preset's.
+    seed
+        Of the shuffled orders.
+    wait_s
+        How long to wait for another run that measures on this machine, in seconds; 0 refuses
+        at once.
+    run_id
+        Head of the runs' names; empty makes one.
+
+    Raises
+    ------
+    ParameterError
+        One sentence that names the parameter, its value, and what to do.
+    LabError
+        If the presets are not here.
+    """
+    given = {name: plain(value) for name, value in locals().items()}
+    check_sizes(given)
+    preset = given["preset"]
+    if preset not in PRESETS:
+        raise ParameterError(
+            f"preset={shown(preset)} is not one{did_you_mean(shown(preset), PRESETS)} "
+            f"Give one of {', '.join(PRESETS)}."
+        )
+    head = run_name(run_id) or time.strftime("everything-%Y%m%d-%H%M%S")
+    asked = {"n_gpu_layers": n_gpu_layers, "n_threads": n_threads, "seed": seed, "wait_s": wait_s}
+    # What is left empty is the preset's; False and 0.0 are equal to 0, and are not it.
+    usual = {"model": "''", "rounds": "0"}
+    asked |= {name: given[name] for name, none in usual.items() if shown(given[name]) != none}
+    # By itself first: else a question would refuse the longer name of its own run.
+    build(Everything, {"run_id": head, "plans": ()})
+    plans = []
+    for name in _names(questions):
+        own = {} if preset == "quick" else _read(f"{name}.yaml")
+        values = own | _read(f"{preset}.yaml") | asked
+        plans.append(module(name).plan(**values, run_id=f"{head}-{name}"))
+    parameters = given | {"questions": [made.experiment for made in plans], "run_id": head}
+    return build(Everything, {"run_id": head, "plans": tuple(plans), "parameters": parameters})
+
+
+def _names(questions: Grid) -> list[str]:
+    names = [str(name) for name in as_list("questions", questions)]
+    for name in names:
+        if name not in (*ASKED, "all"):
+            raise ParameterError(
+                f"questions={name!r} is not one{did_you_mean(name, ASKED)} "
+                f"Allowed are: all, {', '.join(ASKED)}."
+            )
+    return [name for name in ASKED if name in names or "all" in names]
+
+
+def _read(name: str) -> dict[str, Any]:
+    root = project_dir()
+    file = (root or Path()) / "params" / name
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise LabError(
+            f"params/{name} is not here; work in the project's folder, where params/ lies."
+        ) from None
+    return dict(found or {})
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What carrying out :class:`~llm_latency.experiments.everything.Everything` left.
+    """What carrying out :class:`Everything` left.
 
     Attributes
     ----------
@@ -94,7 +206,7 @@ def run(plan: Everything, progress: bool = True) -> Runs:
     Parameters
     ----------
     plan
-        What :func:`llm_latency.experiments.everything` returns.
+        What :func:`plan` returns.
     progress
         Show one bar over all trials, with the time left.
 

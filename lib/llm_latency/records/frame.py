@@ -6,13 +6,14 @@ length of the prompt is not part of that name: it is an axis of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import pandas as pd
 
+from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.spec import Settings, Start, Workload
-from llm_latency.records.record import Buffers, HostState, LoadTimings, ProcessMemory, Timings, Vram
-from llm_latency.stats.estimate import counted, of_one_origin
+from llm_latency.records.rows import COLUMNS
 from llm_latency.words import counts, enumerate_words, setting, visible
 
 AXES = ("n_ctx", "n_batch")
@@ -25,20 +26,6 @@ CONDITIONS = (
     "model",
 )
 """Columns that make two trials different questions."""
-
-NUMBERS = (
-    *(name for name in Timings.model_fields if name != "itl_s"),
-    *LoadTimings.model_fields,
-    *(name for name in Buffers.model_fields if name != "by_device"),
-    *ProcessMemory.model_fields,
-    *(f"vram_{name}" for name in Vram.model_fields),
-    *(name for name in HostState.model_fields if name != "gpu"),
-    *("vram_delta_bytes", "prefill_tps", "decode_tps"),
-    *("n_ctx", "n_batch", "n_ubatch", "round", "repeat"),
-    *("prompt_tokens", "evaluated_tokens", "generated_tokens"),
-    *("effective_n_ctx", "effective_n_batch", "effective_n_ubatch", "effective_n_gpu_layers"),
-)
-"""Columns that are numbers wherever they are not missing."""
 
 PARTS = {
     "weights": "weights_bytes",
@@ -54,39 +41,84 @@ Metric = Literal["decode_tps", "prefill_tps"]
 LONGEST = 40
 """Letters of a name beyond which its middle is left out."""
 
-TEXTS = ("run_id", "trial_id", "status", "reason", "warnings")
+
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that count: no trial that was measured again, and no twin.
+
+    A disturbed trial that was measured again is replaced by its second attempt; a twin is its
+    cell once more, to show the noise, and would make that cell's sample larger than others'.
+    """
+    return frame[~(frame["superseded"] | frame["twin"])]
 
 
-def prepare(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a copy on which the other rooms can rely, whatever is missing from the frame.
+ORIGIN = {
+    "machine_id": "machines",
+    "engine_version": "versions of the engine",
+    "model_sha256": "model files",
+    "model": "models",
+}
+"""Columns that say where a row comes from, and what they tell apart."""
 
-    Numbers are floats with NaN for missing; ``process`` names the process that left a row, and
-    ``cell`` the combination of settings, in words. Rows that count in no estimate are left out.
+
+def of_one_origin(frame: pd.DataFrame, by: Sequence[str] = ()) -> None:
+    """Refuse rows of several machines, engines or model files, which no estimate may mix.
+
+    Parameters
+    ----------
+    frame
+        Rows of which something is to be estimated.
+    by
+        Columns that name what is estimated by itself.
 
     Raises
     ------
     LabError
+        One sentence that says how to choose.
+    """
+    for name, words in ORIGIN.items():
+        # One file may have several names; where checksums are known, they tell files apart.
+        if name == "model" and "model_sha256" in frame and frame["model_sha256"].notna().all():
+            continue
+        found = list(frame[name].dropna().unique()) if name in frame else []
+        if len(found) < 2:
+            continue
+        grouped = frame[name].groupby([frame[key] for key in by], dropna=False) if by else None
+        if grouped is not None and grouped.nunique().max() < 2:
+            continue
+        raise LabError(
+            f"these rows are of {len(found)} {words} ({', '.join(map(str, found[:3]))}), which no "
+            f"estimate mixes; choose one, frame[frame[{name!r}] == {str(found[0])!r}], or take "
+            f"each by itself, frame.groupby({name!r})"
+        )
+
+
+def by_cell(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that count, with the name of their ``cell``: its settings, in words.
+
+    Raises
+    ------
+    ParameterError
+        If it is not the frame of a run.
+    LabError
         If the rows are of several machines, engines or model files.
     """
+    if lacking := [name for name in COLUMNS if name not in frame]:
+        raise ParameterError(
+            f"the frame has no column {lacking[0]!r}; give the frame of a run, run.frame(), or of "
+            "several, lab.load_runs()."
+        )
     data = counted(frame).copy()
     of_one_origin(data)
-    for name in NUMBERS:
-        values = data[name] if name in data else pd.Series(float("nan"), index=data.index)
-        data[name] = pd.to_numeric(values, errors="coerce").astype(float)
-    for name in TEXTS:
-        values = data[name] if name in data else pd.Series("", index=data.index)
-        data[name] = values.astype(object).where(values.notna(), "")
-    if "itl_s" not in data:
-        data["itl_s"] = pd.Series(None, index=data.index, dtype=object)
-    data["process"] = data["run_id"].astype(str) + "/" + data["trial_id"].astype(str)
-    if "model" in data:
-        data["model"] = _readable(data["model"])
+    data["model"] = _readable(data["model"])
     names = keys(data)
     data["cell"] = [
         cell_name(dict(zip(names, values, strict=True)))
         for values in data[names].itertuples(index=False, name=None)
     ]
     return data
+
+
+prepare = by_cell
 
 
 def _readable(names: pd.Series) -> pd.Series:

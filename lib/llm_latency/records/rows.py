@@ -1,24 +1,40 @@
-"""Records as flat rows of a tidy frame: one row per generation, a column per figure.
+"""Records as a tidy frame, typed at birth: one row per generation, a column per figure.
 
 Names are those of the records' parts; a figure that has one value per phase carries the phase
-in its name. A value that could not be had is missing, and every row has every column.
+in its name. Every frame has every column of :data:`COLUMNS`, whatever was measured: numbers are
+``float64`` with NaN for what could not be had, counts that are always there ``int64``, flags
+``bool``, everything else is text. Nobody who reads a frame has to ask, or to convert again.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from llm_latency.machine.resident_memory import PLACES
+from llm_latency.plan.loading import reading_of
+from llm_latency.plan.spec import Settings, Start, Workload
 from llm_latency.records.record import (
     PHASES,
+    Buffers,
     Effective,
     Generation,
+    GpuState,
+    HostState,
     LoadTimings,
     Part,
     ProcessMemory,
     Record,
     StateFile,
+    Timings,
+    Vram,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def rows(record: Record) -> list[dict[str, Any]]:
@@ -44,6 +60,7 @@ def _common(record: Record) -> dict[str, Any]:
         "model": trial.model,
         "experiment": trial.experiment,
         **trial.settings.model_dump(),
+        "reading": reading_of(trial.settings.use_mmap, trial.settings.use_mlock),
         **{f"effective_{k}": v for k, v in _dump(record.effective, Effective).items()},
         **trial.start.model_dump(),
         "effective_page_cache": record.page_cache.in_force,
@@ -63,8 +80,8 @@ def _common(record: Record) -> dict[str, Any]:
     }
     for phase in PHASES:
         figures = _dump(record.memory.get(phase), ProcessMemory)
-        lie = figures.pop("places") or {}
-        row |= {f"{place}_{phase}_bytes": lie.get(place) for place in PLACES}
+        resident = figures.pop("places") or {}
+        row |= {f"{place}_{phase}_bytes": resident.get(place) for place in PLACES}
         for name, value in figures.items():
             stem = name.removesuffix("_bytes")
             row[f"{stem}_{phase}{name.removeprefix(stem)}"] = value
@@ -117,3 +134,122 @@ def _generation_row(g: Generation) -> dict[str, Any]:
 def _dump(part: Part | None, kind: type[Part]) -> dict[str, Any]:
     """Return the part's fields, all ``None`` where the part is missing, so columns are stable."""
     return part.model_dump() if part is not None else dict.fromkeys(kind.model_fields)
+
+
+def _kind(annotation: Any) -> str:
+    """Return the dtype of a field's values."""
+    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    plain = {get_args(one)[0] if get_origin(one) is Annotated else one for one in choices}
+    if plain == {bool}:
+        return "bool"
+    if plain == {int}:
+        return "int64"
+    return "float64" if plain <= {int, float, type(None)} else "object"
+
+
+def _kinds(shape: type[BaseModel], leave: Iterable[str] = (), head: str = "") -> dict[str, str]:
+    fields = shape.model_fields.items()
+    return {f"{head}{name}": _kind(f.annotation) for name, f in fields if name not in set(leave)}
+
+
+def _measured(shape: type[BaseModel], leave: Iterable[str] = (), head: str = "") -> dict[str, str]:
+    """Return the kinds of a part that a trial may lack: then its counts are missing too."""
+    weaker = {"int64": "float64", "bool": "object"}
+    return {name: weaker.get(kind, kind) for name, kind in _kinds(shape, leave, head).items()}
+
+
+def _columns() -> dict[str, str]:
+    texts = ("run_id", "trial_id", "cell_id", "status", "reason", "model", "experiment", "process")
+    memory = _measured(ProcessMemory, ["places"])
+    by_phase = {
+        f"{name.removesuffix('_bytes')}_{phase}{'_bytes' if name.endswith('_bytes') else ''}": kind
+        for phase in PHASES
+        for name, kind in memory.items()
+    }
+    places = {f"{place}_{phase}_bytes": "float64" for phase in PHASES for place in PLACES}
+    # A streamed answer has no prefill that could be seen: what is Optional stays so.
+    return {
+        **dict.fromkeys(texts, "object"),
+        **dict.fromkeys(("round", "order", "attempt"), "int64"),
+        **dict.fromkeys(("twin", "superseded", "disturbed"), "bool"),
+        **_kinds(Settings),
+        "reading": "object",
+        **_measured(Effective, head="effective_"),
+        **_kinds(Start),
+        "effective_page_cache": "object",
+        "resident_before": "float64",
+        "memory_limit_by": "object",
+        "memory_limit_peak_bytes": "float64",
+        **_measured(StateFile, head="state_"),
+        **_kinds(Workload, ["prompt", "prompt_tokens", "repeats"]),
+        **_measured(LoadTimings),
+        **_measured(Buffers, ["by_device"]),
+        **places,
+        **by_phase,
+        **memory,
+        **_measured(Vram, head="vram_"),
+        "vram_delta_bytes": "float64",
+        **_measured(GpuState, head="gpu_"),
+        **_measured(HostState, ["gpu"]),
+        "warnings": "object",
+        "child_s": "float64",
+        "started_at": "object",
+        **_measured(Generation, ["timings", "text", "problem"]),
+        **_measured(Timings),
+        **dict.fromkeys(("binding_overhead_s", "prefill_tps", "decode_tps"), "float64"),
+    }
+
+
+COLUMNS = _columns()
+"""Every column of a frame, and its dtype."""
+WORDS = ("run_id", "trial_id", "cell_id", "process", "status", "reason", "warnings", "page_cache")
+"""Texts that are empty rather than missing."""
+
+
+def typed(made: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows as a frame with every column of :data:`COLUMNS`, each with its dtype.
+
+    Columns of other names stay as they are, behind these.
+    """
+    import pandas as pd
+
+    rows_given = list(made)
+    others = dict.fromkeys(n for row in rows_given for n in row if n not in COLUMNS)
+    frame = pd.DataFrame(rows_given, columns=[*COLUMNS, *others], dtype=object)
+    columns: dict[str, Any] = {}
+    for name, kind in COLUMNS.items():
+        values = frame[name]
+        if kind == "float64":
+            columns[name] = pd.to_numeric(values, errors="coerce").astype("float64")
+        elif kind == "object":
+            # NaN is how pandas marks what a row lacks; of a text that is None.
+            columns[name] = values.where(values.notna(), "" if name in WORDS else None)
+        else:
+            columns[name] = values.where(values.notna(), 0).astype(
+                "bool" if kind == "bool" else "int64"
+            )
+    columns |= {name: frame[name].infer_objects() for name in others}
+    table = pd.DataFrame(columns)
+    table["process"] = table["run_id"] + "/" + table["trial_id"]
+    return table
+
+
+def to_frame(records: Iterable[Record]) -> pd.DataFrame:
+    """Return the records as a tidy frame.
+
+    A disturbed trial that was measured again has both records: the first is ``superseded`` and
+    enters no estimate.
+    """
+    kept = list(records)
+    # Replaced because the machine was disturbed, never because of what was measured.
+    again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
+    return typed(
+        row | {"superseded": not record.trial.attempt and _first(record) in again}
+        for record in kept
+        for row in rows(record)
+    )
+
+
+def _first(record: Record) -> tuple[str, str]:
+    """Return what a trial and its second attempt have in common."""
+    return record.run_id, record.trial.model_copy(update={"attempt": 0}).trial_id

@@ -29,7 +29,7 @@ from llm_latency.plan.spec import Plan
 from llm_latency.records import files, versions
 from llm_latency.records.folders import LOGS, STATES, make_folder, outputs_dir, unwritable
 from llm_latency.records.record import Record
-from llm_latency.records.rows import rows
+from llm_latency.records.rows import to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -197,31 +197,6 @@ def _once(records: Iterable[Record]) -> list[Record]:
                 stacklevel=3,
             )
     return list(kept.values())
-
-
-def to_frame(records: Iterable[Record]) -> pd.DataFrame:
-    """Return the records as a tidy frame.
-
-    A disturbed trial that was measured again has both records: the first is ``superseded`` and
-    enters no estimate.
-    """
-    import pandas as pd
-
-    kept = list(records)
-    # Replaced because the machine was disturbed, never because of what was measured.
-    again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
-    return pd.DataFrame(
-        [
-            row | {"superseded": not record.trial.attempt and _first(record) in again}
-            for record in kept
-            for row in rows(record)
-        ]
-    )
-
-
-def _first(record: Record) -> tuple[str, str]:
-    """Return what a trial and its second attempt have in common."""
-    return record.run_id, record.trial.model_copy(update={"attempt": 0}).trial_id
 
 
 def load_runs(place: str | Path) -> pd.DataFrame:

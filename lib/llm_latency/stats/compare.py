@@ -17,7 +17,6 @@ plan measures one cell twice (its *twin*), and without that noise floor there is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +25,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from llm_latency.errors import ParameterError
-from llm_latency.stats.estimate import FEWEST, ORIGIN, Estimate, estimate, of_one_origin
+from llm_latency.records.frame import of_one_origin
+from llm_latency.stats.estimate import FEWEST, Estimate, estimate
 
 Verdict = Literal["faster", "slower", "same", "undecided"]
 
@@ -74,7 +74,7 @@ def samples(
     Parameters
     ----------
     frame
-        Rows of :meth:`llm_latency.records.store.RunStore.frame`.
+        Rows of a run, ``run.frame()``.
     column
         A measured column, such as ``"total_s"``.
     twin
@@ -89,18 +89,15 @@ def samples(
     ParameterError
         If the frame lacks a column.
     """
-    is_twin = frame["twin"].astype(bool) if "twin" in frame else False
-    keep = (frame["status"] == "ok") & (is_twin == twin)
-    if "superseded" in frame:
-        keep &= ~frame["superseded"].astype(bool)
+    keep = (frame["status"] == "ok") & (frame["twin"] == twin) & ~frame["superseded"]
     for name, value in cell.items():
         if name not in frame:
             raise ParameterError(f"the frame has no column {name!r}; name a setting of the plan.")
         keep &= frame[name].isna() if value is None else frame[name] == value
     if column not in frame:
         raise ParameterError(f"the frame has no column {column!r}; name a measured column.")
-    of_one_origin(frame.loc[keep, [name for name in ORIGIN if name in frame]])
-    values = pd.to_numeric(frame.loc[keep, column], errors="coerce")
+    of_one_origin(frame[keep])
+    values = frame.loc[keep, column]
     rounds = [frame.loc[keep, "run_id"], frame.loc[keep, "round"]]
     grouped = values.groupby(rounds)
     return (grouped.min() if within == "quickest" else grouped.median()).dropna()
@@ -122,10 +119,8 @@ def noise_floor(
     median, for normal noise): of two equal cells, one in twenty comparisons lies beyond it.
     """
     found: list[float] = []
-    if "twin" not in frame:
-        return None
     of_one_origin(frame)
-    for _, cell in frame[frame["twin"].astype(bool)].groupby("cell_id"):
+    for _, cell in frame[frame["twin"]].groupby("cell_id"):
         name = cell["cell_id"].iloc[0]
         pair = [
             samples(frame, column, twin=twin, within=within, cell_id=name) for twin in (False, True)
@@ -191,37 +186,3 @@ def _judge(
     if max(abs(log.low), abs(log.high)) <= math.log1p(smallest):
         return "same", f"{interval}; all within {smallest:.1%}"
     return "undecided", f"{interval}; more rounds would narrow it"
-
-
-def against(
-    frame: pd.DataFrame,
-    column: str,
-    base: Mapping[str, Any],
-    others: Iterable[Mapping[str, Any]],
-    smallest_effect: float = SMALLEST_EFFECT,
-) -> pd.DataFrame:
-    """Return one row per other cell: its comparison with the base cell.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The cell's columns, then ``change, low, high, n, noise_floor, verdict, why``.
-    """
-    floor = noise_floor(frame, column)
-    start = samples(frame, column, **base)
-    rows = []
-    for cell in others:
-        found = compare(start, samples(frame, column, **cell), floor, smallest_effect)
-        rows.append(
-            {
-                **cell,
-                "change": found.change,
-                "low": found.ratio.low - 1,
-                "high": found.ratio.high - 1,
-                "n": found.ratio.n,
-                "noise_floor": found.noise_floor,
-                "verdict": found.verdict,
-                "why": found.why,
-            }
-        )
-    return pd.DataFrame(rows)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import bdtr  # scipy.stats takes half a second to import
 
-from llm_latency.errors import LabError, ParameterError
+from llm_latency.errors import ParameterError
+from llm_latency.records.frame import counted, of_one_origin
 
 FEWEST = 6
 """The fewest processes that give a median a distribution-free 95 % interval."""
@@ -104,67 +105,13 @@ def estimate(values: Iterable[float], confidence: float = 0.95) -> Estimate:
     return Estimate(middle, *bounds, n, "interval", float(1 - tails[k]))
 
 
-def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that count: no trial that was measured again, and no twin.
-
-    A disturbed trial that was measured again is replaced by its second attempt; a twin is its
-    cell once more, to show the noise, and would make that cell's sample larger than others'.
-    """
-    keep = pd.Series(True, index=frame.index)
-    for name in ("superseded", "twin"):
-        if name in frame:
-            keep &= ~frame[name].fillna(False).astype(bool)
-    return frame[keep]
-
-
-ORIGIN = {
-    "machine_id": "machines",
-    "engine_version": "versions of the engine",
-    "model_sha256": "model files",
-    "model": "models",
-}
-"""Columns that say where a row comes from, and what they tell apart."""
-
-
-def of_one_origin(frame: pd.DataFrame, by: Sequence[str] = ()) -> None:
-    """Refuse rows of several machines, engines or model files, which no estimate may mix.
-
-    Parameters
-    ----------
-    frame
-        Rows of which something is to be estimated.
-    by
-        Columns that name what is estimated by itself.
-
-    Raises
-    ------
-    LabError
-        One sentence that says how to choose.
-    """
-    for name, words in ORIGIN.items():
-        # One file may have several names; where checksums are known, they tell files apart.
-        if name == "model" and "model_sha256" in frame and frame["model_sha256"].notna().all():
-            continue
-        found = list(frame[name].dropna().unique()) if name in frame else []
-        if len(found) < 2:
-            continue
-        grouped = frame[name].groupby([frame[key] for key in by], dropna=False) if by else None
-        if grouped is not None and grouped.nunique().max() < 2:
-            continue
-        raise LabError(
-            f"these rows are of {len(found)} {words} ({', '.join(map(str, found[:3]))}), which no "
-            f"estimate mixes; choose one, frame[frame[{name!r}] == {str(found[0])!r}], or take "
-            f"each by itself, frame.groupby({name!r})"
-        )
-
-
 def per_process(frame: pd.DataFrame, column: str, by: Sequence[str] = ("cell_id",)) -> pd.DataFrame:
     """Return one number per process: the median over its ``ok`` generations.
 
     Parameters
     ----------
     frame
-        Rows of :meth:`llm_latency.records.record.Record.rows`.
+        Rows of a run, ``run.frame()``.
     column
         The measured column.
     by
@@ -187,7 +134,7 @@ def per_process(frame: pd.DataFrame, column: str, by: Sequence[str] = ("cell_id"
     good = counted(frame)
     of_one_origin(good, by)
     good = good[good["status"] == "ok"]
-    values = pd.to_numeric(good[column], errors="coerce").astype(float)
+    values = good[column]
     groups = list(dict.fromkeys([*by, *process]))
     reduced = values.groupby([good[name] for name in groups], dropna=False, sort=False).median()
     return reduced.rename(column).reset_index()
@@ -219,43 +166,6 @@ def _key(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_key(part) for part in value)
     return None if value is None or value != value else value
-
-
-def by_process(
-    frame: pd.DataFrame,
-    column: str,
-    by: Sequence[str] = ("cell_id",),
-    confidence: float = 0.95,
-) -> pd.DataFrame:
-    """Return one row per cell with the estimate of a column, the process being the sample.
-
-    Each trial, that is each process, is first reduced to one number, the median over its ``ok``
-    generations; then the cell's estimate is made of these. Repeats in one process do not make
-    the interval narrower, since they are not independent: see the head of this module.
-
-    Parameters
-    ----------
-    frame
-        Rows of :meth:`llm_latency.records.record.Record.rows`.
-    column
-        The measured column, such as ``"ttft_s"``.
-    by
-        Columns that name a cell.
-    confidence
-        Wanted probability of the interval.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns of ``by``, then ``median, low, high, n, kind, coverage``. A cell in which
-        nothing could be measured has ``n`` 0 and NaN.
-    """
-    found = estimates(frame, column, by, confidence)
-    rows = [
-        dict(zip(by, (key,) if len(by) == 1 else key, strict=True)) | asdict(value)
-        for key, value in found.items()
-    ]
-    return pd.DataFrame(rows, columns=[*by, "median", "low", "high", "n", "kind", "coverage"])
 
 
 def outliers(values: Iterable[float], beyond: float = 5.0) -> npt.NDArray[np.bool_]:

@@ -137,7 +137,7 @@ def _processes(df: pd.DataFrame) -> pd.DataFrame:
     for name in ("twin", "superseded", "disturbed"):
         values = raw[name] if name in raw else pd.Series(False, index=raw.index)
         raw[name] = values.fillna(False).astype(bool)
-    raw["way"] = loading.names(raw)
+    raw["way"] = raw["reading"]
     if "itl_s" not in raw:
         raw["itl_s"] = None
     rows = [_process(part) for _, part in _groups(raw)]

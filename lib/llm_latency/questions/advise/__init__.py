@@ -10,5 +10,6 @@ from llm_latency.measure.runner import run
 from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option
+from llm_latency.questions.advise.planning import plan
 
-__all__ = ["Advice", "Needs", "Option", "judge", "needs_of", "run"]
+__all__ = ["Advice", "Needs", "Option", "judge", "needs_of", "plan", "run"]

@@ -13,10 +13,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llm_latency.errors import ParameterError
-from llm_latency.machine import host
+from llm_latency.machine import host, limits
 from llm_latency.machine.devices import gpu_card
-from llm_latency.memory.fits import parse_bytes
 from llm_latency.plan.parameters import PADDING, build, plain
+from llm_latency.plan.sizes import size_bytes
 from llm_latency.plan.spec import MAX_INT32, Count, Frozen
 
 Use = Literal["start_up", "on_demand"]
@@ -74,7 +74,7 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
     on = given.get("on") or _side(given["n_gpu_layers"])
     there = given.get("memory_there_bytes")
     if stated:
-        there = parse_bytes("memory", plain(given["memory"]))
+        there = size_bytes("memory", plain(given["memory"]))
         if there <= 0:
             raise ParameterError("memory=0 is refused: give what there is, such as '6 GiB'.")
     elif there is None:
@@ -87,7 +87,7 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
             "use": given["use"],
             "on": on,
             "memory_bytes": there,
-            "keep_free_bytes": parse_bytes("keep_free", plain(given["keep_free"] or 0)),
+            "keep_free_bytes": size_bytes("keep_free", plain(given["keep_free"] or 0)),
             "stated": stated,
         },
     )
@@ -127,4 +127,4 @@ def _side(n_gpu_layers: Any) -> Side:
 def _there(on: Side) -> int:
     if on == "gpu" and (total := gpu_card().total_bytes):
         return total
-    return host.memory_limit_bytes()
+    return limits.memory_limit_bytes()

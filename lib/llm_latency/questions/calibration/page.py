@@ -11,8 +11,8 @@ from IPython.display import Markdown
 from matplotlib.axes import Axes
 
 from llm_latency.answers.page import markdown
-from llm_latency.plots import style
 from llm_latency.questions.calibration.ratios import BAND, ENGINE, PARTS, USER
+from llm_latency.report import style
 from llm_latency.stats.estimate import FEWEST
 from llm_latency.words import enumerate_words, escape, number, percent, several
 

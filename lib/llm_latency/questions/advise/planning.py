@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from typing_extensions import Unpack
-
 from llm_latency.errors import ParameterError
+from llm_latency.model import names
 from llm_latency.model.header import header_of
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import plain, shown, whole
 from llm_latency.plan.spec import Plan, Settings, Trial
 from llm_latency.questions.advise.candidates import VARIED, candidates, worth_measuring
@@ -27,7 +26,7 @@ ONE = (
 """What is needed: one value each."""
 
 
-def advise(  # type: ignore[misc]  # these have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     n_ctx: int = 2048,
     prompt_tokens: int = 512,
@@ -42,7 +41,7 @@ def advise(  # type: ignore[misc]  # these have defaults of their own
     n_gpu_layers: Grid = (),
     page_cache: str = "resident",
     rounds: int = 6,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan what has to be measured to say which settings meet some needs.
 
@@ -79,9 +78,9 @@ def advise(  # type: ignore[misc]  # these have defaults of their own
     rounds
         Fresh processes per candidate.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
     """
-    asked = Asked("advise", locals())
+    asked = Request("advise", locals(), names.check)
     one = {name: asked.one(name) for name in ONE}
     needs = needs_of({**one, "n_gpu_layers": asked.given["n_gpu_layers"]})
     tried = {name: _values(asked, name) for name in ("n_ubatch", "flash_attn", "n_gpu_layers")}
@@ -127,10 +126,11 @@ def advise(  # type: ignore[misc]  # these have defaults of their own
     )
     # Kept with the plan: a stored run is judged by the memory that there was.
     asked.given |= {"on": needs.on, "memory_there_bytes": needs.memory_bytes}
-    return asked.plan([cell(one.settings) for one in worth_measuring(found, needs)], twin=0)
+    cells = [cell(one.settings) for one in worth_measuring(found, needs)]
+    return asked.plan(cells, twins=cells[:1])
 
 
-def _values(asked: Asked, name: str) -> list[Any]:
+def _values(asked: Request, name: str) -> list[Any]:
     """Return the values of a grid that may be empty, which leaves the choice to the lab."""
     given = plain(asked.given[name])
     return [] if given in ([], (), "", None) else asked.many(name)

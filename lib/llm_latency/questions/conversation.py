@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing_extensions import Unpack
+from typing import Any
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.spec import Plan
 
@@ -13,7 +14,7 @@ MOST_TURNS = 10_000
 """Turns that one process may be asked for."""
 
 
-def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     conversation: Grid = ("fr", "en"),
     turns: int = 10,
@@ -21,7 +22,7 @@ def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
     max_tokens: int = 24,
     n_ctx: int = 4096,
     rounds: int = 6,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan the chats that ship with the lab, turn by turn, and as many short prompts.
 
@@ -45,14 +46,14 @@ def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
     rounds
         How often every cell is measured, each time in a fresh process.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("conversation", locals())
+    asked = Request("conversation", locals(), names.check)
     count = asked.one("turns")
     if type(count) is not int or not 2 <= count <= MOST_TURNS:
         raise ParameterError(
@@ -84,4 +85,4 @@ def conversation(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
             f"short_tokens={short_tokens} is refused: with max_tokens={tokens} it needs {need} "
             f"tokens of context, n_ctx={short.settings.n_ctx}; give a shorter prompt."
         )
-    return asked.plan([*cells, short], twin=0)
+    return asked.plan([*cells, short], twins=cells[:1])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from typing_extensions import Unpack
-
 from llm_latency.errors import ParameterError
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.spec import Plan
 
@@ -19,7 +18,7 @@ MOST_TURNS = 11
 """Turns that are counted; those beyond go on at the same rate."""
 
 
-def context_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     n_ctx: Grid = (512, 1024, 2048, 4096),
     fill: Grid = (0.0, 0.45, 0.9),
@@ -27,7 +26,7 @@ def context_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
     answer_tokens: int = 128,
     max_tokens: int = 16,
     rounds: int = 6,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan what each ``n_ctx`` costs, empty and filled, and how many tokens conversations need.
 
@@ -49,14 +48,14 @@ def context_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
     rounds
         How often every cell is measured, each time in a fresh process.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("context_size", locals())
+    asked = Request("context_size", locals(), names.check)
     lengths = [whole("turns", value) for value in asked.many("turns")]
     whole("answer_tokens", asked.one("answer_tokens"))
     tokens = asked.one("max_tokens")
@@ -98,7 +97,7 @@ def context_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of the
         page_cache="resident",
     )
     unique = list(dict.fromkeys(cell.cell_id for cell in cells))
-    return asked.plan([*cells, chat], twin=unique.index(cells[short].cell_id))
+    return asked.plan([*cells, chat], twins=[cells[short]])
 
 
 def _prefix(share: Any, n_ctx: int, max_tokens: int) -> int:

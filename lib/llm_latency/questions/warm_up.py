@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from typing_extensions import Unpack
-
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import PREFIX_WARM_UPS, Plan, Trial, WarmUp
 
 MOST_TOKENS = 2**30
 """Two of such a length are still a number of tokens that llama.cpp can count."""
 
 
-def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     warm_up: Grid = ("all",),
     page_cache: Grid = ("resident", "evicted"),
@@ -24,7 +23,7 @@ def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their ow
     n_ctx: int = 512,
     rounds: int = 6,
     repeats: int = 1,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan which warm-up makes the first reply sooner, and when it pays.
 
@@ -55,14 +54,14 @@ def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their ow
     repeats
         Further replies in each process after the first.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("warm_up", locals())
+    asked = Request("warm_up", locals(), names.check)
     kinds, states = _kinds(asked.many("warm_up")), asked.many("page_cache")
     lengths = sorted(_counts(asked, "system_tokens"))
     question = _counts(asked, "question_tokens")[0]
@@ -73,11 +72,9 @@ def warm_up(  # type: ignore[misc]  # n_ctx and rounds have defaults of their ow
         for kind in kinds
     }
     _check_room(asked, lengths[-1] + question)
-    plan = asked.plan(list(cells.values()), twin=0)
     # Loads from the disk scatter more than loads from RAM: each state has a noise of its own.
     twins = [cells[lengths[-1], state, "none"] for state in states]
-    again = tuple(cell.model_copy(update={"twin": True}) for cell in twins)
-    return plan.model_copy(update={"cells": (*plan.cells[:-1], *again)})
+    return asked.plan(list(cells.values()), twins=twins)
 
 
 def _kinds(named: list[Any]) -> list[Any]:
@@ -95,7 +92,7 @@ def _kinds(named: list[Any]) -> list[Any]:
     return list(dict.fromkeys(["none", *others]))
 
 
-def _cell(asked: Asked, system: int, question: int, state: str, kind: str) -> Trial:
+def _cell(asked: Request, system: int, question: int, state: str, kind: str) -> Trial:
     held = kind in PREFIX_WARM_UPS
     return asked.cell(
         prompt_tokens=system + question,
@@ -108,7 +105,7 @@ def _cell(asked: Asked, system: int, question: int, state: str, kind: str) -> Tr
     )
 
 
-def _counts(asked: Asked, name: str) -> list[int]:
+def _counts(asked: Request, name: str) -> list[int]:
     """Return the values of a parameter that counts tokens, checked before they are added up."""
     values = asked.many(name) if name == "system_tokens" else [asked.one(name)]
     for value in values:
@@ -120,7 +117,7 @@ def _counts(asked: Asked, name: str) -> list[int]:
     return values
 
 
-def _check_room(asked: Asked, prompt: int) -> None:
+def _check_room(asked: Request, prompt: int) -> None:
     n_ctx, answer = asked.one("n_ctx"), asked.one("max_tokens")
     if prompt + answer > n_ctx:
         raise ParameterError(

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from typing_extensions import Unpack
-
 from llm_latency.errors import ParameterError
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import MAX_INT32, Plan, Settings
 
 PADDING = 256
 """llama.cpp rounds a context up to a multiple of this."""
 
 
-def prompt_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     prompt_tokens: Grid = (2, 16, 64, 128, 256, 512, 520, 768, 1024, 1536, 2048),
     max_tokens: int = 16,
     n_ctx: int = 0,
     rounds: int = 6,
     repeats: int = 1,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan what a longer prompt costs, with the same number of tokens generated after each.
 
@@ -44,14 +43,14 @@ def prompt_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of thei
     repeats
         Further generations in each process after the first.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("prompt_size", locals())
+    asked = Request("prompt_size", locals(), names.check)
     answer = asked.one("max_tokens")
 
     def cell(tokens: Any, context: int) -> Any:
@@ -68,7 +67,7 @@ def prompt_size(  # type: ignore[misc]  # n_ctx and rounds have defaults of thei
     n_batch = cell(lengths[0], PADDING).settings.n_batch
     context = _context(asked.one("n_ctx"), lengths[-1], answer, n_batch)
     cells = [cell(tokens, context) for tokens in lengths]
-    return asked.plan(cells, twin=_finest(lengths, cells[0].settings))
+    return asked.plan(cells, twins=[cells[_finest(lengths, cells[0].settings)]])
 
 
 def _context(given: Any, longest: int, answer: int, n_batch: int) -> Any:

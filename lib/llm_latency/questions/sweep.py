@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from llm_latency.plan.builder import Asked, Grid
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import closed
 from llm_latency.plan.spec import Plan, Settings
 
 
 @closed("sweep")
-def sweep(
+def plan(
     model: str = "synthetic:tiny",
     n_ctx: Grid = (512, 1024, 2048),
     n_batch: Grid = (128, 256, 512),
@@ -85,7 +86,7 @@ def sweep(
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("sweep", locals())
+    asked = Request("sweep", locals(), names.check)
     prefix = asked.one("prefix_tokens")
     cells = [
         asked.cell(

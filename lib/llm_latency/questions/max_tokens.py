@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing_extensions import Unpack
+from typing import Any
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 
 FEWEST_FITTED = 2
 """A line needs two lengths."""
 
 
-def max_tokens(  # type: ignore[misc]  # rounds has a default of its own
+def plan(
     model: str = "synthetic:tiny",
     max_tokens: Grid = (8, 16, 25, 50, 75, 100, 150),
     held_out: Grid = (25, 75, 150),
@@ -20,7 +21,7 @@ def max_tokens(  # type: ignore[misc]  # rounds has a default of its own
     prompt_tokens: int = 12,
     rounds: int = 6,
     repeats: int = 1,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan what ``max_tokens`` costs, and how well latency is predicted from it.
 
@@ -43,14 +44,14 @@ def max_tokens(  # type: ignore[misc]  # rounds has a default of its own
     repeats
         Further generations in each process after the first.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("max_tokens", locals())
+    asked = Request("max_tokens", locals(), names.check)
     cells = [
         asked.cell(
             prompt_tokens=asked.one("prompt_tokens"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from llm_latency.plots.style import HATCH, INK, deep
+from llm_latency.report.style import HATCH, INK, deep
 
 
 class End(NamedTuple):

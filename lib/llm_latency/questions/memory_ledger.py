@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing_extensions import Unpack
+from typing import Any
 
-from llm_latency.memory.fits import parse_bytes
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.model import names
+from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.sizes import size_bytes
 from llm_latency.plan.spec import Plan
 
 
-def memory_ledger(  # type: ignore[misc]  # these have defaults of their own
+def plan(
     model: str = "synthetic:tiny",
     n_ctx: Grid = (1024, 4096),
     n_ubatch: Grid = (128, 512),
@@ -17,7 +18,7 @@ def memory_ledger(  # type: ignore[misc]  # these have defaults of their own
     max_tokens: int = 16,
     rounds: int = 6,
     budget: str = "",
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan where the memory of each context and batch is, phase by phase.
 
@@ -38,11 +39,11 @@ def memory_ledger(  # type: ignore[misc]  # these have defaults of their own
     budget
         Memory that there is, such as ``"6 GiB"``: the answer says what fits; empty: not asked.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
     """
-    asked = Asked("memory_ledger", locals())
+    asked = Request("memory_ledger", locals(), names.check)
     if str(asked.given["budget"]).strip():
-        parse_bytes("budget", asked.given["budget"])
+        size_bytes("budget", asked.given["budget"])
     cells = [
         asked.cell(
             **sizes,

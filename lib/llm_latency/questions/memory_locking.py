@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from typing_extensions import Unpack
-
+from llm_latency.model import names
 from llm_latency.plan import loading as ways
-from llm_latency.plan.builder import Asked, Grid, Options
+from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.sizes import limit_bytes
 from llm_latency.plan.spec import Plan, Trial
 
 
-def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have their own defaults
+def plan(
     model: str = "synthetic:tiny",
     reading: Grid = ("mmap", "read", "mlock"),
     memory_limit: Grid = ("none", "+20 MiB"),
@@ -22,7 +21,7 @@ def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have th
     rounds: int = 6,
     repeats: int = 3,
     timeout_s: float = 60.0,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> Plan:
     """Plan whether locking makes answers steadier, and what happens when memory is short.
 
@@ -54,24 +53,29 @@ def memory_locking(  # type: ignore[misc]  # n_ctx, rounds and timeout_s have th
         Longest life of one process, in seconds. One that reads its weights from the disk again
         for every token may take very long: this ends it.
     **options
-        See :class:`~llm_latency.plan.builder.Options`.
+        See :data:`~llm_latency.plan.builder.OPTIONS`.
 
     Raises
     ------
     ParameterError
         One sentence that names the parameter, its value, and what to do.
     """
-    asked = Asked("memory_locking", locals())
-    chosen = ways.settings(asked.many("reading"), options)
+    asked = Request("memory_locking", locals(), names.check, ways.REPLACED)
+    chosen = {way: ways.READING[way] for way in asked.chosen("reading", ways.READING)}
     named = asked.many("memory_limit")
-    limits = list(dict.fromkeys(limit_bytes(value, asked.model) for value in named))
+    limits = list(
+        dict.fromkeys(
+            limit_bytes("memory_limit", value, lambda: names.file_bytes(asked.model))
+            for value in named
+        )
+    )
     cells = [_cell(asked, settings, limit) for limit in limits for settings in chosen.values()]
     # The noise of equal cells is that of processes that have all the memory they want.
     most = max(range(len(limits)), key=lambda i: limits[i] or float("inf"))
-    return ways.own(asked.plan(cells, twin=most * len(chosen)))
+    return asked.plan(cells, twins=[cells[most * len(chosen)]])
 
 
-def _cell(asked: Asked, settings: dict[str, bool], limit: int | None) -> Trial:
+def _cell(asked: Request, settings: dict[str, bool], limit: int | None) -> Trial:
     values: dict[str, Any] = {
         name: asked.one(name) for name in ("prompt_tokens", "max_tokens", "repeats")
     }

@@ -1,0 +1,88 @@
+"""What to expect, before anything is measured: how much, how large, and no faster than what.
+
+Decode is bound by memory: each token reads every weight that takes part in it once, so the
+ceiling is ``bandwidth / bytes read per token``. Of the vocabulary's table one row is read, unless
+the same table is the output layer. What does not follow from a header alone is not foretold.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from llm_latency.errors import LabError
+from llm_latency.machine.bandwidth import read_bytes_per_s
+from llm_latency.memory.predict import kv_bytes, sizes
+from llm_latency.model import names
+from llm_latency.model.header import Header, header_of
+from llm_latency.plan.spec import Plan
+from llm_latency.words import MIB, number, several
+
+NOT_FORETOLD = "not foretold"
+
+
+def expect(plan: Plan) -> pd.DataFrame:
+    """Return a card of what a plan will measure, and of the bounds that its figures have.
+
+    Parameters
+    ----------
+    plan
+        What :mod:`llm_latency.questions` plan.
+    """
+    cells = [cell for cell in plan.cells if not cell.twin]
+    trials = len(plan.cells) * plan.rounds
+    lines = {
+        "measured": f"{several(len(cells), 'cell')} × {several(plan.rounds, 'round')}"
+        + (
+            f", {len(plan.cells) - len(cells)} of them twice"
+            if len(plan.cells) > len(cells)
+            else ""
+        )
+        + f": {trials:,} fresh processes",
+    }
+    try:
+        lines |= _of_model(plan, header_of(plan.model))
+    except LabError as error:
+        lines["model"] = f"{NOT_FORETOLD}: {error}"
+    card = pd.DataFrame(list(lines.items()), columns=["to expect", ""], dtype=object)
+    card.attrs["card"] = True
+    return card
+
+
+def token_bytes(header: Header) -> int | None:
+    """Return the weight bytes that one token of decode reads; ``None`` where nobody can tell.
+
+    A mixture of experts reads those that its router chooses.
+    """
+    if any("_exps" in tensor.name for tensor in header.tensors):
+        return None
+    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
+    return sum(t.bytes for t in header.tensors if tied or t.name != "token_embd.weight")
+
+
+def _of_model(plan: Plan, header: Header) -> dict[str, Any]:
+    """Return the lines that follow from the model's header."""
+    settings = plan.cells[0].settings
+    per_token = sum(kv_bytes(header, settings)) / sizes(settings)[0]
+    lines = {"weights": f"{number(header.file_bytes * MIB)} MiB in the file"}
+    if header.recurrent:
+        lines["KV cache"] = f"{NOT_FORETOLD} for {header.architecture}: it keeps a state instead"
+    else:
+        lines["KV cache"] = f"{per_token:,.0f} bytes per token of context"
+    read = token_bytes(header)
+    if read is None:
+        lines["decode"] = f"{NOT_FORETOLD}: the router chooses which experts a token reads"
+        return lines
+    lines["read per token"] = f"{number(read * MIB)} MiB of weights, and the KV cache so far"
+    bandwidth = read_bytes_per_s(names.cache_dir())
+    ceiling = bandwidth / read
+    lines["bandwidth of RAM"] = f"{number(bandwidth / 1e9)} GB/s, measured here"
+    lines["ceiling of decode"] = (
+        f"{number(ceiling)} tok/s from RAM; a GPU reads its own memory, and small models may come "
+        "from the CPU's cache, which is faster"
+    )
+    tokens = sum(c.workload.max_tokens * (c.workload.repeats + 1) for c in plan.cells)
+    minutes = tokens * plan.rounds / ceiling / 60
+    lines["time"] = f"no less than {number(minutes)} minutes, for decode at that ceiling alone"
+    return lines

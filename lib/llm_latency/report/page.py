@@ -1,0 +1,274 @@
+"""A page's frame: the answer, what a reader must know first, and how it was measured.
+
+An *answer* is a verdict, a number with its interval, its cost and its caveat, in five sentences at
+most; whatever else is worth computing is a column of its table.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from IPython.display import Markdown
+
+from llm_latency.machine.host import OTHER_LIMIT, STEAL_LIMIT
+from llm_latency.records import frame as fr
+from llm_latency.report.phrases import INTERVAL
+from llm_latency.stats.estimate import FEWEST
+from llm_latency.words import MARKER, counts, escape, missing, percent, several
+
+MOST_SENTENCES = 5
+
+
+class Run(Protocol):
+    """What a page is made of: a stored run, or rows in its place."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+
+    def frame(self) -> pd.DataFrame:
+        """Return one tidy row per generation."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows in the place of a run, such as :func:`~llm_latency.load_runs` returns them."""
+
+    rows: pd.DataFrame
+    info: dict[str, Any]
+
+    def frame(self) -> pd.DataFrame:
+        """Return the rows."""
+        return self.rows
+
+
+def as_run(run: Run | pd.DataFrame) -> Run:
+    """Return a run, or rows in the place of one."""
+    return Rows(run, {}) if isinstance(run, pd.DataFrame) else run
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question, in five sentences at most.
+
+    Attributes
+    ----------
+    line : str
+        The answer in one line with its figure, for a page of many answers.
+    verdict : str
+        One word: a verdict of :mod:`llm_latency.stats.compare`, ``measured`` where nothing was
+        compared, or ``none`` where there is no answer.
+    sure : str
+        What it rests on: how many rounds or processes, and the noise.
+    sentences : tuple of str
+        The answer with its interval first, then its cost, then its caveat.
+    """
+
+    line: str
+    verdict: str
+    sure: str
+    sentences: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.sentences) > MOST_SENTENCES:
+            raise ValueError(f"{len(self.sentences)} sentences; make the others columns")
+
+    @property
+    def text(self) -> str:
+        """The sentences as Markdown."""
+        return " ".join(self.sentences)
+
+    def _repr_markdown_(self) -> str:
+        return with_units(self.text)
+
+
+def no_answer(data: pd.DataFrame) -> Answer | None:
+    """Return the answer where nothing was measured; ``None`` where something was.
+
+    Parameters
+    ----------
+    data
+        Rows that count, :func:`llm_latency.records.frame.by_cell`.
+    """
+    if data.empty:
+        sentence = "**Nothing has been measured yet.** Run the plan to get an answer."
+        return Answer("nothing has been measured yet", "none", "", (sentence,))
+    if not fr.ok(data).empty:
+        return None
+    each = fr.processes(data)
+    reasons = each.loc[each["reason"] != "", "reason"]
+    first = f" The most frequent reason: {escape(reasons.mode().iloc[0])}." if len(reasons) else ""
+    sentence = (
+        f"**No cell could be measured:** of {several(len(each), 'trial')} none ended ok "
+        f"({escape(counts(each['status']))}).{first.replace('..', '.')}"
+    )
+    return Answer("no cell could be measured", "none", "", (sentence,))
+
+
+def with_units(text: str) -> str:
+    """Return text in which numbers keep their units beside them."""
+    return re.sub(r"(?<=\d) (?=%|ms\b|MiB\b|tok/s)", "\N{NO-BREAK SPACE}", text)
+
+
+def markdown(text: str, metadata: dict[str, Any] | None = None) -> Markdown:
+    """Return text as Markdown for the page."""
+    return Markdown(with_units(text), metadata=metadata)  # type: ignore[no-untyped-call]
+
+
+def code(name: str) -> str:
+    """Return a parameter's name as a page shows it within a sentence."""
+    return name.replace("_", "&#95;")
+
+
+def model_name(info: Mapping[str, Any]) -> str:
+    """Return the model's name as a page may show it; ``the model`` where it is not known."""
+    return escape((info.get("model") or {}).get("name") or "the model")
+
+
+def notices(run: Any) -> Markdown:
+    """Return what a reader must know before the answer; nothing where all is well.
+
+    Whether the run is complete, whether the model has random weights, which cells failed, and
+    whether the machine was disturbed. It also marks the page for the report: a kernel that dies
+    leaves no such mark, whatever papermill says of its cells.
+
+    Parameters
+    ----------
+    run
+        A stored run.
+    """
+    planned, final = run.planned, run.final
+    texts = []
+    if final < planned:
+        texts.append(
+            f"**INCOMPLETE: {final:,} of {planned:,} trials** have been measured. What follows "
+            f"holds for these only; run again with the same {code('run_id')} to go on."
+        )
+    card = run.info.get("model") or {}
+    if str(card.get("name") or "").startswith("synthetic:"):
+        texts.append("**Random weights:** true speed and memory, meaningless text.")
+    elif card.get("notice"):
+        texts.append(f"**{escape(card['notice'])}**")
+    data = fr.by_cell(run.frame())
+    texts += [failed(data), disturbed(data)]
+    mark = {MARKER: {"planned": planned, "final": final}}
+    return markdown("\n\n".join(filter(None, texts)), metadata=mark)
+
+
+def failed(data: pd.DataFrame) -> str:
+    """Say which cells failed, how and how many; empty if none did."""
+    each = fr.processes(data)
+    bad = each[each["status"] != "ok"]
+    if bad.empty:
+        return ""
+    good = set(each.loc[each["status"] == "ok", "cell"])
+    lost = [cell for cell in fr.cells(data)["cell"] if cell not in good]
+    total = data["cell"].nunique()
+    sentences = []
+    if lost:
+        where = escape(fr.describe_by_status(data, bad[bad["cell"].isin(lost)]))
+        sentences.append(f"**{len(lost)} of {several(total, 'cell')} failed:** {where}.")
+    partly = bad[~bad["cell"].isin(lost)]
+    if len(partly):
+        where = escape(fr.describe_by_status(data, partly))
+        sentences.append(f"**Some trials failed** in cells that otherwise ran: {where}.")
+    return " ".join(sentences)
+
+
+def disturbed(data: pd.DataFrame) -> str:
+    """Say how many trials the machine disturbed, by what, and what to do."""
+    each = data.groupby("process")
+    flags = each["disturbed"].any()
+    if not flags.any():
+        return ""
+    worst = each[["cpu_other_fraction", "cpu_steal_fraction"]].max()
+    other, steal = worst[flags].max()
+    causes = []
+    if other > OTHER_LIMIT:
+        causes.append(f"other processes took up to {percent(other)} of the CPU time")
+    if steal > STEAL_LIMIT:
+        causes.append(f"the hypervisor took up to {percent(steal)} of it")
+    cause = f": {' and '.join(causes)}" if causes else ", as the notes beside the cells say"
+    return (
+        f"**Disturbed:** {flags.sum():,} of {several(len(flags), 'trial')}{cause}. "
+        "Close other programs and measure again before relying on small differences."
+    )
+
+
+def method(info: Mapping[str, Any]) -> Markdown:
+    """Return how the run was measured, out of its plan.
+
+    Parameters
+    ----------
+    info
+        The content of ``run.json``.
+    """
+    plan, versions = info.get("plan") or {}, info.get("versions") or {}
+    planned, rounds = list(plan.get("cells") or []), int(plan.get("rounds") or 0)
+    cells = sum(1 for cell in planned if not cell.get("twin"))
+    if not cells or not rounds:
+        return markdown("How this run was planned is not stored with it.")
+    sentences = [
+        f"{several(cells, 'cell')} (settings × workload × start), each measured in "
+        f"{several(rounds, 'round')}"
+        + _twice(len(planned) - cells)
+        + f": {len(planned) * rounds:,} trials, each in a fresh process, in an "
+        f"order shuffled within each round (seed {escape(plan.get('seed', 'unknown'))})."
+    ]
+    sentences += _workload(planned, plan.get("parameters") or {})
+    sentences.append(
+        "In estimates a process counts once, with the median of its generations. "
+        + (
+            f"Estimates are medians over processes with their distribution-free {INTERVAL}."
+            if rounds >= FEWEST
+            else f"With {several(rounds, 'process', 'processes')} per cell there is no {INTERVAL}: "
+            "the range from smallest to largest is shown."
+        )
+    )
+    engine = versions.get("llama_cpp_python") or (info.get("engine") or {}).get("version")
+    sentences.append(f"Engine: llama-cpp-python {escape(engine or 'of unknown version')}.")
+    return markdown(" ".join(sentences))
+
+
+def _twice(twins: int) -> str:
+    """Say how many cells were measured twice."""
+    if not twins:
+        return ""
+    which = "one of them" if twins == 1 else f"{twins} of them"
+    return f", {which} twice to show the noise"
+
+
+def _workload(planned: list[dict[str, Any]], given: Mapping[str, Any]) -> list[str]:
+    """Say what each process does, as far as it is the same in all."""
+    work = [cell.get("workload") or {} for cell in planned]
+    repeats = {w.get("repeats") for w in work} if any(work) else {given.get("repeats")}
+    sentences = []
+    if len(repeats) == 1 and not missing(count := repeats.pop()):
+        more = f" and then {escape(count)} more" if count else ""
+        sentences.append(f"A process loads the model and generates once{more}.")
+    if {w.get("cache_mode") for w in work} == {"cold"}:
+        sentences.append("Every generation begins with an empty prompt cache.")
+    return sentences
+
+
+def data(path: Path, run_id: str = "") -> Markdown:
+    """Return where the run's data lies, and how to read it again.
+
+    Parameters
+    ----------
+    path
+        The run's folder.
+    run_id
+        Its name; by default that of the folder.
+    """
+    name = escape(run_id or Path(path).name)
+    return markdown(
+        f"Every figure and sentence above is computed from the records of the run **{name}**, in "
+        f"the folder of that name under outputs/runs. `lab.load_runs` reads them again, given that "
+        f"folder or the {code('run_id')}."
+    )
