@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from llm_latency.measure import trial
+from llm_latency.measure.job import WORKER_VARIABLE
 from llm_latency.model import names
-from tests.support.factories import FakeChild
+from tests.support import fake_worker as fake
+from tests.support.factories import FakeChild, FakeWorker
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,31 +41,22 @@ def tiny() -> Path:
 
 
 @pytest.fixture
-def fake_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeChild:
-    """Return a function that puts a few lines of Python in the place of the real worker.
+def fake_worker(monkeypatch: pytest.MonkeyPatch) -> FakeWorker:
+    """Return a function that puts a behaviour of ``fake_worker.py`` in the real worker's place."""
 
-    The lines find the request as ``request`` and send events with ``send(**event)``.
-    """
-    head = """
-        import json, os, signal, sys, time
-        request = json.loads(sys.stdin.readline())
-        def send(**event):
-            print(json.dumps(event), flush=True)
-        def answer(repeat=0, ttft_s=0.1, evaluated=None):
-            prompt = request["trial"]["workload"]["prompt_tokens"]
-            count = request["trial"]["workload"]["max_tokens"]
-            itl = [ttft_s] + [0.01] * (count - 1)
-            send(phase=f"generation {repeat + 1}", generation=dict(
-                repeat=repeat, prompt_tokens=prompt, evaluated_tokens=evaluated or prompt,
-                generated_tokens=count, finish_reason="length",
-                timings=dict(ttft_s=ttft_s, prefill_s=ttft_s, decode_s=sum(itl[1:]),
-                             total_s=sum(itl), itl_s=itl, engine_prefill_s=ttft_s,
-                             engine_decode_s=sum(itl[1:]))))
-    """
-
-    def install(lines: str) -> None:
-        script = tmp_path / "fake_worker.py"
-        script.write_text(textwrap.dedent(head) + textwrap.dedent(lines), encoding="utf-8")
-        monkeypatch.setattr(trial, "WORKER", (sys.executable, str(script)))
+    def install(behaviour: str, **options: Any) -> None:
+        assert behaviour in fake.BEHAVIOURS
+        command = [sys.executable, str(fake.__file__), behaviour, json.dumps(options)]
+        monkeypatch.setenv(WORKER_VARIABLE, json.dumps(command))
 
     return install
+
+
+@pytest.fixture
+def fake_child(fake_worker: FakeWorker) -> FakeChild:
+    """Return a function that puts a few lines of Python in the place of the real worker.
+
+    For ends that only one test needs. The lines find the request as ``request``, and send events
+    with ``send(**event)`` and ``answer(repeat, ttft_s)``.
+    """
+    return lambda lines: fake_worker("follows", lines=textwrap.dedent(lines))

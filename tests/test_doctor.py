@@ -9,7 +9,7 @@ from llm_latency.__main__ import main
 from llm_latency.machine import devices as gpu
 from llm_latency.machine import host
 from llm_latency.records.record import EngineCard
-from tests.support.factories import FakeChild
+from tests.support.factories import FakeWorker
 
 
 @pytest.mark.engine
@@ -21,25 +21,20 @@ def test_a_working_engine(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("death", "words"),
+    ("behaviour", "by", "words"),
     [
-        ("os.kill(os.getpid(), signal.SIGILL)", ["does not start", "SIGILL", "--engine portable"]),
-        (
-            """
-            if request["trial"] is None:
-                send(phase="end", ended="done", engine=dict(
-                    version="0", system_info="CPU", gpu_offload=False, devices=[]))
-            else:
-                os.kill(os.getpid(), signal.SIGSEGV)
-            """,
-            ["token     none: crashed", "AMX", "--engine portable"],
-        ),
+        ("dies_at_once", "SIGILL", ["does not start", "SIGILL", "--engine portable"]),
+        ("dies", "SIGSEGV", ["token     none: crashed", "AMX", "--engine portable"]),
     ],
 )
 def test_an_engine_that_dies_names_the_build_line(
-    capsys: pytest.CaptureFixture[str], fake_child: FakeChild, death: str, words: list[str]
+    capsys: pytest.CaptureFixture[str],
+    fake_worker: FakeWorker,
+    behaviour: str,
+    by: str,
+    words: list[str],
 ) -> None:
-    fake_child(death)
+    fake_worker(behaviour, by=by)
     assert main(["doctor"]) == 1
     shown = capsys.readouterr().out
     for word in words:

@@ -27,10 +27,11 @@ from benchmarks.faults.small_disk import small_disk
 from llm_latency.errors import LabError
 from llm_latency.machine.memory_cap import limited
 from llm_latency.measure import process
-from llm_latency.measure import trial as child
+from llm_latency.measure.trial import carry_out
 from llm_latency.model import names as models
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.record import Record
+from tests.support import jobs
 
 MIB = 2**20
 SILENT_S = 2.0
@@ -60,12 +61,10 @@ def measure(
     model: Path | None = None,
     timeout_s: float = 60,
     meddle: Meddle | None = None,
-    worker: Sequence[str] = child.WORKER,
+    worker: Sequence[str] = (),
     **settings: Any,
 ) -> Record:
     """Carry out one trial while something is done to its process, once it generates."""
-    log = place / "trial.log"
-    log.unlink(missing_ok=True)
     trial = Trial(
         experiment="faults",
         model="synthetic:tiny",
@@ -73,16 +72,15 @@ def measure(
         workload=workload,
         start=start or Start(),
     )
-    path = model or models.resolve("synthetic:tiny")
-    job = child.Job("faults", trial, str(path), str(log), timeout_s, str(place / "one.state"))
-    kept, child.WORKER = child.WORKER, tuple(worker)
+    job = jobs.job(place, trial, model=model, timeout_s=timeout_s, worker=tuple(worker))
+    log = job.files.log
+    log.unlink(missing_ok=True)
     thread = threading.Thread(target=_when_it_generates, args=(log, meddle), daemon=True)
     try:
         if meddle is not None:
             thread.start()
-        return child.carry_out(job)
+        return carry_out(job)
     finally:
-        child.WORKER = kept
         if meddle is not None:
             thread.join(timeout=30)
 
@@ -144,7 +142,7 @@ def standstill(place: Path) -> Record:
 
 def spoiled(lines: str) -> tuple[str, ...]:
     """Return the command of a worker that some lines of Python spoil first."""
-    code = f"import os, sys\nfrom llm_latency import worker\n{lines}\nworker.main()"
+    code = f"import os, sys\nfrom llm_latency.engine import worker\n{lines}\nworker.main()"
     return (sys.executable, "-c", code)
 
 

@@ -21,11 +21,12 @@ import psutil
 from benchmarks.faults.canaries import Canaries
 from benchmarks.faults.damage import KINDS, damaged, survey
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.measure import trial as child
+from llm_latency.measure import trial as one_trial
 from llm_latency.model import header, names, synthetic
 from llm_latency.model.weights import Shape
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.record import Record
+from tests.support import jobs
 
 SHAPE = Shape(n_layer=2, n_embd=64, n_head=2, n_head_kv=1, n_ff=64, n_vocab=512, n_ctx_train=512)
 """Small, so that a damaged byte hits something that matters; the file has some 140 kB."""
@@ -36,7 +37,7 @@ GROWTH_BYTES = 1 << 29
 TYPED = {"ok", "invalid", "refused", "oom", "crashed", "timeout"}
 
 
-def measure(path: Path, log: Path, number: int) -> Record:
+def measure(path: Path, number: int) -> Record:
     """Carry out one trial on a damaged file, under a memory limit."""
     trial = Trial(
         experiment="faults",
@@ -46,7 +47,11 @@ def measure(path: Path, log: Path, number: int) -> Record:
         start=Start(memory_limit_bytes=LIMIT_BYTES),
         round=number,
     )
-    return child.carry_out(child.Job("faults", trial, str(path), str(log), TIMEOUT_S))
+    job = jobs.job(path.parent, trial, model=path, timeout_s=TIMEOUT_S)
+    try:
+        return one_trial.carry_out(job)
+    finally:
+        job.files.log.unlink(missing_ok=True)
 
 
 def read(path: Path) -> float:
@@ -79,7 +84,6 @@ def report(count: int = 1000, seed: int = 0) -> Iterator[str]:
         synthetic.write_model(whole, SHAPE, "q8_0", name="small")
         where = survey(whole)
         canaries = Canaries(Path(place))
-        log = Path(place) / "trial.log"
         with canaries.standing():
             for number in range(count):
                 how, content = damaged(where, seed, number)
@@ -90,7 +94,7 @@ def report(count: int = 1000, seed: int = 0) -> Iterator[str]:
                 try:
                     slowest_s = max(slowest_s, read(path))
                     most_bytes = max(most_bytes, psutil.Process().memory_info().rss)
-                    record = measure(path, log, number)
+                    record = measure(path, number)
                 except Exception as error:  # what should never be
                     broken.append(f"{what} raised {type(error).__name__}: {error}")
                 else:
@@ -104,7 +108,6 @@ def report(count: int = 1000, seed: int = 0) -> Iterator[str]:
                 left = set(psutil.Process().children(recursive=True)) - others
                 broken += [f"{what} left process {one.pid}" for one in left]
                 path.unlink()
-                log.unlink(missing_ok=True)
     grown = most_bytes - before_bytes
     if grown > GROWTH_BYTES:
         broken.append(f"this process grew by {grown / 2**20:.0f} MiB")

@@ -13,16 +13,19 @@ import os
 import random
 import sys
 import tempfile
+from pathlib import Path
 
 from tqdm import tqdm
 
 from llm_latency.engine.llama import Model
-from llm_latency.measure import trial as child
+from llm_latency.measure.runner import run
+from llm_latency.measure.trial import carry_out
 from llm_latency.memory import frontier, predict
 from llm_latency.memory.predict import PADDING
 from llm_latency.model import names
 from llm_latency.model.header import read_header
 from llm_latency.plan.spec import Plan, Settings
+from tests.support import jobs
 
 MODELS = ("synthetic:tiny", "synthetic:tiny:q4_0", "synthetic:125m", "synthetic:125m:q4_0")
 CONTEXTS = (512, 2048, 8192, 32768)
@@ -70,7 +73,7 @@ def edges(limit: str, most: int, seed: int) -> bool:
         type_k="f32",
         type_v="f32",
     )
-    store = frontier.run(plan, progress=False)
+    store = run(plan, progress=False)
     found = frontier.found(store.records())
     steps = most // PADDING
     held = True
@@ -91,15 +94,13 @@ def edges(limit: str, most: int, seed: int) -> bool:
 def _exhaustively(plan: Plan, n_batch: int, steps: int, seed: int) -> int | None:
     """Return the largest context below the smallest that fails, by trying every one."""
     cell = next(c for c in plan.cells if c.settings.n_batch == n_batch)
-    path = names.resolve(plan.model)
     order = list(range(1, steps + 1))
     random.Random(seed).shuffle(order)
     works = {}
     with tempfile.TemporaryDirectory() as folder:
         for step in tqdm(order, unit="probe", desc=f"every n_ctx, n_batch {n_batch}"):
             trial = frontier.probe(cell, step * PADDING)
-            log = os.path.join(folder, f"{step}.log")
-            record = child.carry_out(child.Job("all", trial, str(path), log, plan.timeout_s))
+            record = carry_out(jobs.job(Path(folder), trial, timeout_s=plan.timeout_s))
             works[step] = record.status == "ok"
     fails = min((step for step, fine in works.items() if not fine), default=steps + 1)
     if any(fine for step, fine in works.items() if step > fails):

@@ -27,12 +27,12 @@ import pandas as pd
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from llm_latency.measure import trial as child
-from llm_latency.model import names
+from llm_latency.measure.trial import carry_out
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
+from tests.support import jobs
 
 Within = Literal["quickest", "median"]
 PAUSING = (sys.executable, "-m", "benchmarks.verdicts.pausing_worker")
@@ -40,9 +40,8 @@ BLOCK = 10
 """Cells that share one pair of twins."""
 
 
-def measure(folder: Path, path: Path, number: int, *, pausing: bool) -> Record:
+def measure(folder: Path, number: int, *, pausing: bool) -> Record:
     """Carry out one trial, in a worker that pauses or in the lab's own."""
-    ordinary = child.WORKER
     trial = Trial(
         experiment="verdicts",
         model="synthetic:tiny",
@@ -51,15 +50,11 @@ def measure(folder: Path, path: Path, number: int, *, pausing: bool) -> Record:
         start=Start(page_cache="resident"),
         round=number,
     )
-    if pausing:
-        child.WORKER = PAUSING
-    try:
-        return child.carry_out(child.Job("v", trial, str(path), str(folder / "log"), 120))
-    finally:
-        child.WORKER = ordinary
+    worker = PAUSING if pausing else ()
+    return carry_out(jobs.job(folder, trial, timeout_s=120, worker=worker))
 
 
-def block(folder: Path, path: Path, rounds: int, *, pausing: bool) -> pd.DataFrame:
+def block(folder: Path, rounds: int, *, pausing: bool) -> pd.DataFrame:
     """Measure the cells of a block and a pair of twins, round by round, shuffled.
 
     With ``pausing``, every second cell is measured in the worker that pauses.
@@ -70,7 +65,7 @@ def block(folder: Path, path: Path, rounds: int, *, pausing: bool) -> pd.DataFra
         random.Random(f"{folder.name}/{number}").shuffle(labels)
         for label, twin in labels:
             slow = pausing and label % 2 == 1 and label < BLOCK
-            rows = to_frame([measure(folder, path, number, pausing=slow)])
+            rows = to_frame([measure(folder, number, pausing=slow)])
             frames.append(rows.assign(cell_id=label, twin=twin))
     return pd.concat(frames, ignore_index=True)
 
@@ -93,7 +88,6 @@ def main() -> None:
     parser.add_argument("--equal", type=int, default=200, help="comparisons of equal cells")
     parser.add_argument("--paused", type=int, default=60, help="comparisons with a paused one")
     asked = parser.parse_args()
-    path = names.resolve("synthetic:tiny")
     print(
         f"{asked.rounds} rounds per comparison; total latency of 96 + 16 tokens, one thread; "
         f"smallest effect of interest {SMALLEST_EFFECT:.0%}",
@@ -106,7 +100,7 @@ def main() -> None:
             for number in tqdm(range(-(-count // (2 * BLOCK))), desc=name, unit="block"):
                 folder = Path(place) / f"{name}{number}"
                 folder.mkdir()
-                frame = block(folder, path, asked.rounds, pausing=pausing)
+                frame = block(folder, asked.rounds, pausing=pausing)
                 for within, results in found.items():
                     results += verdicts(frame, within, pausing=pausing)
                 disturbed.append(float(frame["disturbed"].mean()))

@@ -11,7 +11,8 @@ import tempfile
 from pathlib import Path
 
 from llm_latency.machine import devices, host
-from llm_latency.measure import trial as child
+from llm_latency.measure.job import Job, ModelFile
+from llm_latency.measure.trial import carry_out, engine_card
 from llm_latency.model import names
 from llm_latency.plan.spec import Settings, Trial, Workload
 from llm_latency.records.record import EngineCard, Record
@@ -36,7 +37,7 @@ def examine() -> tuple[list[str], bool]:
         *(f"version   {name} {version}" for name, version in host.versions().items()),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        engine = child.engine_card(Path(folder) / "engine.log")
+        engine = engine_card(Path(folder) / "engine.log")
         if isinstance(engine, str):
             return [*lines, f"engine    does not start: {engine}", *advice(engine)], False
         lines += [
@@ -66,10 +67,8 @@ def one_token(folder: Path) -> Record:
         settings=Settings(n_ctx=256, n_batch=256),
         workload=Workload(prompt_tokens=32, max_tokens=1, repeats=0),
     )
-    path = names.resolve(name)
-    return child.carry_out(
-        child.Job("doctor", trial, str(path), str(folder / "token.log"), timeout_s=120)
-    )
+    model = ModelFile.of(names.card(name, names.resolve(name)))
+    return carry_out(Job("doctor", trial, model, folder, timeout_s=120))
 
 
 def advice(reason: str) -> list[str]:

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.faults import damage, files
 from llm_latency.errors import LabError
-from llm_latency.measure import trial as child
+from llm_latency.measure import trial
+from llm_latency.measure.job import Job
 from llm_latency.model import synthetic
 from llm_latency.records.record import Record
 
@@ -34,9 +35,9 @@ def test_damage_is_the_same_for_the_same_seed_and_always_some(tmp_path: Path) ->
 
 @pytest.mark.parametrize("fault", ["wrote", "raised", "is refused without a reason"])
 def test_a_broken_promise_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def carry_out(job: child.Job) -> Record:
+    def carry_out(job: Job) -> Record:
         if fault == "wrote":
-            Path(job.model_path).with_name("beside").touch()
+            Path(job.model.name).with_name("beside").touch()
         if fault == "raised":
             raise ValueError
         return Record(
@@ -44,6 +45,6 @@ def test_a_broken_promise_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) 
             reason="" if "reason" in fault else "why",
         )  # fmt: skip
 
-    monkeypatch.setattr(child, "carry_out", carry_out)
+    monkeypatch.setattr(trial, "carry_out", carry_out)
     with pytest.raises(LabError, match=f"2 of 2 files broke a promise: .*{fault}"):
         list(files.report(count=2))

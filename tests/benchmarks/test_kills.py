@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 import llm_latency as lab
-from llm_latency.measure import trial as child
+from llm_latency.measure.trial import carry_out
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.records.folders import TrialFiles
 from llm_latency.records.record import Record
+from tests.support import jobs
 from tests.support.factories import FakeChild
 
 ROOT = Path(__file__).parents[2]
@@ -31,19 +33,20 @@ MEASURE = (
 )
 LONG = """
 import sys
-from llm_latency.measure import trial as child
-from llm_latency.model import names
+from pathlib import Path
+from llm_latency.measure.trial import carry_out
 from llm_latency.plan.spec import Settings, Trial, Workload
+from tests.support.jobs import job
 trial = Trial(
     experiment="t", model="m",
     settings=Settings(n_ctx=8192, n_batch=8192, n_threads=1, n_threads_batch=1, n_gpu_layers=0),
     workload=Workload(prompt_tokens=int(sys.argv[1]), max_tokens=int(sys.argv[2])))
-child.carry_out(child.Job("r", trial, sys.argv[3], sys.argv[4], 600))
+carry_out(job(Path(sys.argv[3]), trial, timeout_s=600))
 """
 WAITING = """
 import subprocess, sys
-from llm_latency.measure import trial as child
-subprocess.Popen(child.WORKER, stdin=subprocess.PIPE).wait()
+from llm_latency.measure.job import worker_command
+subprocess.Popen(worker_command(), stdin=subprocess.PIPE).wait()
 """
 
 
@@ -70,10 +73,10 @@ def worker_of(parent: subprocess.Popen[bytes]) -> psutil.Process:
     ],
 )
 def test_a_child_does_not_outlive_its_parent(
-    tiny: Path, tmp_path: Path, what: str, lines: str, tokens: tuple[int, ...], after_s: float
+    tmp_path: Path, what: str, lines: str, tokens: tuple[int, ...], after_s: float
 ) -> None:
-    arguments = [*(str(number) for number in tokens), str(tiny), str(tmp_path / "log")]
-    parent = subprocess.Popen([sys.executable, "-c", lines, *arguments])
+    arguments = [*(str(number) for number in tokens), str(tmp_path)]
+    parent = subprocess.Popen([sys.executable, "-c", lines, *arguments], cwd=ROOT)
     left = worker_of(parent)
     time.sleep(after_s)
     assert left.is_running(), f"the child {what} no longer"
@@ -128,20 +131,19 @@ def test_a_state_is_trusted_only_with_its_card(
         workload=Workload(prompt_tokens=8, prefix_tokens=4, cache_mode="prefix", repeats=0),
         start=Start(warm_up="restored_state"),
     )
-    state = tmp_path / "states" / "c.state"
+    state = TrialFiles(tmp_path, trial).state
     state.parent.mkdir()
     state.write_bytes(b"old" if left == "half a state" else b"old state")
     card = {"tokens": 4, "bytes": 9, "evaluate_s": 7.0, "save_s": 7.0}
     text = json.dumps(card)
     if left != "no card":
         state.with_suffix(".json").write_text(text[:20] if left == "half a card" else text)
-    job = child.Job("r", trial, "/no/model", str(tmp_path / "log"), 30, str(state))
-    found = child.carry_out(job).state
+    found = carry_out(jobs.job(tmp_path, trial)).state
     assert found is not None
     assert (state.read_bytes(), found.evaluate_s) == (
         (b"old state", 7.0) if left == "all" else (b"new state", 0.1)
     )
-    assert sorted(path.name for path in state.parent.iterdir()) == ["c.json", "c.state"]
+    assert sorted(path.suffix for path in state.parent.iterdir()) == [".json", ".state"]
 
 
 @pytest.mark.engine

@@ -12,23 +12,16 @@ import llm_latency as lab
 from llm_latency.errors import LabError
 from llm_latency.model import names
 from llm_latency.records.store import RunStore
-from tests.support.factories import FakeChild
-
-ANSWERS = """
-if request.get("trial"):
-    answer()
-    send(phase="end", ended="done")
-else:
-    send(phase="end", engine=dict(version="1", system_info="", gpu_offload=False, devices=[]),
-         ended="done")
-"""
+from tests.support.factories import FakeWorker
 
 
 @pytest.fixture
-def begun(outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> Any:
+def begun(
+    outputs: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> Any:
     """Return a function that stores a run, changes what it stands on, and goes on with it."""
     monkeypatch.setattr(names, "resolve", lambda *_, **__: tiny)
-    fake_child(ANSWERS)
+    fake_worker("answers")
 
     def go_on(change: dict[str, Any], stop: int = 1) -> RunStore:
         plan = lab.experiments.sweep(

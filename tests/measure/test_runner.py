@@ -17,22 +17,12 @@ import pytest
 
 import llm_latency as lab
 from llm_latency.machine import lock
-from llm_latency.measure import runner, trial
+from llm_latency.measure import session, trial
+from llm_latency.measure.job import Job
 from llm_latency.model import names as models
+from llm_latency.records.folders import TrialFiles, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
-from tests.support.factories import FakeChild
-
-OK = 'answer(0); answer(1); send(phase="end", ended="done", cpu_s=0.0)'
-AGAIN = """
-answer(0, 0.1 if request["trial"].get("attempt") else 0.3)
-send(phase="end", ended="done", cpu_s=0.0)
-"""
-ENGINE = """
-if request["trial"] is None:
-    send(phase="end", ended="done", engine=dict(
-        version="0", system_info="CPU", gpu_offload=False, devices=[]))
-    sys.exit()
-"""
+from tests.support.factories import FakeWorker
 
 
 @pytest.fixture
@@ -44,9 +34,9 @@ def plan(tiny: Path) -> lab.Plan:
 
 @pytest.mark.usefixtures("outputs")
 def test_every_trial_is_carried_out_once_and_in_order(
-    plan: lab.Plan, fake_child: FakeChild
+    plan: lab.Plan, fake_worker: FakeWorker
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     run = lab.run(plan, progress=False)
     assert run.complete
     assert [r.trial for r in run.records()] == plan.trials()
@@ -59,24 +49,24 @@ def test_every_trial_is_carried_out_once_and_in_order(
 
 @pytest.mark.usefixtures("outputs")
 def test_a_run_goes_on_where_it_stopped(
-    plan: lab.Plan, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+    plan: lab.Plan, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     carry_out = trial.carry_out
     done: list[str] = []
 
-    def interrupted(job: trial.Job) -> Record:
+    def interrupted(job: Job) -> Record:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(job.trial.trial_id)
         return carry_out(job)
 
-    monkeypatch.setattr(trial, "carry_out", interrupted)
+    monkeypatch.setattr(session, "carry_out", interrupted)
     with pytest.raises(KeyboardInterrupt):
         lab.run(plan, progress=False)
     assert lab.open_run("r").final == 2
     first = lab.open_run("r").records()
-    monkeypatch.setattr(trial, "carry_out", carry_out)
+    monkeypatch.setattr(session, "carry_out", carry_out)
     run = lab.run(plan, progress=False)
     assert run.complete
     assert run.records()[:2] == first
@@ -86,8 +76,10 @@ def test_a_run_goes_on_where_it_stopped(
 
 
 @pytest.mark.usefixtures("outputs")
-def test_a_run_id_that_holds_another_plan_is_refused(plan: lab.Plan, fake_child: FakeChild) -> None:
-    fake_child(ENGINE + OK)
+def test_a_run_id_that_holds_another_plan_is_refused(
+    plan: lab.Plan, fake_worker: FakeWorker
+) -> None:
+    fake_worker("answers")
     lab.run(plan, progress=False)
     other = lab.experiments.sweep(model=plan.model, n_ctx=768, n_batch=256, run_id="r")
     with pytest.raises(lab.ParameterError, match="run_id='r' holds another plan"):
@@ -95,8 +87,8 @@ def test_a_run_id_that_holds_another_plan_is_refused(plan: lab.Plan, fake_child:
 
 
 @pytest.mark.usefixtures("outputs")
-def test_any_executor_will_do(plan: lab.Plan, fake_child: FakeChild) -> None:
-    fake_child(ENGINE + OK)
+def test_any_executor_will_do(plan: lab.Plan, fake_worker: FakeWorker) -> None:
+    fake_worker("answers")
     with ThreadPoolExecutor(2) as executor:
         run = lab.run(plan, executor=executor, progress=False)
     assert run.complete
@@ -125,9 +117,9 @@ def another_run() -> Iterator[None]:
 
 
 def test_while_another_run_measures_none_is_begun_and_stored_ones_are_drawn(
-    plan: lab.Plan, fake_child: FakeChild, outputs: Path
+    plan: lab.Plan, fake_worker: FakeWorker, outputs: Path
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     refused = pytest.raises(lab.LabError, match=r"run 'theirs' is at work \(1 of 9 trials stored")
     with another_run(), refused:
         lab.run(plan, progress=False)
@@ -146,9 +138,9 @@ def test_while_another_run_measures_none_is_begun_and_stored_ones_are_drawn(
 
 
 def test_a_run_that_waited_begins_when_the_other_has_ended(
-    plan: lab.Plan, fake_child: FakeChild, outputs: Path, capsys: pytest.CaptureFixture[str]
+    plan: lab.Plan, fake_worker: FakeWorker, outputs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     patient = plan.model_copy(update={"wait_s": 60.0})
     assert patient.plan_id == plan.plan_id
     with another_run():
@@ -164,16 +156,16 @@ def test_a_run_that_waited_begins_when_the_other_has_ended(
 
 @pytest.mark.usefixtures("outputs")
 def test_others_can_see_how_far_a_run_is(
-    plan: lab.Plan, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+    plan: lab.Plan, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     carry_out, seen = trial.carry_out, []
 
-    def look(job: trial.Job) -> Record:
+    def look(job: Job) -> Record:
         seen.append(lock._read(lock.machine_path()))
         return carry_out(job)
 
-    monkeypatch.setattr(trial, "carry_out", look)
+    monkeypatch.setattr(session, "carry_out", look)
     run = lab.run(plan, progress=False)
     assert [note.stored for note in seen if note] == list(range(run.planned))
     assert {(note.run_id, note.planned, note.pid) for note in seen if note} == {
@@ -202,9 +194,9 @@ class Unsteady(Executor):
 
 @pytest.mark.usefixtures("outputs")
 def test_what_an_executor_lost_is_measured_when_the_run_goes_on(
-    plan: lab.Plan, fake_child: FakeChild
+    plan: lab.Plan, fake_worker: FakeWorker
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     executor = Unsteady(job2=RuntimeError("a worker was killed"), job3=RuntimeError("too"))
     with pytest.raises(lab.LabError, match=r"lost 2 of 6 trials .*Error: .*run_id='r'"):
         lab.run(plan, executor=executor, progress=False)
@@ -216,9 +208,9 @@ def test_what_an_executor_lost_is_measured_when_the_run_goes_on(
 
 @pytest.mark.usefixtures("outputs")
 def test_an_interrupt_leaves_an_executor_nothing_to_do(
-    plan: lab.Plan, fake_child: FakeChild
+    plan: lab.Plan, fake_worker: FakeWorker
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     executor = Unsteady(job2=KeyboardInterrupt(), then_wait=KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         lab.run(plan, executor=executor, progress=False)
@@ -229,11 +221,11 @@ def test_an_interrupt_leaves_an_executor_nothing_to_do(
 
 @pytest.mark.usefixtures("outputs")
 def test_states_that_a_kill_left_behind_go_when_the_run_is_opened(
-    plan: lab.Plan, fake_child: FakeChild
+    plan: lab.Plan, fake_worker: FakeWorker
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     run = lab.run(plan, progress=False)
-    left = run.state_path("cell")
+    left = TrialFiles(run.path, plan.trials()[0]).state
     left.parent.mkdir()
     left.write_bytes(b"large")
     lab.run(plan, progress=False)
@@ -242,9 +234,9 @@ def test_states_that_a_kill_left_behind_go_when_the_run_is_opened(
 
 @pytest.mark.usefixtures("outputs")
 def test_an_engine_that_does_not_start_stops_the_run_with_a_way_out(
-    plan: lab.Plan, fake_child: FakeChild
+    plan: lab.Plan, fake_worker: FakeWorker
 ) -> None:
-    fake_child("os.kill(os.getpid(), signal.SIGILL)")
+    fake_worker("dies_at_once", by="SIGILL")
     with pytest.raises(lab.LabError, match=r"SIGILL.*doctor"):
         lab.run(plan)
 
@@ -252,21 +244,21 @@ def test_an_engine_that_does_not_start_stops_the_run_with_a_way_out(
 @pytest.mark.usefixtures("outputs")
 def test_names_of_new_runs_are_plain_and_free(plan: lab.Plan) -> None:
     odd = plan.model_copy(update={"model": "/models/Zéphyr 7B (β).gguf"})
-    name = runner.new_run_id(odd)
+    name = session.new_run_id(odd)
     assert name.startswith("sweep-")
     assert not set(name) & set(' ()/:"')
-    (runner.outputs_dir() / "runs" / name).mkdir(parents=True)
-    assert runner.new_run_id(odd) != name
+    (outputs_dir() / "runs" / name).mkdir(parents=True)
+    assert session.new_run_id(odd) != name
 
 
 def test_a_new_run_takes_no_folder_that_somebody_has_just_made(
-    plan: lab.Plan, fake_child: FakeChild, outputs: Path, monkeypatch: pytest.MonkeyPatch
+    plan: lab.Plan, fake_worker: FakeWorker, outputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_child(ENGINE + OK)
+    fake_worker("answers")
     theirs = outputs / "runs" / "theirs"
     theirs.mkdir(parents=True)
     names = iter(["theirs", "mine"])
-    monkeypatch.setattr(runner, "new_run_id", lambda _: next(names))
+    monkeypatch.setattr(session, "new_run_id", lambda *_: next(names))
     run = lab.run(plan.model_copy(update={"run_id": None}), progress=False)
     assert run.run_id == "mine"
     assert not list(theirs.iterdir())
@@ -332,9 +324,9 @@ def test_cells_that_cannot_be_say_why_and_the_others_are_measured(
 
 @pytest.mark.usefixtures("outputs")
 def test_a_disturbed_trial_is_measured_again_and_both_records_stay(
-    tiny: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_child(ENGINE + AGAIN)
+    fake_worker("answers_sooner_again")
     disturb = {"n": 0}
 
     def noisy(*_: object) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -12,17 +13,17 @@ import pytest
 
 from llm_latency.errors import LabError
 from llm_latency.measure import process
-from llm_latency.measure import trial as child
+from llm_latency.measure.job import Job
+from llm_latency.measure.trial import carry_out
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.rows import rows
+from tests.support import jobs
 from tests.support.factories import FakeChild
 
 STATE = Workload(prompt_tokens=8, max_tokens=3, cache_mode="prefix", prefix_tokens=4)
 
 
-def job(
-    tmp_path: Path, *, timeout_s: float = 30, repeats: int = 1, stored: bool = False
-) -> child.Job:
+def job(tmp_path: Path, *, timeout_s: float = 30, repeats: int = 1, stored: bool = False) -> Job:
     trial = Trial(
         experiment="t",
         model="m",
@@ -30,14 +31,13 @@ def job(
         workload=STATE if stored else Workload(prompt_tokens=8, max_tokens=3, repeats=repeats),
         start=Start(warm_up="restored_state") if stored else Start(),
     )
-    log, state = str(tmp_path / "trial.log"), str(tmp_path / "states" / "one.state")
-    return child.Job("run", trial, "/no/model", log, timeout_s, state)
+    return jobs.job(tmp_path, trial, timeout_s=timeout_s)
 
 
-def with_worker(monkeypatch: pytest.MonkeyPatch, lines: str) -> None:
-    """Have the real worker run, after some lines of Python that spoil it."""
+def spoiled(job: Job, lines: str) -> Job:
+    """Return the job for the real worker, after some lines of Python that spoil it."""
     code = f"from llm_latency.engine import worker\n{lines}\nworker.main()"
-    monkeypatch.setattr(child, "WORKER", (sys.executable, "-c", code))
+    return replace(job, worker=(sys.executable, "-c", code))
 
 
 def test_a_child_that_answers_is_ok(tmp_path: Path, fake_child: FakeChild) -> None:
@@ -48,7 +48,7 @@ def test_a_child_that_answers_is_ok(tmp_path: Path, fake_child: FakeChild) -> No
         send(phase="end", ended="done", cpu_s=0.01, warnings=["w"])
         """
     )
-    record = child.carry_out(job(tmp_path))
+    record = carry_out(job(tmp_path))
     assert (record.status, record.reason, record.exit_code) == ("ok", None, 0)
     assert [g.timings.ttft_s for g in record.generations] == [0.2, 0.1]
     assert record.memory["before"].rss_bytes == 5
@@ -70,7 +70,7 @@ def test_a_prompt_that_came_from_the_cache_is_invalid(
         send(phase="end", ended="done")
         """
     )
-    record = child.carry_out(job(tmp_path, repeats=0))
+    record = carry_out(job(tmp_path, repeats=0))
     assert (record.status, record.reason) == ("invalid", "evaluated 1 of 8")
 
 
@@ -117,7 +117,7 @@ def test_every_way_to_fail_has_a_status_and_a_reason(
     tmp_path: Path, fake_child: FakeChild, lines: str, status: str, words: list[str]
 ) -> None:
     fake_child(lines)
-    record = child.carry_out(job(tmp_path))
+    record = carry_out(job(tmp_path))
     assert record.status == status
     for word in words:
         assert word in (record.reason or "")
@@ -143,7 +143,7 @@ def test_a_child_that_speaks_otherwise_is_never_ok(
 ) -> None:
     monkeypatch.setattr(process, "MAX_LINE_BYTES", 1 << 20)
     fake_child(lines)
-    record = child.carry_out(job(tmp_path, timeout_s=20))
+    record = carry_out(job(tmp_path, timeout_s=20))
     assert record.status == "crashed"
     assert "speaks another version of the protocol" in (record.reason or "")
     assert "restart Python" in (record.reason or "")
@@ -154,70 +154,72 @@ def test_a_flood_in_the_log_is_not_taken_into_the_record(
     tmp_path: Path, fake_child: FakeChild
 ) -> None:
     fake_child("sys.stderr.write('error: ' * 1_000_000); sys.stderr.flush(); os.abort()")
-    record = child.carry_out(job(tmp_path))
+    record = carry_out(job(tmp_path))
     assert record.status == "crashed"
     assert 0 < len(record.reason or "") < 1000
 
 
 def test_words_of_an_earlier_child_are_not_this_ones(tmp_path: Path, fake_child: FakeChild) -> None:
-    (tmp_path / "trial.log").write_text("CUDA error: out of memory\n")
+    (log := job(tmp_path).files.log).parent.mkdir()
+    log.write_text("CUDA error: out of memory\n")
     fake_child("os.abort()")
-    record = child.carry_out(job(tmp_path))
+    record = carry_out(job(tmp_path))
     assert record.status == "crashed"
     assert "memory" not in (record.reason or "")
 
 
-def test_an_exception_in_the_worker_is_told_with_its_traceback_in_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_worker(monkeypatch, "worker.measure = lambda *_: 1 / 0")
-    record = child.carry_out(job(tmp_path))
+def test_an_exception_in_the_worker_is_told_with_its_traceback_in_the_log(tmp_path: Path) -> None:
+    made = spoiled(job(tmp_path), "worker.measure = lambda *_: 1 / 0")
+    record = carry_out(made)
     assert (record.status, record.exit_code) == ("crashed", 0)
     assert (record.reason or "").startswith("ZeroDivisionError: division by zero, in phase 'start'")
-    assert "Traceback" in (tmp_path / "trial.log").read_text()
-    with_worker(monkeypatch, "def measure(*_): raise OSError(12, 'Cannot allocate memory')\n"
+    assert "Traceback" in job(tmp_path).files.log.read_text()
+    made = spoiled(job(tmp_path), "def measure(*_): raise OSError(12, 'Cannot allocate memory')\n"
                 "worker.measure = measure")  # fmt: skip
-    assert child.carry_out(job(tmp_path)).status == "oom"
-    with_worker(monkeypatch, "import io, sys; sys.stdin = io.StringIO('{\"newer\": 1}')")
-    record = child.carry_out(job(tmp_path))
+    assert carry_out(made).status == "oom"
+    made = spoiled(job(tmp_path), "import io, sys; sys.stdin = io.StringIO('{\"newer\": 1}')")
+    record = carry_out(made)
     assert record.status == "crashed"
     assert "ValidationError" in (record.reason or "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a disk that is always full")
-def test_a_log_that_cannot_be_written_spoils_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "trial.log").symlink_to("/dev/full")
-    with_worker(
-        monkeypatch,
+def test_a_log_that_cannot_be_written_spoils_nothing(tmp_path: Path) -> None:
+    log = job(tmp_path).files.log
+    log.parent.mkdir()
+    log.symlink_to("/dev/full")
+    made = spoiled(
+        job(tmp_path),
         "def measure(request, trial, log, send):\n"
         "    log.write('words ' * 100_000)\n"
         "worker.measure = measure",
     )
-    assert "No space left" in (child.carry_out(job(tmp_path)).reason or "")
-    with_worker(
-        monkeypatch,
+    assert "No space left" in (carry_out(made).reason or "")
+    made = spoiled(
+        job(tmp_path),
         "from llm_latency.engine.protocol import Event\n"
         "def measure(request, trial, log, send):\n"
         "    log.write('words'); send(Event(phase='end', ended='refused', reason='as it is'))\n"
         "worker.measure = measure",
     )
-    record = child.carry_out(job(tmp_path))
+    record = carry_out(made)
     assert (record.status, record.reason) == ("refused", "as it is")
 
 
-def test_nothing_tried_is_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LabError, match=r"trial\.log cannot be written .* run again"):
-        child.carry_out(job(tmp_path / "nowhere"))
-    monkeypatch.setattr(child, "WORKER", ("/no/python",))
+def test_nothing_tried_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LabError, match=r"\.log cannot be written .* run again"):
+        carry_out(job(tmp_path / "file"))
     with pytest.raises(LabError, match=r"no process can be started with /no/python .* run again"):
-        child.carry_out(job(tmp_path))
+        carry_out(replace(job(tmp_path), worker=("/no/python",)))
+    other = replace(job(tmp_path).model, sha256="0" * 64)
+    with pytest.raises(LabError, match=r"'synthetic:tiny' is another file than the run began"):
+        carry_out(replace(job(tmp_path), model=other))
 
 
 def test_a_state_that_cannot_be_made_says_why(tmp_path: Path, fake_child: FakeChild) -> None:
     fake_child('send(phase="end", ended="refused", reason="it will not")')
-    record = child.carry_out(job(tmp_path, stored=True))
+    record = carry_out(job(tmp_path, stored=True))
     assert (record.status, record.exit_code) == ("refused", 0)
     assert record.reason == "the state to restore could not be made: it will not"
 
@@ -233,7 +235,7 @@ def test_a_state_for_which_there_is_no_room_can_be_made_later(
         """
     )
     with pytest.raises(LabError, match=r"states \(No space left on device\); make room .* go on"):
-        child.carry_out(job(tmp_path, stored=True))
+        carry_out(job(tmp_path, stored=True))
     assert list((tmp_path / "states").iterdir()) == []
 
 
@@ -244,7 +246,7 @@ def test_a_child_that_does_nothing_is_ended_before_its_time(
 ) -> None:
     monkeypatch.setattr(process, "IDLE_LIMIT_S", 0.8)
     fake_child(f'answer(0); send(phase="generation 1"); {lines}')
-    record = child.carry_out(job(tmp_path))
+    record = carry_out(job(tmp_path))
     assert record.status == "timeout"
     said = "it did nothing for 0.8 s in phase 'generation 1': no CPU time, nothing read"
     assert (record.reason or "").startswith(said)
@@ -263,16 +265,14 @@ def test_a_child_that_works_in_silence_is_left_alone(
 ) -> None:
     monkeypatch.setattr(process, "IDLE_LIMIT_S", 0.6)
     fake_child(f"{lines}\nanswer(0); answer(1)\nsend(phase='end', ended='done')")
-    assert child.carry_out(job(tmp_path)).status == "ok"
+    assert carry_out(job(tmp_path)).status == "ok"
 
 
-def test_a_child_that_reads_nothing_holds_nobody_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(child, "WORKER", (sys.executable, "-c", "import time; time.sleep(60)"))
-    one = job(tmp_path, timeout_s=1)
+def test_a_child_that_reads_nothing_holds_nobody_up(tmp_path: Path) -> None:
+    deaf = (sys.executable, "-c", "import time; time.sleep(60)")
+    one = replace(job(tmp_path, timeout_s=1), worker=deaf)
     long = one.trial.model_copy(update={"workload": Workload(prompt="word " * 100_000)})
-    record = child.carry_out(child.Job("r", long, "/no/model", one.log_path, 1))
+    record = carry_out(replace(one, trial=long))
     assert record.status == "timeout"
     assert psutil.Process().children() == []
 
@@ -289,7 +289,7 @@ def test_a_pipe_that_somebody_else_holds_open_holds_nobody_up(
         os._exit(0)
         """
     )
-    record = child.carry_out(job(tmp_path))
+    record = carry_out(job(tmp_path))
     assert record.status == "ok"
     assert record.child_s < 9
 
@@ -298,7 +298,7 @@ def test_a_child_that_hangs_is_ended_and_what_it_measured_is_kept(
     tmp_path: Path, fake_child: FakeChild
 ) -> None:
     fake_child('answer(0, 0.2); send(phase="generation 1"); time.sleep(60)')
-    record = child.carry_out(job(tmp_path, timeout_s=1.5))
+    record = carry_out(job(tmp_path, timeout_s=1.5))
     assert record.status == "timeout"
     assert "1.5 s" in (record.reason or "")
     assert len(record.generations) == 1
@@ -322,7 +322,7 @@ def test_an_interrupt_ends_the_child_and_is_passed_on(
     monkeypatch.setattr(process, "_spawn", remember)
     monkeypatch.setattr(process, "_supervise", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        child.carry_out(job(tmp_path))
+        carry_out(job(tmp_path))
     assert spawned[0].poll() is not None
 
 
@@ -337,13 +337,13 @@ def test_no_layer_on_the_gpu_means_that_the_child_sees_none(
     )
     one = job(tmp_path)
     hidden = one.trial.model_copy(update={"settings": Settings(n_gpu_layers=0)})
-    assert child.carry_out(one).reason != "[]"
-    assert child.carry_out(child.Job("r", hidden, "m", one.log_path, 30)).reason == "[]"
+    assert carry_out(one).reason != "[]"
+    assert carry_out(replace(one, trial=hidden)).reason == "[]"
 
 
 def test_nothing_is_left_running(tmp_path: Path, fake_child: FakeChild) -> None:
     before = threading.active_count()
     fake_child('answer(0); answer(1); send(phase="end", ended="done")')
     for _ in range(3):
-        child.carry_out(job(tmp_path))
+        carry_out(job(tmp_path))
     assert threading.active_count() <= before + 1

@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import llm_latency as lab
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, memory_cap, vram_ballast
 from llm_latency.memory import frontier
 from llm_latency.memory.fits import predict_at
 from llm_latency.model.header import read_header
-from tests.measure.test_runner import ENGINE, another_run
+from tests.measure.test_runner import another_run
 from tests.support.cuda_library import CONTEXT
-from tests.support.factories import FakeChild
+from tests.support.factories import FakeWorker
 
 
 @given(st.integers(1, 400), st.integers(-5, 500), st.integers(0, 401))
@@ -61,19 +62,6 @@ def test_wrong_parameters_are_refused_at_once(given_: dict[str, object], words: 
         frontier.plan(**given_)  # type: ignore[arg-type]
 
 
-def engine(offload: bool) -> str:
-    return f"""
-        if request["trial"] is None:
-            send(phase="end", ended="done", engine=dict(
-                version="0", system_info="", gpu_offload={offload}, devices=[]))
-            sys.exit()
-        if request["trial"]["settings"]["n_ctx"] > 1024:
-            send(phase="load", ended="oom", reason="out of memory")
-            sys.exit()
-        answer(); send(phase="end", ended="done", cpu_s=0.0)
-        """
-
-
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch) -> None:
     """A card of 24 GiB that is only counted."""
@@ -84,11 +72,11 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("outputs", "card")
-def test_probes_on_a_gpu_run_under_a_ballast(fake_child: FakeChild) -> None:
-    fake_child(engine(offload=True))
+def test_probes_on_a_gpu_run_under_a_ballast(fake_worker: FakeWorker) -> None:
+    fake_worker("answers_up_to", n_ctx=1024, gpu_offload=True)
     plan = frontier.plan(leave_vram="6 GiB", most=2048, run_id="f")
     assert plan.parameters["leave_vram"] == "6 GiB"
-    store = frontier.run(plan, progress=False)
+    store = lab.run(plan, progress=False)
     (row,) = frontier.found(store.records()).to_dict("records")
     assert (row["n_ctx"], row["fails_at"]) == (1024, 1280)
     for record in store.records():
@@ -103,11 +91,11 @@ def test_probes_on_a_gpu_run_under_a_ballast(fake_child: FakeChild) -> None:
 
 
 @pytest.mark.usefixtures("outputs", "card")
-def test_vram_is_not_left_to_an_engine_without_a_gpu(fake_child: FakeChild) -> None:
-    fake_child(engine(offload=False))
+def test_vram_is_not_left_to_an_engine_without_a_gpu(fake_worker: FakeWorker) -> None:
+    fake_worker("answers_up_to", n_ctx=1024, gpu_offload=False)
     plan = frontier.plan(leave_vram="6 GiB", most=2048, run_id="f")
     with pytest.raises(LabError, match=r"CPU alone.*bootstrap\.py --engine cuda"):
-        frontier.run(plan, progress=False)
+        lab.run(plan, progress=False)
 
 
 @pytest.mark.usefixtures("card")
@@ -115,7 +103,6 @@ def test_vram_is_not_left_to_an_engine_without_a_gpu(fake_child: FakeChild) -> N
     ("given_", "words"),
     [
         ({"leave_vram": "6 GiB", "n_gpu_layers": 0}, r"n_gpu_layers=0.*leave_vram.*memory_limit"),
-        ({"leave_vram": "24 GiB"}, r"leave_vram='24 GiB'.*Test has 24,576 MiB in all"),
         ({"leave_vram": "some"}, r"leave_vram='some' is not a size"),
     ],
 )
@@ -124,12 +111,21 @@ def test_vram_that_cannot_be_left_is_refused(given_: dict[str, object], words: s
         frontier.plan(**given_)  # type: ignore[arg-type]
 
 
-def test_without_a_card_no_vram_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("card")
+def test_more_vram_than_the_card_has_is_refused_before_anything_is_loaded(outputs: Path) -> None:
+    plan = frontier.plan(leave_vram="24 GiB")  # a plan looks at no machine
+    with pytest.raises(ParameterError, match=r"'24 GiB'.*Test has 24,576 MiB in all"):
+        lab.run(plan, progress=False)
+    assert not outputs.exists()
+
+
+def test_without_a_card_no_vram_is_left(monkeypatch: pytest.MonkeyPatch, outputs: Path) -> None:
     monkeypatch.setattr(
         devices, "gpu_card", lambda: devices.GpuCard(available=False, why="no card here")
     )
     with pytest.raises(ParameterError, match=r"leave_vram='6 GiB' is refused: no card here"):
-        frontier.plan(leave_vram="6 GiB")
+        lab.run(frontier.plan(leave_vram="6 GiB"), progress=False)
+    assert not outputs.exists()
 
 
 @pytest.mark.usefixtures("card")
@@ -155,7 +151,7 @@ def test_the_frontier_under_a_cap_is_that_of_trying_all(outputs: object) -> None
         # A mapped file gives way when memory is short: slowly, and not at an edge.
         use_mmap=False, type_k="f32", type_v="f32",
     )  # fmt: skip
-    store = frontier.run(plan, progress=False)
+    store = lab.run(plan, progress=False)
     (row,) = frontier.found(store.records()).to_dict("records")
     assert row["n_ctx"] and row["fails_at"] == row["n_ctx"] + 256
     assert row["status"] == "oom"
@@ -165,19 +161,19 @@ def test_the_frontier_under_a_cap_is_that_of_trying_all(outputs: object) -> None
         assert record.trial.workload.prompt_tokens == record.trial.settings.n_ctx - 4
     # Again: nothing is tried twice.
     before = len(store.records())
-    assert len(frontier.run(plan, progress=False).records()) == before
+    assert len(lab.run(plan, progress=False).records()) == before
 
 
 def test_a_frontier_waits_its_turn_and_a_known_one_is_only_drawn(
-    tiny: Path, outputs: Path, fake_child: FakeChild
+    tiny: Path, outputs: Path, fake_worker: FakeWorker
 ) -> None:
-    fake_child(ENGINE + 'answer(0); send(phase="end", ended="done", cpu_s=0.0)')
+    fake_worker("answers")
     plan = frontier.plan(str(tiny), most=1024, run_id="f")
     with another_run(), pytest.raises(LabError, match="run 'theirs' is at work"):
-        frontier.run(plan, progress=False)
+        lab.run(plan, progress=False)
     assert not outputs.exists()
-    made = frontier.run(plan, progress=False)
+    made = lab.run(plan, progress=False)
     (row,) = frontier.found(made.records()).to_dict("records")
     assert row["n_ctx"] == 1024
     with another_run():
-        assert frontier.run(plan, progress=False).records() == made.records()
+        assert lab.run(plan, progress=False).records() == made.records()

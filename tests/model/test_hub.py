@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import llm_latency as lab
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.model import download, header, hub, names
-from tests.support.factories import FakeChild
+from tests.support.factories import FakeWorker
 from tests.support.hub_server import Hub, hub_server, pointed_at
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -269,19 +269,10 @@ def test_a_branch_that_moves_under_a_download(server: Hub, commit: str) -> None:
 
 
 def test_a_resumed_run_measures_the_commit_that_it_began_with(
-    server: Hub, commit: str, fake_child: FakeChild, outputs: Path, tmp_path: Path
+    server: Hub, commit: str, fake_worker: FakeWorker, outputs: Path, tmp_path: Path
 ) -> None:
     seen = tmp_path / "seen"
-    fake_child(
-        f"""
-        if request["trial"] is None:
-            send(phase="end", ended="done", engine=dict(
-                version="0", system_info="CPU", gpu_offload=False, devices=[]))
-            sys.exit()
-        print(request["model_path"], file=open({str(seen)!r}, "a"))
-        answer(0); answer(1); send(phase="end", ended="done", cpu_s=0.0)
-        """
-    )
+    fake_worker("answers", note=str(seen))
     plan = lab.experiments.sweep(
         model=NAME, n_ctx=[512, 1024], n_batch=256, prompt_tokens=8, max_tokens=3, run_id="r"
     )

@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import llm_latency as lab
 from llm_latency import answers, experiments, plots
 from llm_latency.answers.advise_lines import parameters_to_verify
 from llm_latency.errors import ParameterError
-from llm_latency.measure import trial as child
-from llm_latency.measure.trial import Job
+from llm_latency.measure import session
+from llm_latency.measure.job import Job
 from llm_latency.memory.predict import predict
 from llm_latency.model.header import Header, read_header
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
-from llm_latency.questions import advise
 from llm_latency.questions.advise.candidates import candidates, ladder, most_layers, worth_measuring
 from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import needs_of
@@ -380,8 +380,8 @@ def test_a_full_window_that_proved_nothing_is_tried_once_more(
             tried.append(made)
         return made
 
-    monkeypatch.setattr(child, "carry_out", carry_out)
-    store = advise.run(plan, progress=False)
+    monkeypatch.setattr(session, "carry_out", carry_out)
+    store = lab.run(plan, progress=False)
     assert [record.status for record in tried] == ["invalid", "ok"]
     assert [record.trial.attempt for record in tried] == [0, 1]
     chosen = judge(store.frame(), store.info).chosen
@@ -395,7 +395,7 @@ def test_real_advice_holds_when_it_is_verified(outputs: Path) -> None:
         "ttft_s": 30.0, "memory": "1 GiB", "keep_free": "0", "use_mmap": False,
     }  # fmt: skip
     plan = experiments.advise(n_ubatch=[32, 128], flash_attn=False, **small)
-    run = advise.run(plan, progress=False)
+    run = lab.run(plan, progress=False)
     found = judge(run.frame(), run.info)
     assert found.chosen is not None and found.chosen.full == "ok"
     assert found.margin_bytes is not None and 0 < found.margin_bytes < 2**30
@@ -403,10 +403,10 @@ def test_real_advice_holds_when_it_is_verified(outputs: Path) -> None:
     assert len(records) == 3 * 6 + 1  # two candidates, a twin, and the full window
     assert records[-1].trial.start.memory_limit_bytes == 2**30
     again = experiments.advise(**parameters_to_verify(found.chosen, run.info) | {"rounds": 2})
-    verified = advise.run(again, progress=False)
+    verified = lab.run(again, progress=False)
     assert "**these settings hold**" in said(verified.frame(), verified.info)
     before = len(verified.records())
-    drawn = advise.run(verified.plan.model_copy(update={"run_id": verified.run_id}))
+    drawn = lab.run(verified.plan.model_copy(update={"run_id": verified.run_id}))
     assert len(drawn.records()) == before
 
 
@@ -416,10 +416,10 @@ def test_real_needs_that_nothing_meets_are_refused(outputs: Path) -> None:
         "n_ctx": 512, "prompt_tokens": 96, "max_tokens": 4, "n_threads": 1, "rounds": 1,
         "n_ubatch": 32, "flash_attn": False, "keep_free": "0",
     }  # fmt: skip
-    late = advise.run(experiments.advise(**small, ttft_s=1e-6), progress=False)
+    late = lab.run(experiments.advise(**small, ttft_s=1e-6), progress=False)
     assert "TTFT" in (text := said(late.frame(), late.info))
     assert "**these settings do not hold**" in text and "It would do with ttft_s" in text
-    tight = advise.run(experiments.advise(**small, memory="30 MiB"), progress=False)
+    tight = lab.run(experiments.advise(**small, memory="30 MiB"), progress=False)
     text = said(tight.frame(), tight.info)
     assert "**these settings do not hold**" in text and "30.0 MiB may be taken" in text
 

@@ -21,19 +21,8 @@ from llm_latency.questions import calibration
 from llm_latency.questions.calibration import bench, page, probe
 from llm_latency.questions.calibration.ratios import BAND, ENGINE, PREFILL, USER, parts
 from tests.measure.test_runner import another_run
-from tests.support.factories import FakeChild
+from tests.support.factories import FakeWorker
 
-# 10 ms per token of decode, 0.1 s of prefill whatever its length; the first of all is slow.
-LAB = """
-if request["trial"] is None:
-    send(phase="end", ended="done", engine=dict(
-        version="0", system_info="CPU", gpu_offload=False, devices=[]))
-    sys.exit()
-seconds = 0.01 if request["trial"]["workload"]["prompt_tokens"] == 1 else 0.1
-for repeat in range(request["trial"]["workload"]["repeats"] + 1):
-    answer(repeat, seconds if repeat else 9.9)
-send(phase="end", ended="done", cpu_s=0.0)
-"""
 BENCH = """
 #!{python}
 import json, sys
@@ -67,12 +56,12 @@ def fake_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBench:
 @pytest.fixture
 def fake_tools(
     fake_bench: FakeBench,
-    fake_child: FakeChild,
+    fake_worker: FakeWorker,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> FakeBench:
     """The lab's children pretend as well, and sampling takes 100 µs."""
-    fake_child(LAB)
+    fake_worker("answers_like_llama_bench")
     script = tmp_path / "fake_probe.py"
     costs = {"sampling_s": 1e-4, "call_s": 1e-5, "stamp_s": 1e-7}
     script.write_text(f"print({json.dumps(costs)!r})", encoding="utf-8")
@@ -287,12 +276,10 @@ def test_a_llama_bench_that_fails_is_a_result(
 
 
 def test_a_lab_that_fails_is_a_result(
-    make_plan: MakePlan, fake_tools: FakeBench, fake_child: FakeChild
+    make_plan: MakePlan, fake_tools: FakeBench, fake_worker: FakeWorker
 ) -> None:
     fake_tools()
-    fake_child(
-        LAB.replace("seconds =", "os.abort() if request['trial']['round'] else 0\nseconds =")
-    )
+    fake_worker("answers_like_llama_bench", aborts_after_round=0)
     run = calibration.run(make_plan(n_threads=1), progress=False)
     table = run.ratios()
     assert set(table["n"]) == {1}

@@ -12,19 +12,13 @@ import llm_latency as lab
 from llm_latency import experiments
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import lock
-from llm_latency.measure import runner
+from llm_latency.measure import runner, session
 from llm_latency.questions import QUESTIONS, everything
 from llm_latency.questions.everything import ASKED, PRESETS
 from llm_latency.questions.notebook import defaults
-from tests.measure.test_runner import ENGINE
-from tests.support.factories import FakeChild
+from tests.support.factories import FakeWorker
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-ANSWERED = """
-for repeat in range(request["trial"]["workload"]["repeats"] + 1):
-    answer(repeat)
-send(phase="end", ended="done", cpu_s=0.0)
-"""
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -69,8 +63,8 @@ def test_away_from_the_project_the_presets_are_missed(
 
 
 @pytest.fixture
-def runs(tiny: Path, outputs: Path, fake_child: FakeChild) -> everything.Runs:
-    fake_child(ENGINE + ANSWERED)
+def runs(tiny: Path, outputs: Path, fake_worker: FakeWorker) -> everything.Runs:
+    fake_worker("answers")
     plan = experiments.everything(
         str(tiny), questions=["warm_runs", "prompt_size"], rounds=1, run_id="all"
     )
@@ -108,14 +102,14 @@ def test_stored_runs_named_alone_are_drawn_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("nothing is to be measured")
 
-    monkeypatch.setattr(runner.child, "carry_out", refuse)
+    monkeypatch.setattr(session, "carry_out", refuse)
     assert everything.run(plan, progress=False).final == runs.final
 
 
 def test_a_question_that_cannot_be_run_does_not_stop_the_others(
-    tiny: Path, outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, outputs: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_child(ENGINE + ANSWERED)
+    fake_worker("answers")
     plan = experiments.everything(
         str(tiny), questions=["warm_runs", "prompt_size"], rounds=1, run_id="all"
     )
@@ -139,9 +133,9 @@ def test_a_question_that_cannot_be_run_does_not_stop_the_others(
 
 
 def test_no_other_run_comes_between_two_questions(
-    tiny: Path, outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, outputs: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fake_child(ENGINE + ANSWERED)
+    fake_worker("answers")
     plan = experiments.everything(
         str(tiny), questions=["warm_runs", "prompt_size"], rounds=1, run_id="all", wait_s=5
     )

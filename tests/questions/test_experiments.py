@@ -25,7 +25,7 @@ from llm_latency.plan.spec import Plan, Settings, Start, Workload
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.questions.notebook import defaults
 from llm_latency.records.store import RunStore
-from tests.support.factories import FakeChild
+from tests.support.factories import FakeWorker
 
 advising = sys.modules["llm_latency.questions.advise.planning"]
 
@@ -119,11 +119,10 @@ def test_the_shown_error_is_the_sentence_alone() -> None:
 
 
 def test_a_stored_run_named_alone_brings_its_own_plan(
-    outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, tiny: Path
+    outputs: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
     monkeypatch.setattr(models, "resolve", lambda *_, **__: tiny)
-    fake_child('send(phase="end", engine=dict(version="1", system_info="", gpu_offload=False, '
-               'devices=[]), ended="done")')  # fmt: skip
+    fake_worker("measures_nothing")
     made = experiments.sweep(n_ctx=512, n_batch=256, rounds=1, run_id="kept")
     run = lab.run(made, progress=False)
     usual = {key: value for key, value in defaults(experiments.sweep).items() if key != "run_id"}
@@ -143,7 +142,7 @@ def test_a_stored_run_named_alone_brings_its_own_plan(
 
 
 def test_a_run_of_another_question_is_refused(
-    outputs: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, tiny: Path
+    outputs: Path, fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, tiny: Path
 ) -> None:
     plan = experiments.sweep(n_ctx=512, rounds=1, run_id="kept")
     RunStore.create(outputs / "runs" / "kept", {"plan": plan.model_dump(mode="json")

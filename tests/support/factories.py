@@ -27,6 +27,7 @@ from llm_latency.records.record import (
 MIB = 2**20
 Failure = tuple[Status, str]
 FakeChild = Callable[[str], None]
+FakeWorker = Callable[..., None]
 """Puts lines of Python in the place of the real worker."""
 
 

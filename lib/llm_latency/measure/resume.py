@@ -1,16 +1,123 @@
-"""What a run stands on: one machine, one engine, one model file. Going on must not change them."""
+"""May this run go on, and what is left of it.
+
+A run stands on one plan, one machine, one engine and one model file; going on must not change
+them. What is left is asked of the records that there are, so that a run that goes on and one
+that was never stopped take the same way.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from llm_latency.errors import LabError
-from llm_latency.machine import host
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.machine import devices, host
 from llm_latency.model.names import ModelCard
+from llm_latency.plan.spec import Frozen, Plan, Trial
+from llm_latency.records.folders import outputs_dir
+from llm_latency.records.store import RunStore
+
+BY_RESULTS = {
+    "advise": "llm_latency.questions.advise.trying",
+    "frontier": "llm_latency.memory.frontier",
+}
+"""Experiments whose trials depend on results: the modules whose ``next_trials`` says which."""
+SEARCHES = frozenset({"frontier"})
+"""Experiments that try places of their own choice, and not the trials of their plan."""
 
 
-def check(info: Mapping[str, Any], model: ModelCard) -> None:
+def find(plan: Any, home: str = "runs") -> RunStore | None:
+    """Return the stored run that a plan names; ``None`` where there is none yet.
+
+    Parameters
+    ----------
+    plan
+        What is to be carried out.
+    home
+        The folder in the outputs where runs of that kind lie.
+
+    Raises
+    ------
+    ParameterError
+        If that run is of another plan.
+    """
+    folder = outputs_dir() / home / (plan.run_id or "")
+    if not plan.run_id or not (folder / "run.json").is_file():
+        return None
+    store = RunStore(folder)
+    if _plan_of(store, type(plan)).plan_id != plan.plan_id:
+        raise ParameterError(
+            f"run_id={folder.name!r} holds another plan; give a new run_id, or the parameters "
+            f"that {folder / 'run.json'} names"
+        )
+    return store
+
+
+def _plan_of(store: RunStore, kind: type[Frozen]) -> Any:
+    if kind is Plan:
+        return store.plan
+    return kind.model_validate_json(json.dumps(store.info["plan"]))
+
+
+def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
+    """Return the trials to measure now, in their order; none where the run is complete.
+
+    They do not depend on each other's results. When they are stored, more may follow.
+    """
+    module = BY_RESULTS.get(plan.experiment)
+    found = import_module(module).next_trials(plan, store) if module else left(plan, store)
+    return list(found)
+
+
+def left(plan: Plan, store: RunStore) -> list[Trial]:
+    """Return the planned trials without a record; when there are none, those to be repeated."""
+    done = store.done()
+    planned = [trial for trial in plan.trials() if trial.trial_id not in done]
+    if planned or not plan.repeat_disturbed:
+        return planned
+    return [trial for trial in again(store) if trial.trial_id not in done]
+
+
+def again(store: RunStore) -> list[Trial]:
+    """Return the trials to be measured a second time because the machine was disturbed."""
+    return [
+        record.trial.model_copy(update={"attempt": 1})
+        for record in store.records()
+        if record.disturbed and record.status == "ok" and record.trial.attempt == 0
+    ]
+
+
+def check_vram(plan: Plan) -> None:
+    """Refuse a plan that leaves VRAM on a card that has not so much, before anything is loaded."""
+    leave = max((cell.start.leave_vram_bytes or 0 for cell in plan.cells), default=0)
+    if not leave:
+        return
+    asked, card = plan.parameters.get("leave_vram", f"{leave} bytes"), devices.gpu_card()
+    if not card.available:
+        raise ParameterError(
+            f"leave_vram={asked!r} is refused: {card.why}; leave it out, or give memory_limit for "
+            "the RAM."
+        )
+    if card.total_bytes is not None and leave >= card.total_bytes:
+        raise ParameterError(
+            f"leave_vram={asked!r} is refused: {card.name} has {card.total_bytes / 2**20:,.0f} MiB "
+            "in all; give less."
+        )
+
+
+def check_offload(plan: Plan, info: Mapping[str, Any]) -> None:
+    """Refuse to leave some VRAM to an engine that uses none."""
+    asked = any(cell.start.leave_vram_bytes is not None for cell in plan.cells)
+    if asked and not info["engine"]["gpu_offload"]:
+        raise LabError(
+            "leave_vram is refused: this engine computes on the CPU alone; build it with "
+            "'python bootstrap.py --engine cuda', or leave it out"
+        )
+
+
+def check_origin(info: Mapping[str, Any], model: ModelCard) -> None:
     """Refuse to go on with a run whose further records would not belong to those it has.
 
     Parameters

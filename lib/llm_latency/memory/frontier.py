@@ -9,17 +9,12 @@ what works for a context works for every smaller one.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pandas as pd
-from tqdm import tqdm
 
-from llm_latency.errors import LabError, ParameterError
-from llm_latency.machine import devices
-from llm_latency.measure import runner
-from llm_latency.measure import trial as child
+from llm_latency.errors import ParameterError
 from llm_latency.memory.fits import largest, predict_at
 from llm_latency.memory.predict import PADDING
 from llm_latency.model import names
@@ -106,7 +101,7 @@ def plan(
     """
     asked = Request("frontier", locals(), names.check)
     limit = limit_bytes("memory_limit", asked.one("memory_limit"))
-    leave = left_in_vram(asked.one("leave_vram"))
+    leave = asked.one("leave_vram")
     n_ctx = whole("most", asked.one("most"), least=2 * PADDING)
     tokens = whole("max_tokens", asked.one("max_tokens"))
     if tokens >= PADDING:
@@ -124,7 +119,9 @@ def plan(
             # Mapped pages that were in RAM before would count as nobody's.
             page_cache="evicted" if limit and asked.one("use_mmap") else "resident",
             memory_limit_bytes=limit,
-            leave_vram_bytes=leave,
+            leave_vram_bytes=(
+                None if leave in ("none", "", None) else size_bytes("leave_vram", leave)
+            ),
         )
         for batch in asked.grid("n_batch", "n_ubatch")
     ]
@@ -132,77 +129,34 @@ def plan(
     return asked.plan(cells, twins=()).model_copy(update={"rounds": 1})
 
 
-def left_in_vram(asked: Any) -> int | None:
-    """Return the bytes of VRAM that are to be left; ``None``: all there are.
+def next_trials(frontier: Plan, store: RunStore) -> list[Trial]:
+    """Return the next probe of the search, given those that are stored; none: it has ended.
 
-    Raises
-    ------
-    ParameterError
-        If it is no size, or there is no card that has so much.
+    The search is gone through from its beginning each time, by what is known: so one that goes
+    on and one that was never stopped ask the same.
     """
-    if asked in ("none", "", None):
-        return None
-    leave, card = size_bytes("leave_vram", asked), devices.gpu_card()
-    if not card.available:
-        raise ParameterError(
-            f"leave_vram={asked!r} is refused: {card.why}; leave it out, or give memory_limit for "
-            "the RAM."
-        )
-    if card.total_bytes is not None and leave >= card.total_bytes:
-        raise ParameterError(
-            f"leave_vram={asked!r} is refused: {card.name} has {card.total_bytes / 2**20:,.0f} MiB "
-            "in all; give less."
-        )
-    return leave
-
-
-def run(frontier: Plan, *, progress: bool = True) -> RunStore:
-    """Search the frontier of every cell of a plan, or what is left of it; each probe is stored."""
-    stored = runner.find(frontier)
-    with contextlib.suppress(KeyError):
-        if stored is not None:  # all that the search would ask may be known
-            known = {record.trial.trial_id: record for record in stored.records()}
-            _search(frontier, lambda trial: known[trial.trial_id])
-            return stored
-    with runner.begun(frontier, progress=progress) as (store, path, hold):
-        _must_offload(frontier, store.info)
-        known = {record.trial.trial_id: record for record in store.records()}
-        hold.tell(store.run_id, store.path, len(known))
-        with tqdm(desc=store.run_id, unit="probe", disable=not progress) as bar:
-
-            def measured(trial: Trial) -> Record:
-                log = str(store.log_path(trial.trial_id))
-                job = child.Job(store.run_id, trial, str(path), log, frontier.timeout_s)
-                store.append(record := child.carry_out(job))
-                hold.beat()
-                bar.update()
-                return record
-
-            def ask(trial: Trial) -> Record:
-                return known.get(trial.trial_id) or measured(trial)
-
-            _search(frontier, ask)
-    return store
-
-
-def _must_offload(frontier: Plan, info: Mapping[str, Any]) -> None:
-    """Refuse to leave some VRAM to an engine that uses none."""
-    asked = any(cell.start.leave_vram_bytes is not None for cell in frontier.cells)
-    if asked and not info["engine"]["gpu_offload"]:
-        raise LabError(
-            "leave_vram is refused: this engine computes on the CPU alone; build it with "
-            "'python bootstrap.py --engine cuda', or leave it out"
-        )
-
-
-def _search(frontier: Plan, ask: Callable[[Trial], Record]) -> None:
-    """Search the frontier of every cell, whose probes ``ask`` answers."""
+    stored = {record.trial.trial_id: record for record in store.records()}
     for cell in frontier.cells:
 
         def works(steps: int, cell: Trial = cell) -> bool:
-            return ask(probe(cell, steps * PADDING)).status == "ok"
+            trial = probe(cell, steps * PADDING)
+            if trial.trial_id not in stored:
+                raise _Unknown(trial)
+            return stored[trial.trial_id].status == "ok"
 
-        search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING)
+        try:
+            search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING)
+        except _Unknown as unknown:
+            return [unknown.trial]
+    return []
+
+
+class _Unknown(Exception):
+    """A search asked for a probe that is not stored."""
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__(trial.trial_id)
+        self.trial = trial
 
 
 def probe(cell: Trial, n_ctx: int) -> Trial:

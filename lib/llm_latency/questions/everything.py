@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.machine import lock
-from llm_latency.measure import runner
+from llm_latency.measure import resume, runner
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
 from llm_latency.plan.spec import Frozen, Plan, RunId
@@ -242,6 +242,6 @@ def run(plan: Everything, progress: bool = True) -> Runs:
 def _measures(plan: Plan) -> bool:
     """Return whether a plan has trials left to measure; one that cannot be run says so later."""
     with contextlib.suppress(LabError):
-        stored = runner.find(plan)
-        return stored is None or bool(runner.left(plan, stored))
+        stored = resume.find(plan)
+        return stored is None or bool(resume.next_trials(plan, stored))
     return False

@@ -1,12 +1,17 @@
-"""Where runs lie: the folder of all outputs, found from wherever one works, and made or refused."""
+"""Where runs and the files of their trials lie: found from wherever one works, made or refused."""
 
 from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from llm_latency.errors import LabError
+from llm_latency.plan.spec import Trial
+
+LOGS, STATES = "logs", "states"
+"""Folders in a run's folder: llama.cpp's words, and prompts' stored KV caches."""
 
 
 def outputs_dir() -> Path:
@@ -59,3 +64,31 @@ def unwritable(path: Path, error: OSError) -> LabError:
         f"the run's folder {path} cannot be written ({error.strerror}); make room there, or set "
         "LLM_LATENCY_OUTPUTS to a folder that can"
     )
+
+
+@dataclass(frozen=True)
+class TrialFiles:
+    """The files that a trial has beside its record, in its run's folder."""
+
+    folder: Path
+    trial: Trial
+
+    @property
+    def log(self) -> Path:
+        """llama.cpp's words."""
+        return self.folder / LOGS / f"{self.trial.trial_id}.log"
+
+    @property
+    def state(self) -> Path:
+        """The stored KV cache of its prompt, which all trials of a cell share."""
+        return self.folder / STATES / f"{self.trial.cell_id}.state"
+
+    @property
+    def state_card(self) -> Path:
+        """What is known of that cache; written when it is whole."""
+        return self.state.with_suffix(".json")
+
+
+def size_of(file: Path) -> int:
+    """Return the size of a file in bytes; 0 where there is none."""
+    return file.stat().st_size if file.exists() else 0

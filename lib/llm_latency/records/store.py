@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.plan.spec import Plan
 from llm_latency.records import files, versions
-from llm_latency.records.folders import make_folder, outputs_dir, unwritable
+from llm_latency.records.folders import LOGS, STATES, make_folder, outputs_dir, unwritable
 from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
 
@@ -85,7 +85,7 @@ class RunStore:
                 f"{path} holds trials, and no run.json that says what they measured; put run.json "
                 "back from a copy, or give a new run_id"
             )
-        make_folder(path / "logs")
+        make_folder(path / LOGS)
         try:
             for draft in path.glob("run.json.*"):  # of processes that were killed
                 draft.unlink()
@@ -124,17 +124,13 @@ class RunStore:
         """Whether every planned trial has a final record."""
         return self.final >= self.planned
 
-    def log_path(self, trial_id: str) -> Path:
-        """Return where llama.cpp's words of a trial go."""
-        return self.path / "logs" / f"{trial_id}.log"
-
-    def state_path(self, cell_id: str) -> Path:
-        """Return where the stored KV cache of a cell's prompt lies while it is needed."""
-        return self.path / "states" / f"{cell_id}.state"
+    def log_path(self, name: str) -> Path:
+        """Return where the words of a trial go, or of another process that is named."""
+        return self.path / LOGS / f"{name}.log"
 
     def drop_states(self) -> None:
         """Delete the stored KV caches, which can be large; the records keep their sizes."""
-        shutil.rmtree(self.path / "states", ignore_errors=True)
+        shutil.rmtree(self.path / STATES, ignore_errors=True)
 
     def append(self, record: Record) -> None:
         """Add one record; it is on the disk when this returns.
@@ -162,7 +158,7 @@ class RunStore:
         """Set aside what a crash left half-done, so that the next record starts anew."""
         try:
             files.mend(self._lines.file, self.path / "trials.torn", self._lines.end)
-            for draft in (self.path / "states").glob("*"):
+            for draft in (self.path / STATES).glob("*"):
                 if draft.suffix not in (".state", ".json"):
                     draft.unlink()
         except OSError as error:

@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
+from llm_latency.measure.runner import run
 from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option
 from llm_latency.questions.advise.planning import plan
-from llm_latency.questions.advise.trying import run
 
 __all__ = ["Advice", "Needs", "Option", "judge", "needs_of", "plan", "run"]

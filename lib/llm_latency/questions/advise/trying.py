@@ -7,12 +7,9 @@ the memory was stated and is RAM. If it fails, the next best candidate is tried.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
-from llm_latency.machine import lock
-from llm_latency.measure import runner
-from llm_latency.measure import trial as child
+from llm_latency.measure.resume import left
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.questions.advise.judgement import judge
 from llm_latency.questions.advise.needs import Needs
@@ -22,33 +19,12 @@ FILL_TOKENS = 4
 """Tokens that are generated behind a prompt that fills the window."""
 
 
-def run(plan: Plan, *, progress: Any = True) -> RunStore:
-    """Carry out a plan of ``advise``, or what is left of it, and try the choice with a full window.
-
-    Parameters
-    ----------
-    plan
-        What :func:`llm_latency.questions.advise.plan` returns.
-    progress
-        See :func:`llm_latency.measure.runner.run`.
-    """
-    with contextlib.ExitStack() as stack:
-        stored = runner.find(plan)
-        if stored is None or runner.left(plan, stored) or _unproven(plan, stored):
-            # Over both parts, so that no other run comes between them.
-            stack.enter_context(lock.machine(plan.wait_s))
-        store = runner.run(plan, progress=progress)
-        if not _unproven(plan, store):
-            return store
-        named = plan.model_copy(update={"run_id": store.run_id})
-        with runner.begun(named, progress=bool(progress)) as (store, path, hold):
-            hold.tell(store.run_id, store.path, store.final, store.planned)
-            while trial := _unproven(plan, store):
-                log = str(store.log_path(trial.trial_id))
-                job = child.Job(store.run_id, trial, str(path), log, plan.timeout_s)
-                store.append(child.carry_out(job))
-                hold.beat()
-    return store
+def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
+    """Return the candidates that are left; when all are measured, the choice with a full window."""
+    if trials := left(plan, store):
+        return trials
+    trial = _unproven(plan, store)
+    return [trial] if trial else []
 
 
 def _unproven(plan: Plan, store: RunStore) -> Trial | None:

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 TRIALS = "trials.jsonl"
 LINES = "llama-bench.jsonl"
 PAIRS = "pairs.jsonl"
+HOME = "calibration"
+"""The folder in the outputs where calibrations lie."""
 
 
 def folder_of(run_id: str) -> Path:
     """Return where a calibration of that name lies, or would lie."""
-    return outputs_dir() / "calibration" / run_id
+    return outputs_dir() / HOME / run_id
 
 
 class Pair(Part):
@@ -82,7 +84,7 @@ class CalibrationRun:
 
     def pairs(self) -> list[Pair]:
         """Return the pairs that have been measured, in the order of writing."""
-        return [Pair.model_validate_json(text) for text in whole_lines(self.path / PAIRS)]
+        return stored_pairs(self.path)
 
     def frame(self) -> pd.DataFrame:
         """Return one tidy row per sample of either tool.
@@ -110,6 +112,11 @@ class CalibrationRun:
 
     def __repr__(self) -> str:
         return f"<calibration {self.path.name}: {self.final} of {self.planned} pairs>"
+
+
+def stored_pairs(folder: Path) -> list[Pair]:
+    """Return the pairs that a calibration's folder holds, in the order of writing."""
+    return [Pair.model_validate_json(text) for text in whole_lines(folder / PAIRS)]
 
 
 def open_run(run_id: str) -> CalibrationRun:

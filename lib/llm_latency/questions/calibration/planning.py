@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from typing import Annotated, Any, Literal
 
@@ -23,6 +24,9 @@ from llm_latency.plan.spec import (
 
 BATCH = 512
 """``n_batch`` and ``n_ubatch`` of both tools: llama-cpp-python's default."""
+
+TIMEOUT_S = 900.0
+"""Longest life of one process of either tool, in seconds."""
 
 Tool = Literal["lab", "llama-bench"]
 Length = Annotated[int, Field(ge=1, le=MAX_INT32 - 256)]
@@ -61,6 +65,22 @@ class CalibrationPlan(Frozen):
         None, description="A new name, or that of a calibration to go on with"
     )
     parameters: dict[str, Any] = Field(default_factory=dict, description="As the user gave them")
+
+    @property
+    def experiment(self) -> str:
+        """The question."""
+        return "calibration"
+
+    @property
+    def timeout_s(self) -> float:
+        """Longest life of one process of either tool, in seconds."""
+        return TIMEOUT_S
+
+    @property
+    def plan_id(self) -> str:
+        """Hash of every pair in its order: two equal plans measure the same."""
+        text = "\n".join(planned.model_dump_json() for planned in self.planned())
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def trials(self) -> list[Trial]:
         """Return the lab's half of every pair, in order."""
