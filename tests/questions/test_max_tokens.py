@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,14 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import Settings, Workload
-from llm_latency.views.answer_lengths import AnswerLengths, Place, signed_percent
+from llm_latency.questions import max_tokens
+from llm_latency.questions.max_tokens import FORMULAS, Place, signed_percent
+from llm_latency.report.page import Rows
 from tests.support import factories
-from tests.support.pages import CarriedOut, text, words
+from tests.support.pages import CarriedOut, words
 
-ROOT = Path(__file__).parents[2]
 LENGTHS = (8, 16, 25, 50, 75, 100, 150)
 HELD = [25, 75, 150]
 Itl = Callable[[Settings, int], float]
@@ -84,18 +82,22 @@ def made(
     return factories.to_frame(records)
 
 
-def said(frame: pd.DataFrame, held_out: Any = HELD) -> str:
-    return text(answers.max_tokens(frame, info(held_out)))
+def seen_in(frame: pd.DataFrame, held_out: Any = HELD) -> max_tokens.View:
+    return max_tokens.View(Rows(frame, info(held_out)))
+
+
+def view(*given: Any, **options: Any) -> max_tokens.View:
+    return seen_in(made(*given, **options))
 
 
 def test_the_default_plan_asks_both_kinds_of_end() -> None:
-    plan = experiments.max_tokens()
+    plan = max_tokens.plan()
     assert len(plan.cells) == 2 * 7 + 1 and plan.rounds == 6
     assert {c.workload.length for c in plan.cells} == {"fixed", "natural"}
     assert {c.workload.max_tokens for c in plan.cells} == set(LENGTHS)
     assert plan.parameters["held_out"] == HELD
     assert {c.workload.prompt_tokens for c in plan.cells} == {12}
-    one = experiments.max_tokens(length="natural", max_tokens="[4, 8, 12]", held_out="8")
+    one = max_tokens.plan(length="natural", max_tokens="[4, 8, 12]", held_out="8")
     assert len(one.cells) == 3 + 1 and one.parameters["held_out"] == 8
 
 
@@ -108,149 +110,104 @@ def test_the_default_plan_asks_both_kinds_of_end() -> None:
         ({"max_tokens": [8, 16, 25], "held_out": [8, 16]}, ["held_out=[8, 16]", "at least 2"]),
         ({"max_tokens": [8, 0], "held_out": [8]}, ["max_tokens=0", "greater than or equal to 1"]),
         ({"length": "long"}, ["length='long'", "fixed"]),
-        ({"n_ctx": 128}, ["n_ctx=128", "need 162", "give n_ctx=256"]),
+        ({"n_ctx": 128}, ["n_ctx=128", "need 162 tokens", "give n_ctx=256"]),
         ({"prompt_tokens": [1, 2]}, ["prompt_tokens=[1, 2]", "one value"]),
         ({"max_token": 8}, ["max_token", "did you mean 'max_tokens'"]),
     ],
 )
 def test_wrong_values_are_refused(given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ParameterError) as caught:
-        experiments.max_tokens(**given)
+        max_tokens.plan(**given)
     for word in words:
         assert word in str(caught.value)
 
 
 def test_a_line_predicts_what_it_has_not_seen() -> None:
-    answer = said(made())
-    assert "max_tokens 150 instead of 8 takes, with fixed length **12." in answer
-    assert answer.count("**slower**") == 2
-    found = re.search(
-        r"Each further token generated takes ([\d.]+) ms\*\* \(95 % interval ([\d.]+) to ([\d.]+) "
-        r"ms, n = 48 processes\), that is 2\d\d tok/s; prefill and all else take ([\d.]+) ms",
-        answer,
-    )
-    assert found
-    middle, low, high, rest = map(float, found.groups())
-    assert low <= middle <= high
-    assert middle == pytest.approx(4.0, rel=0.01) and rest == pytest.approx(16, abs=0.5)
-    worst = re.search(r"it is off by at most \*\*([\d.]+) %\*\*; (\d) of 3 predictions", answer)
-    assert worst and float(worst[1]) < 1 and int(worst[2]) >= 2
-    assert answer.count("**inside** the interval") == int(worst[2])
-    assert re.search(r"75 tokens: predicted 31\d ms, measured 31\d ms \(95 % interval", answer)
-    assert "and is the same line, because every process generated what was asked" in answer
+    seen = view()
+    fitted = seen.lines["generated"]
+    assert fitted is not None and fitted.n == 48
+    assert fitted.slope_low <= fitted.slope <= fitted.slope_high
+    assert fitted.slope == pytest.approx(0.004, rel=0.01)
+    assert fitted.intercept == pytest.approx(0.016, abs=0.0005)
+    tests = seen.tests()
+    assert [place.asked for place in tests] == HELD
+    assert max(abs(test.error.median) for test in tests.values()) < 0.01
+    assert sum(bool(test.inside) for test in tests.values()) >= 2
+    assert fitted == seen.lines["asked"], "every process generated what was asked"
+    answer = max_tokens.answer(seen)
+    assert answer.verdict == "slower" and len(answer.sentences) <= 5
 
 
 def test_growing_costs_are_not_predicted_by_a_line() -> None:
-    answer = said(made(growing))
-    assert answer.count("**outside** the interval") == 3 and "yet no more" not in answer
-    assert "0 of 3 predictions lie within" in answer
+    tests = view(growing).tests()
+    assert [test.inside for test in tests.values()] == [False] * 3
     # The longest lies beyond what was fitted: predicted too short.
-    assert re.search(r"150 tokens: .* error −\d\d %", answer)
+    assert tests[Place(150, 150)].error.median < -0.1
 
 
 def test_a_cost_that_may_be_none_is_not_told_as_a_speed() -> None:
-    frame = made(lambda settings, place: 0.0, between=0.05)
-    answer = said(frame)
-    assert "processes), which is **not told from nothing**" in answer
-    assert "that is" not in answer
-
-
-def test_the_first_formula_is_tested_on_the_same_processes() -> None:
-    frame = made()
-    tested = AnswerLengths(frame, HELD).test("original", Place(150.0, 150.0))
-    assert tested is not None and tested.predicted_s == 0.5 + 150 / 16
-    assert tested.error.median == pytest.approx(9.875 / 0.616 - 1, rel=0.02)
-    assert tested.inside is False and tested.error.n == 12
-    answer = said(frame)
-    assert "0.5 s + tokens / 16, made on another machine and of another model, is off by" in answer
-    assert re.search(r"is off by \+1,\d{3} % to \+1,\d{3} %;", answer)
+    answer = max_tokens.answer(view(lambda settings, place: 0.0, between=0.05))
+    assert "**not told from nothing**" in answer.text
 
 
 def test_asked_and_generated_differ_only_where_the_data_say_so() -> None:
-    full = said(made())
-    assert "of 84 generations with a natural end none ended by itself (finish_reason length" in full
-    assert "natural against fixed" in full and "both generate 150 tokens" in full
-    early = said(made(ends_at=40))
-    assert "48 (57 %) ended by themselves" in early
-    assert "48 (57 %) generated fewer tokens than asked for, at the median 47 % of them" in early
-    assert "none ended by itself" not in early and "is the same line" not in early
-    assert "75 asked, 40 came" in early and "both generate 25 tokens" in early
+    full = view()
+    assert len(full.natural) == 84 and set(full.natural["finish_reason"]) == {"length"}
+    assert full.same_length == 150
+    early = view(ends_at=40)
+    stopped = early.natural[early.natural["finish_reason"] == "stop"]
+    assert len(stopped) == 48 and early.same_length == 25
+    assert Place(75, 40) in early.unseen_places
     # A line through what was asked for is far off, the other is not.
-    assert re.search(r"tokens asked for is off by −\d\d % to \+\d{3} %, that through", early)
-    assert "natural end was measured" in said(made(kinds=("fixed",)))
+    off = {over: max(abs(t.error.median) for t in early.tests(over).values()) for over in FORMULAS}
+    assert off["asked"] > 0.5 and off["generated"] < 0.05
+    assert view(kinds=("fixed",)).natural.empty
 
 
-def test_a_natural_end_that_comes_just_at_the_limit_is_told() -> None:
-    frame = made(ends_at=40).assign(generated_tokens=lambda d: d["max_tokens"])
-    answer = said(frame)
-    assert "48 (57 %) ended by themselves" in answer
-    assert "0 (0.0 %) generated fewer" in answer
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"twin": False}])
+def test_too_few_rounds_and_no_twin_are_undecided(options: dict[str, Any]) -> None:
+    assert max_tokens.answer(view(**options)).verdict == "undecided"
 
 
-def test_too_few_rounds_are_undecided_with_the_reason() -> None:
-    answer = said(made(rounds=2))
-    assert "(2 paired rounds; 6 are the fewest for a verdict)" in answer
-    assert "**slower**" not in answer and "inside" not in answer
-    few = said(made(rounds=1, kinds=("fixed",)))
-    assert "What a further token costs is **undecided**: a line needs 6 processes" in few
-    assert "**Undecided**: there is no line to test." in few
-    assert "latency =" not in few
-    short = said(made(rounds=2, kinds=("fixed",)))
-    assert "whether predictions lie within an interval is **undecided**" in short
-
-
-def test_without_a_twin_there_is_no_verdict() -> None:
-    answer = said(made(twin=False))
-    assert "no cell was measured twice" in answer and "**slower**" not in answer
+def test_few_processes_have_no_line_and_no_interval() -> None:
+    few = view(rounds=1, kinds=("fixed",))
+    assert few.lines["generated"] is None and few.tests() == {}
+    short = view(rounds=2, kinds=("fixed",))
+    assert {test.inside for test in short.tests().values()} == {None}
 
 
 def test_one_length_says_nothing_of_others() -> None:
-    answer = said(made(lengths=(16,)), [16])
-    assert "what more tokens cost is **undecided**: only max_tokens 16 could be" in answer
-    assert "**Each further token" not in answer
-    assert "0 processes with 0 lengths are there to be fitted" in answer
+    seen = seen_in(made(lengths=(16,)), [16])
+    assert seen.lines["generated"] is None and max_tokens.answer(seen).verdict == "undecided"
 
 
 def test_failures_and_missing_values() -> None:
     oom: factories.Failure = ("oom", "no room <b>")
-    some = said(made(failed={150: oom}))
-    assert "max_tokens 100 instead of 8" in some
-    assert "of 14 cells failed" in some and "oom 12" in some
-    assert "150 tokens" not in some
-    every = made(failed=dict.fromkeys(LENGTHS, oom))
-    assert "No cell could be measured" in said(every)
-    assert "<b>" not in str(answers.max_tokens(every, info()).data)
-    assert "Too little was measured" in text(answers.max_tokens_reading(every, info()))
-    assert "Nothing has been measured yet" in said(factories.to_frame([]))
-    assert "no process has a known latency" in said(made().assign(total_s=None))
-    assert "finish" in answers.max_tokens_table(made().assign(finish_reason=None), info())
+    assert view(failed={150: oom}).asked[-1] == 100
+    every = max_tokens.answer(view(failed=dict.fromkeys(LENGTHS, oom)))
+    assert every.verdict == "none" and "<b>" not in every.text
+    assert max_tokens.answer(seen_in(factories.to_frame([]))).verdict == "none"
+    unknown = seen_in(made().assign(total_s=float("nan")))
+    assert max_tokens.answer(unknown).line == "no latency is known"
+    assert "finish" in max_tokens.table(seen_in(made().assign(finish_reason=None)))
 
 
 def test_held_out_lengths_come_from_the_plan() -> None:
     frame = made()
-    assert AnswerLengths(frame, [8]).held_out == [8]
-    assert AnswerLengths(frame).held_out == HELD
-    assert AnswerLengths(frame, 8).held_out == [8]
-    _, right = plots.max_tokens(frame, 8)  # as papermill gives one value
-    assert [line.get_label() for line in right.lines].count("_line") == 1
-    assert "n = 72 processes" in said(frame, [8]) and "- 8 tokens: predicted" in said(frame, 8)
-    assert "- 25 tokens: predicted" in said(frame, None)
-    table = answers.max_tokens_table(frame, info([8]))
+    assert seen_in(frame, [8]).held_out == seen_in(frame, 8).held_out == [8]
+    assert seen_in(frame, None).held_out == seen_in(frame, []).held_out == HELD
+    fitted = seen_in(frame, [8]).lines["generated"]
+    assert fitted is not None and fitted.n == 72
+    table = max_tokens.table(seen_in(frame, [8]))
     held = table[table["in the fit"] == "held out"]
     assert set(held["max_tokens"]) == {"8"} and len(held) == 2
-
-
-def test_wide_intervals_prove_nothing_and_say_so() -> None:
-    wide = said(made(between=0.5))
-    assert "would lie within their intervals too: more rounds" in wide
-    assert "would lie within" not in said(made())
 
 
 def test_an_error_in_the_table_is_that_of_its_own_row() -> None:
     frame = made()
     slow = frame["length"] == "natural"
     frame.loc[slow, "total_s"] *= 2
-    table = answers.max_tokens_table(frame, info())
+    table = max_tokens.table(seen_in(frame))
     for kind in ("fixed", "natural"):
         row = table[(table["length"] == kind) & (table["max_tokens"] == "75")].iloc[0]
         total = float(row["total, ms"].split(" ")[0])
@@ -260,12 +217,12 @@ def test_an_error_in_the_table_is_that_of_its_own_row() -> None:
 
 
 def test_the_table_has_a_row_per_kind_and_length() -> None:
-    table = answers.max_tokens_table(made(ends_at=40), info())
+    table = max_tokens.table(view(ends_at=40))
     assert list(table["max_tokens"]) == [str(n) for n in LENGTHS] * 2
     assert list(table["generated"][-4:]) == ["40"] * 4
     assert list(table["finish"][-2:]) == ["stop 12"] * 2
     assert (table["trials"] == "ok 6").all()
-    assert answers.max_tokens_table(factories.to_frame([]), info()).empty
+    assert max_tokens.table(seen_in(factories.to_frame([]))).empty
 
 
 def test_signs_and_thousands() -> None:
@@ -274,7 +231,7 @@ def test_signs_and_thousands() -> None:
 
 
 def test_the_figure_tells_seen_from_held_out_and_shows_every_error() -> None:
-    left, right = plots.max_tokens(made(), HELD)
+    left, right = max_tokens.figure(view())
     left.figure.canvas.draw()
     sizes = {
         c.get_label(): len(c.get_offsets())
@@ -286,32 +243,31 @@ def test_the_figure_tells_seen_from_held_out_and_shows_every_error() -> None:
     }  # fmt: skip
     assert sum("× tokens" in str(line.get_label()) for line in left.lines) == 1
     labels = [line.get_label() for line in right.lines]
-    assert [labels.count(f"_{name}") for name in ("line", "naive", "original")] == [3, 3, 3]
-    assert right.get_xscale() == "symlog" and "log beyond ±10" in right.get_xlabel()
-    assert left.get_ylim()[0] == 0
-    assert "75 asked" in words([left]) and "came" not in words([left])
-    assert "75 asked, 40 came" in words(plots.max_tokens(made(ends_at=40), HELD))
+    assert [labels.count(f"_{over}") for over in FORMULAS] == [3, 3]
+    assert left.get_ylim()[0] == 0 and "75 asked" in words([left])
+    assert "75 asked, 40 came" in words(max_tokens.figure(view(ends_at=40)))
 
 
 def test_every_error_lies_within_the_axes() -> None:
-    for frame in (made(), made(growing), made(ends_at=9)):
-        _, right = plots.max_tokens(frame, HELD)
+    for seen in (view(), view(growing), view(ends_at=9)):
+        _, right = max_tokens.figure(seen)
         low, high = right.get_xlim()
         for line in right.lines:
             assert all(low <= x <= high for x in line.get_xdata())
 
 
 def test_the_figure_says_what_failed_and_copes_with_little() -> None:
-    drawn = plots.max_tokens(made(failed={150: ("oom", "x")}), HELD)
-    assert "Not drawn" in words(drawn) and "oom 12" in words(drawn)
-    for frame in (factories.to_frame([]), made(failed=dict.fromkeys(LENGTHS, ("crashed", "x")))):
-        assert "Nothing was measured" in words(plots.max_tokens(frame))
-    few = plots.max_tokens(made(rounds=1, kinds=("fixed",)), HELD)
+    drawn = words(max_tokens.figure(view(failed={150: ("oom", "x")})))
+    assert "Not drawn" in drawn and "oom 12" in drawn
+    lost = made(failed=dict.fromkeys(LENGTHS, ("crashed", "x")))
+    for frame in (factories.to_frame([]), lost):
+        assert "Nothing was measured" in words(max_tokens.figure(seen_in(frame)))
+    few = max_tokens.figure(view(rounds=1, kinds=("fixed",)))
     few[0].figure.canvas.draw()
     assert "Too few processes for a line" in words(few)
-    assert "No held-out length was measured" in words(plots.max_tokens(made(lengths=(16,))))
+    assert "No length was held out" in words(max_tokens.figure(view(lengths=(16,))))
     with pytest.raises(ParameterError, match="give two"):
-        plots.max_tokens(made(rounds=1), axes=[plt.subplots()[1]])
+        max_tokens.figure(view(rounds=1), axes=[plt.subplots()[1]])
 
 
 @pytest.mark.notebook
@@ -323,4 +279,4 @@ def test_the_notebook_runs(carried_out: CarriedOut) -> None:
     assert set(frame["status"]) == {"ok"} and len(frame) == (2 * 3 + 1) * 2
     assert set(frame["length"]) == {"fixed", "natural"}
     assert "can latency be predicted?" in page
-    assert "4 tokens: predicted" in page and "Asked and generated" in page
+    assert "At lengths that the line has not seen" in page

@@ -314,8 +314,6 @@ def test_rows_of_two_origins_enter_no_estimate_together(
         plots.latency_by_tokens,
         plots.memory_by_n_ctx,
         lambda df: cold_start.View(Rows(df, info)),
-        plots.max_tokens,
-        plots.prompt_size,
     ]
     for reads in estimating:
         with pytest.raises(LabError) as caught:

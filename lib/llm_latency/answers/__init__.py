@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from llm_latency.answers.advise import advise, advise_table
 from llm_latency.answers.everything import everything
-from llm_latency.answers.length_tables import max_tokens_table, prompt_size_table
-from llm_latency.answers.max_tokens import max_tokens, max_tokens_reading
 from llm_latency.answers.memory_ledger import memory_ledger, memory_ledger_table
 from llm_latency.answers.memory_locking import memory_locking
 from llm_latency.answers.memory_locking_page import (
@@ -18,7 +16,6 @@ from llm_latency.answers.memory_locking_page import (
     memory_locking_table,
 )
 from llm_latency.answers.page import completeness, data, method, model_notice
-from llm_latency.answers.prompt_size import prompt_size, prompt_size_reading
 from llm_latency.answers.readings import (
     latency_by_memory,
     latency_by_tokens,
@@ -39,9 +36,6 @@ __all__ = [
     "everything",
     "latency_by_memory",
     "latency_by_tokens",
-    "max_tokens",
-    "max_tokens_reading",
-    "max_tokens_table",
     "memory_by_n_ctx",
     "memory_ledger",
     "memory_ledger_table",
@@ -51,9 +45,6 @@ __all__ = [
     "memory_locking_table",
     "method",
     "model_notice",
-    "prompt_size",
-    "prompt_size_reading",
-    "prompt_size_table",
     "speed_heatmap",
     "sweep",
     "warm_up",

@@ -9,11 +9,9 @@ Every function takes ``ax`` to draw into axes of yours.
 from __future__ import annotations
 
 from llm_latency.plots.advise import advise
-from llm_latency.plots.max_tokens import max_tokens
 from llm_latency.plots.memory import latency_by_memory, memory_by_n_ctx
 from llm_latency.plots.memory_ledger import memory_ledger
 from llm_latency.plots.memory_locking import memory_locking
-from llm_latency.plots.prompt_size import prompt_size
 from llm_latency.plots.speed import speed_heatmap
 from llm_latency.plots.tokens import latency_by_tokens, total_by_generated, ttft_by_prompt
 from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
@@ -22,11 +20,9 @@ __all__ = [
     "advise",
     "latency_by_memory",
     "latency_by_tokens",
-    "max_tokens",
     "memory_by_n_ctx",
     "memory_ledger",
     "memory_locking",
-    "prompt_size",
     "speed_heatmap",
     "total_by_generated",
     "ttft_by_prompt",

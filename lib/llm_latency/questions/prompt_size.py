@@ -1,73 +1,80 @@
-"""Prompt size: what a longer prompt costs, from one word to thousands of tokens."""
+"""Prompt size: what a longer prompt costs, and where that stops being a line.
+
+Prefill computes about ``2 × parameters`` operations per prompt token, the same for each, so its
+time grows along a line. Two things bend it: attention, where each token looks at all tokens before
+it (a square of the length), and batches: llama.cpp computes at most ``n_ubatch`` tokens at once,
+so a prompt one token longer than a multiple of it begins another pass over all weights.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.parameters import PADDING
 from llm_latency.plan.spec import MAX_INT32, Plan, Settings
+from llm_latency.records import frame as fr
+from llm_latency.report import figure as fig
+from llm_latency.report import phrases, style
+from llm_latency.report.page import Answer, Run, code, model_name, no_answer
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import FEWEST, Estimate, estimate, estimates, per_process
+from llm_latency.stats.fit import FEWEST_PLACES, Line, line, parabolas
+from llm_latency.words import MS, counts, number, percent
 
-PADDING = 256
-"""llama.cpp rounds a context up to a multiple of this."""
+PER = 1000
+"""Tokens for which a slope is told."""
+CLOSE = 0.05
+"""Two lengths no further apart than this share can tell the cost of an edge between them."""
+NOTICEABLE = 0.10
+"""Share of the straight part from which on a bend is called noticeable."""
+Turn = Literal["upwards", "downwards", "none", "undecided"]
 
 
 def plan(
     model: str = "synthetic:tiny",
-    prompt_tokens: Grid = (2, 16, 64, 128, 256, 512, 520, 768, 1024, 1536, 2048),
+    prompt_tokens: Annotated[Grid, "lengths of the prompt; 2: the beginning token and a word"] = (
+        *(2, 16, 64, 128, 256, 512, 520, 768, 1024, 1536, 2048),
+    ),
     max_tokens: int = 16,
-    n_ctx: int = 0,
+    n_ctx: Annotated[int, "tokens the context can hold; 0: as many as the longest needs"] = 0,
     rounds: int = 6,
     repeats: int = 1,
     **options: Any,
 ) -> Plan:
-    """Plan what a longer prompt costs, with the same number of tokens generated after each.
+    """Plan every length in one context, with the same number of tokens generated after each.
 
-    All lengths are measured in the same context, that of the longest. Of two lengths close to
-    each other, one at a multiple of ``n_ubatch`` and one a few tokens beyond, the answer tells
-    what it costs to begin another batch.
-
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
-    prompt_tokens
-        Lengths of the prompt, in tokens; 2 are the beginning token and one word.
-    max_tokens
-        Tokens to generate: exactly so many.
-    n_ctx
-        Tokens that the context can hold; 0: as many as the longest prompt needs.
-    rounds
-        How often every cell is measured, each time in a fresh process.
-    repeats
-        Further generations in each process after the first.
-    **options
-        See :data:`~llm_latency.plan.builder.OPTIONS`.
-
-    Raises
-    ------
-    ParameterError
-        One sentence that names the parameter, its value, and what to do.
+    Of two lengths close to each other, one at a multiple of ``n_ubatch`` and one a few tokens
+    beyond, the answer tells what it costs to begin another batch.
     """
-    asked = Request("prompt_size", locals(), names.check)
-    answer = asked.one("max_tokens")
+    request = Request("prompt_size", locals(), names.check)
+    tokens_out = request.one("max_tokens")
 
     def cell(tokens: Any, context: int) -> Any:
-        return asked.cell(
+        return request.cell(
             prompt_tokens=tokens,
-            max_tokens=answer,
-            repeats=asked.one("repeats"),
+            max_tokens=tokens_out,
+            repeats=request.one("repeats"),
             page_cache="resident",
             n_ctx=context,
         )
 
     # Every length is checked before they are added up, compared and put in order.
-    lengths = sorted(cell(t, PADDING).workload.prompt_tokens for t in asked.many("prompt_tokens"))
+    lengths = sorted(cell(t, PADDING).workload.prompt_tokens for t in request.many("prompt_tokens"))
     n_batch = cell(lengths[0], PADDING).settings.n_batch
-    context = _context(asked.one("n_ctx"), lengths[-1], answer, n_batch)
+    context = _context(request.one("n_ctx"), lengths[-1], tokens_out, n_batch)
     cells = [cell(tokens, context) for tokens in lengths]
-    return asked.plan(cells, twins=[cells[_finest(lengths, cells[0].settings)]])
+    return request.plan(cells, twins=[cells[_finest(lengths, cells[0].settings)]])
 
 
 def _context(given: Any, longest: int, answer: int, n_batch: int) -> Any:
@@ -81,14 +88,12 @@ def _context(given: Any, longest: int, answer: int, n_batch: int) -> Any:
         )
     if type(given) is not int or given < 0:
         return given  # refused by the settings, with what is allowed
-    if given == 0:
-        return enough
-    if given < needed:
+    if 0 < given < needed:
         raise ParameterError(
             f"n_ctx={given} is refused: the longest prompt, prompt_tokens={longest}, "
             f"and max_tokens={answer} need {needed}; give n_ctx={enough}, or 0 for just enough."
         )
-    return given
+    return given or enough
 
 
 def _finest(lengths: list[int], settings: Settings) -> int:
@@ -99,3 +104,374 @@ def _finest(lengths: list[int], settings: Settings) -> int:
     size = min(settings.n_batch, settings.n_ubatch or 512)
     above = (i for i, n in enumerate(lengths) if n > size and 0 < n % size <= size // 16)
     return next(above, -1)
+
+
+class Edge(NamedTuple):
+    """Two measured lengths close to each other, the longer of which needs one batch more."""
+
+    below: float
+    above: float
+    batches: int
+
+
+@dataclass(frozen=True)
+class Bend:
+    """How far prefill departs from a straight line; estimates over rounds.
+
+    Attributes
+    ----------
+    added, share
+        Seconds that the square adds at the longest prompt, and that as a share of prefill there.
+    noticeable
+        Tokens from which on the square is a tenth of the straight part.
+    coefficients
+        Medians of the constant, the slope at 0, and the square.
+    """
+
+    square: Estimate
+    added: Estimate
+    share: Estimate
+    noticeable: Estimate
+    coefficients: tuple[float, float, float]
+
+    @property
+    def turn(self) -> Turn:
+        """Which way the line bends, if the interval leaves zero out."""
+        if self.square.kind != "interval":
+            return "undecided"
+        if self.square.low > 0:
+            return "upwards"
+        return "downwards" if self.square.high < 0 else "none"
+
+    def at(self, tokens: float) -> float:
+        """Return the parabola's prefill time, in seconds."""
+        constant, slope, square = self.coefficients
+        return constant + slope * tokens + square * tokens**2
+
+
+class View:
+    """One combination of settings, measured with prompts of several lengths.
+
+    Attributes
+    ----------
+    lengths : list of float
+        Measured lengths in tokens, the shortest first.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.info, self.rows = run.info, run.frame()
+        self.data = fr.by_cell(self.rows)
+        self.good = fr.ok(self.data).dropna(subset=["prompt_tokens", "ttft_s"])
+        self.lengths = [float(n) for n in sorted(self.good["prompt_tokens"].unique())]
+
+    def words(self, tokens: float) -> float:
+        """Return how many words a prompt of that length has; NaN where nobody counted."""
+        return float(self.good.loc[self.good["prompt_tokens"] == tokens, "prompt_words"].median())
+
+    def estimates(self, column: str) -> dict[float, Estimate]:
+        """Return the estimate of a column at every measured length."""
+        return {n: v for n, v in estimates(self.good, column, ["prompt_tokens"]).items() if v.n}
+
+    def points(self, column: str) -> pd.DataFrame:
+        """Return one row per process: length, words, round, and a column's median."""
+        by = ["prompt_tokens", "prompt_words", "round"]
+        return per_process(self.good, column, by).dropna(subset=[column])
+
+    def line(self, column: str, over: str = "prompt_tokens") -> Line | None:
+        """Return the line of a column over tokens or over words; ``None`` if there is none."""
+        points = self.points(column)
+        return line(points[over], points[column])
+
+    @cached_property
+    def bend(self) -> Bend | None:
+        """How far prefill departs from a line; ``None`` below four lengths."""
+        points = self.points("prefill_s")
+        rounds = zip(points["run_id"], points["round"], strict=True)
+        fitted = parabolas(points["prompt_tokens"], points["prefill_s"], rounds)
+        if not len(fitted):
+            return None
+        constant, slope, square = fitted.T
+        far = self.lengths[-1]
+        added, bent = square * far**2, (square > 0) & (slope > 0)
+        middle = [estimate(values).median for values in fitted.T]
+        return Bend(
+            estimate(square),
+            estimate(added),
+            estimate(added / (constant + slope * far + added)),
+            estimate(NOTICEABLE * slope[bent] / square[bent]),
+            (middle[0], middle[1], middle[2]),
+        )
+
+    def samples(self, column: str, tokens: float) -> pd.Series[float]:
+        """Return one number per round at one length."""
+        return samples(self.rows, column, prompt_tokens=tokens)
+
+    def compare(self, base: float, other: float, column: str = "ttft_s") -> Comparison:
+        """Compare one length with another, round by round."""
+        pair = self.samples(column, base), self.samples(column, other)
+        return compare(*pair, noise_floor(self.rows, column))
+
+    @cached_property
+    def batch_sizes(self) -> tuple[int, int] | None:
+        """``n_batch`` and ``n_ubatch`` in force; ``None`` where they differ or nobody knows."""
+        names_in_force = ["effective_n_batch", "effective_n_ubatch"]
+        pairs = self.good[names_in_force].drop_duplicates().to_numpy()
+        if len(pairs) != 1 or np.isnan(pairs).any():
+            return None
+        return int(pairs[0][0]), int(pairs[0][1])
+
+    def batches(self, tokens: float) -> int | None:
+        """Return in how many batches llama.cpp computes a prompt of that length."""
+        if self.batch_sizes is None:
+            return None
+        n_batch, n_ubatch = self.batch_sizes
+        whole, rest = divmod(int(tokens), n_batch)
+        return whole * -(-n_batch // n_ubatch) + -(-rest // n_ubatch)
+
+    @cached_property
+    def borders(self) -> list[int]:
+        """Lengths up to the longest beyond which one batch more begins."""
+        if self.batch_sizes is None or not self.lengths:
+            return []
+        n_batch, n_ubatch = self.batch_sizes
+        inside = (*range(n_ubatch, n_batch, n_ubatch), n_batch)
+        starts = range(0, int(self.lengths[-1]), n_batch)
+        every = {start + border for start in starts for border in inside}
+        return sorted(border for border in every if border < self.lengths[-1])
+
+    @cached_property
+    def edges(self) -> list[Edge]:
+        """Neighbouring lengths that can tell what one batch more costs."""
+        pairs = []
+        for below, above in zip(self.lengths, self.lengths[1:], strict=False):
+            fewer, more = self.batches(below), self.batches(above)
+            if fewer is not None and more is not None and more > fewer:
+                pairs += [Edge(below, above, fewer)] if above - below <= CLOSE * below else []
+        return pairs
+
+    def across(self, edge: Edge) -> Comparison:
+        """Compare the time per token above an edge with that below it, round by round."""
+        below = self.samples("prefill_s", edge.below) / edge.below
+        above = self.samples("prefill_s", edge.above) / edge.above
+        return compare(below, above, noise_floor(self.rows, "prefill_s"))
+
+    def failed(self) -> str:
+        """Return at which lengths processes failed and how; empty if none did."""
+        each = fr.processes(self.data)
+        return "; ".join(
+            f"{tokens:,.0f} tokens ({counts(part['status'])})"
+            for tokens, part in each[each["status"] != "ok"].groupby("prompt_tokens")
+        )
+
+
+def answer(view: View) -> Answer:
+    """Answer what a longer prompt costs, and where that stops being a line."""
+    if nothing := no_answer(view.data):
+        return nothing
+    if not view.lengths:
+        sentence = "What a longer prompt costs is **undecided**: no process has a known TTFT."
+        return Answer("no TTFT is known", "undecided", "", (sentence,))
+    first, last = view.lengths[0], view.lengths[-1]
+    ttft = view.estimates("ttft_s")
+    if first == last:
+        sentence = (
+            "Whether a longer prompt is slower is **undecided**: one length could be measured, TTFT "
+            f"{phrases.estimate(ttft[first], 'ms')}; give {code('prompt_tokens')} several."
+        )
+        return Answer("one length was measured", "undecided", "", (sentence,))
+    found = view.compare(first, last)
+    prefill = view.line("prefill_s")
+    sentences = [
+        f"With {model_name(view.info)}, TTFT is {phrases.estimate(ttft[last], 'ms')} after "
+        f"{last:,.0f} tokens of prompt and {phrases.median(ttft[first], 'ms')} after {first:,.0f}: "
+        f"{phrases.difference(found)}.",
+        _slope(view, prefill),
+        _bent(view),
+        _edge(view),
+        phrases.noise([found, *map(view.across, view.edges[:1])]),
+    ]
+    line_text = f"TTFT at {last:,.0f} tokens {phrases.median(ttft[last], 'ms')}"
+    if prefill is not None:
+        line_text = f"{number(prefill.slope * PER * MS)} ms per {PER:,} prompt tokens"
+    sure = phrases.sureness(found)
+    return Answer(line_text, found.verdict, sure, tuple(filter(None, sentences)))
+
+
+def _slope(view: View, prefill: Line | None) -> str:
+    """Say what a thousand tokens cost along a straight line."""
+    if prefill is None:
+        return f"What a further token costs is **undecided** below {FEWEST} processes."
+    bounds = [number(slope * PER * MS) for slope in (prefill.slope_low, prefill.slope_high)]
+    speed = (
+        f"{number(1 / prefill.slope)} tok/s"
+        if prefill.slope_low > 0
+        else "**not told from nothing**"
+    )
+    return (
+        f"**{PER:,} further tokens cost {number(prefill.slope * PER * MS)} ms** of prefill "
+        f"({phrases.INTERVAL} {bounds[0]} to {bounds[1]} ms, n = {prefill.n} processes at "
+        f"{len(view.lengths)} lengths): {speed}."
+    )
+
+
+def _bent(view: View) -> str:
+    """Say whether the square of the length shows, and how much it adds at the longest prompt."""
+    if (bend := view.bend) is None:
+        return f"Whether it stays a line is **undecided** below {FEWEST_PLACES} lengths in a round."
+    added = (
+        f"the square of the length adds {phrases.estimate(bend.added, 'ms', bold=False)} at "
+        f"{view.lengths[-1]:,.0f} tokens, {percent(bend.share.median)} of prefill"
+    )
+    if bend.turn in ("upwards", "downwards"):
+        reach = f", noticeable from {number(bend.noticeable.median)} tokens on"
+        return f"It bends **{bend.turn}**: {added}{reach if bend.noticeable.n else ''}."
+    word = "**undecided**" if bend.turn == "undecided" else "not told from none"
+    return f"A bend is {word}: {added}."
+
+
+def _edge(view: View) -> str:
+    """Say whether it shows where one batch more begins."""
+    if view.batch_sizes is None or not view.edges:
+        size = view.batch_sizes[1] if view.batch_sizes else 512
+        return (
+            f"What another batch costs was not measured: give {code('prompt_tokens')} on either "
+            f"side of a multiple of {code('n_ubatch')}, such as {size} and {size + size // 64}."
+        )
+    edge = view.edges[0]
+    found = view.across(edge)
+    outcome = {
+        "slower": "shows",
+        "same": "does not show",
+        "faster": "shows, and a token costs less past it",
+        "undecided": "is undecided",
+    }[found.verdict]
+    return (
+        f"The edge of a batch **{outcome}**: from {edge.below:,.0f} to {edge.above:,.0f} tokens, "
+        f"{edge.batches} to {edge.batches + 1} batches, a token costs "
+        f"{phrases.difference(found, 'more', 'less')}."
+    )
+
+
+def table(view: View) -> pd.DataFrame:
+    """Return one row per length: words, tokens, batches, TTFT, prefill, speed, comparisons."""
+    columns = ("ttft_s", "prefill_s", "prefill_tps", "total_s")
+    measured = {name: view.estimates(name) for name in columns}
+    nothing, edges = estimate([]), {edge.above: edge for edge in view.edges}
+    rows = []
+    for n in sorted(view.data["prompt_tokens"].dropna().unique()):
+        part = view.data[view.data["prompt_tokens"] == n]
+        at = {name: values.get(n, nothing) for name, values in measured.items()}
+        base = view.lengths[0] if view.lengths else n
+        compared = at["ttft_s"].n and n != base
+        rows.append(
+            {
+                "tokens": f"{n:,.0f}",
+                "words": number(view.words(n), 0),
+                "batches": str(view.batches(n) or "–"),
+                "trials": fr.status_words(part),
+                "TTFT, ms": phrases.short(at["ttft_s"], "ms"),
+                "TTFT against the shortest": phrases.change(view.compare(base, n))
+                if compared
+                else "–",
+                "prefill, ms": phrases.short(at["prefill_s"], "ms"),
+                "prefill, tok/s": phrases.short(at["prefill_tps"]),
+                f"ms per {PER:,} tokens": number(at["prefill_s"].median / n * PER * MS),
+                "token against the batch before": phrases.change(view.across(edges[n]))
+                if n in edges
+                else "–",
+                "total, ms": phrases.short(at["total_s"], "ms"),
+            }
+        )
+    made = pd.DataFrame(rows)
+    made.attrs["caption"] = phrases.BRACKETS
+    return made
+
+
+MOST_BORDERS = 16
+"""More edges of batches than that would be a hatching."""
+
+
+@style.styled
+def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
+    """Draw prefill time by prompt tokens with its line, and prefill speed; edges are dotted."""
+    own, pair = axes is None, style.two_axes(axes, 4.0)
+    titles = ("Prefill by length of the prompt", "Prefill speed")
+    for ax, title, draw in zip(pair, titles, (_draw_time, _draw_speed), strict=True):
+        ax.set_title(title)
+        if view.lengths:
+            draw(ax, view)
+        else:
+            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+    if view.lengths:
+        legend = "Points: processes; bars: intervals of medians."
+        if view.borders and view.batch_sizes is not None:
+            dotted = len(view.borders) <= MOST_BORDERS
+            legend += f" {'Dotted: a' if dotted else 'A'} further batch begins (n_ubatch "
+            legend += f"{view.batch_sizes[1]})."
+        style.say_above(pair[0], legend, own)
+        failed = view.failed()
+        style.say_below(pair[0], f"Not drawn: prompts of {failed}." if failed else "", own)
+    return np.array(pair)
+
+
+def _draw_time(ax: Axes, view: View) -> None:
+    colour, other = style.ramp(4)[0], style.ramp(4)[3]
+    points = view.points("prefill_s")
+    if points.empty:
+        style.say_empty(ax, "No prefill time is known")
+        return
+    far = view.lengths[-1]
+    xs = np.linspace(view.lengths[0] if len(view.lengths) > 1 else 0, far, 120)
+    samples_ = points["prompt_tokens"], points["prefill_s"] * MS
+    ax.scatter(*samples_, s=16, color=colour, alpha=0.45, linewidths=0, label="_processes")
+    if (straight := view.line("prefill_s")) is not None:
+        low, high = np.array([straight.bounds(x) for x in xs]).T * MS
+        ax.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0, label="_band")
+        label = f"line: {number(straight.slope * PER * MS)} ms per {PER:,} tokens"
+        ax.plot(xs, [straight.at(x) * MS for x in xs], color=colour, label=label)
+    if (bend := view.bend) is not None and bend.turn in ("upwards", "downwards"):
+        look: dict[str, Any] = {"color": other, "linestyle": style.DASHES[1]}
+        label = f"with a square: bends {bend.turn}"
+        ax.plot(xs, [bend.at(x) * MS for x in xs], label=label, **look)
+    _draw_borders(ax, view)
+    ax.set_xlim(0, far * 1.04)
+    ax.set_ylim(0, float(points["prefill_s"].max()) * MS * 1.22 or 1)
+    ax.set_xlabel("prompt, tokens")
+    ax.set_ylabel("prefill, ms")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    if straight is not None:
+        box = {"frameon": True, "facecolor": "white", "edgecolor": "none"}
+        ax.legend(loc="upper left", borderaxespad=0.0, **box)
+
+
+def _draw_speed(ax: Axes, view: View) -> None:
+    points = view.points("prefill_tps")
+    if points.empty:
+        style.say_empty(ax, "No prefill speed is known")
+        return
+    # Each doubling as wide as the next: the short prompts are where speed changes most.
+    ax.set_xscale("log", base=2)
+    colour = style.ramp(4)[1]
+    speed = fig.line_of("", points, "prompt_tokens", "prefill_tps", colour=colour, marker="o")
+    fig.lines(ax, [speed], zero=False)
+    _draw_borders(ax, view)
+    xs = list(speed.values)
+    ax.set_xlim(xs[0] / 1.3, xs[-1] * 1.3)
+    ax.set_ylim(0, float(points["prefill_tps"].max()) * 1.08 or 1)
+    ticks: list[float] = []
+    for n in reversed(xs):  # those whose names do not touch
+        ticks += [n] if not ticks or n * 2.8 <= ticks[-1] else []
+    ax.set_xticks(ticks)
+    ax.xaxis.set_minor_locator(NullLocator())
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.set_xlabel("prompt, tokens (log scale)")
+    ax.set_ylabel("prefill, tok/s")
+
+
+def _draw_borders(ax: Axes, view: View) -> None:
+    if len(view.borders) <= MOST_BORDERS:
+        for border in view.borders:
+            look: dict[str, Any] = {"color": style.MUTED, "linestyle": style.DASHES[2]}
+            ax.axvline(border, linewidth=0.9, zorder=0.5, label="_edge", **look)
