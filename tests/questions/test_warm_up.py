@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from llm_latency import answers, experiments, plots
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import PREFIX_WARM_UPS, STATE_WARM_UPS, Settings, Start, Workload
+from llm_latency.questions import warm_up
+from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.pages import CarriedOut, words
 
-ROOT = Path(__file__).parents[2]
 KINDS = ("none", "tokens", "batch", "system_prompt", "restored_state", "python_state")
 COST_S = {"tokens": 0.02, "batch": 0.3, "system_prompt": 0.25, "restored_state": 0.002,
           "python_state": 0.05}  # fmt: skip
@@ -76,17 +74,23 @@ def frame(
     return df
 
 
-def text(df: pd.DataFrame, answer: Callable[..., Any] = answers.warm_up) -> str:
-    said = answer(df, INFO) if answer is answers.warm_up else answer(df)
-    return html.unescape(str(said.data)).replace("\N{NO-BREAK SPACE}", " ")
+def seen_in(df: pd.DataFrame) -> warm_up.View:
+    return warm_up.View(Rows(df, INFO))
 
 
-def line(said: str, kind: str) -> str:
-    return next(one for one in said.splitlines() if one.startswith(f"- **{kind}**"))
+def view(**options: Any) -> warm_up.View:
+    return seen_in(frame(**options))
+
+
+RAM, DISK = warm_up.Place("resident", 470), warm_up.Place("evicted", 470)
+
+
+def verdicts(seen: warm_up.View, column: str = "ttft_s") -> dict[str, str]:
+    return {kind: seen.compare(column, RAM, kind).verdict for kind in seen.others(RAM)}
 
 
 def test_the_plan_holds_every_strategy_and_a_twin_per_state() -> None:
-    plan = experiments.warm_up()
+    plan = warm_up.plan()
     cells = [cell for cell in plan.cells if not cell.twin]
     assert len(cells) == 18 and plan.rounds == 6
     assert {c.start.warm_up for c in cells} == set(KINDS)
@@ -107,7 +111,7 @@ def test_the_plan_holds_every_strategy_and_a_twin_per_state() -> None:
 
 
 def test_none_is_always_measured() -> None:
-    plan = experiments.warm_up(warm_up="system_prompt", page_cache="as_is", system_tokens=64)
+    plan = warm_up.plan(warm_up="system_prompt", page_cache="as_is", system_tokens=64)
     assert [cell.start.warm_up for cell in plan.cells] == ["none", "system_prompt", "none"]
 
 
@@ -125,105 +129,88 @@ def test_none_is_always_measured() -> None:
 )
 def test_wrong_parameters_are_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(words)):
-        experiments.warm_up(**given)
+        warm_up.plan(**given)
 
 
-def test_the_answer_where_a_held_system_prompt_wins() -> None:
-    said = text(frame())
-    assert "With synthetic:tiny, the model's file in RAM and a first prompt of 470 tokens" in said
-    assert "450 of them the system prompt" in said
-    assert re.search(r"soonest with \*\*\w+\*\*: after 20\.\d ms", said)
-    assert "A share of 10 % or less is **reached**" in said
-    assert "In brackets: 95 % intervals, n = 6 paired rounds" in said
-    assert "first TTFT **4.3 %**" in line(said, "system_prompt")
-    assert "**faster**" in line(said, "system_prompt")
-    assert "RAM after loading +30.0 MiB" in line(said, "python_state")
-    assert "made once in 200 ms of evaluation and 10.0 ms of writing" in line(said, "python_state")
-    assert "**same**" in line(said, "tokens") and "faster" not in line(said, "tokens")
+def test_the_answer_where_a_kept_system_prompt_wins() -> None:
+    seen = view()
+    assert seen.compared[:2] == [RAM, DISK]
+    found = verdicts(seen)
+    assert {kind for kind, verdict in found.items() if verdict == "faster"} == PREFIX_WARM_UPS
+    assert found["tokens"] == found["batch"] == "same"
+    ratio = seen.compare("ttft_s", RAM, "system_prompt").ratio
+    assert ratio.median == pytest.approx(0.043, abs=0.001)
+    assert seen.difference("rss_after_load_bytes", RAM, "python_state").median == 30 * factories.MIB
     # 250 ms of warm-up save 450 ms at each first reply.
-    assert "at least 56 % of them are followed by a question" in line(said, "system_prompt")
-    assert "Free for a user who asks 250 ms or more after" in line(said, "system_prompt")
-    assert "With the model's file on the disk" in said
-    assert re.search(r"from 170 to 470, .*none TTFT \+(100|99\.\d) ms", said)
-    assert "it makes the wait longer with tokens" in said.lower()
-    assert "It helps with system_prompt" in said
+    assert seen.worth(RAM, "system_prompt") == pytest.approx(0.56, abs=0.01)
+    assert seen.worth(RAM, "tokens") is None
+    demand = verdicts(seen, "load_and_ttft_s")
+    assert demand["system_prompt"] == "faster" and demand["tokens"] == "slower"
+    answer = warm_up.answer(seen)
+    assert answer.verdict == "faster" and len(answer.sentences) <= 5
+    assert answer.sure.startswith("6 paired rounds; equal cells differ by")
 
 
 def test_the_answer_where_warm_ups_do_harm() -> None:
     def harm(kind: str, count: int) -> float:
         return 0.1 if kind == "none" else 0.2
 
-    said = text(frame(ttft=harm))
-    assert "**not reached**" in said
-    for kind in KINDS[1:]:
-        assert "**slower**" in line(said, kind)
-        assert "not known (first TTFT: slower)" in line(said, kind)
-    assert "it helps" not in said.lower()
+    seen = view(ttft=harm)
+    assert set(verdicts(seen).values()) == {"slower"}
+    assert {seen.worth(RAM, kind) for kind in seen.others(RAM)} == {None}
+    assert warm_up.answer(seen).verdict == "slower"
 
 
 def test_a_warm_up_dearer_than_its_gain_is_said_to_be() -> None:
     def little(kind: str, count: int) -> float:
         return 0.4 if kind == "none" else 0.3
 
-    said = text(frame(ttft=little))
-    assert re.search(r"takes more than it saves: 25\d % of it", line(said, "system_prompt"))
-    assert re.search(r"sooner than without from 15\d ms on|from 150 ms on", said)
-    assert "at least 2.0 % of them" in line(said, "restored_state")
+    seen = view(ttft=little)
+    assert seen.worth(RAM, "system_prompt") == pytest.approx(2.5, rel=0.05)
+    assert seen.worth(RAM, "restored_state") == pytest.approx(0.02, rel=0.05)
 
 
 def test_loading_is_compared_without_the_warm_up() -> None:
-    said = text(frame())
-    assert "by verdict: same 10." in said
-    assert re.search(r"in RAM, against one on the disk: −50 % .*\*\*faster\*\*", said)
-    halved = text(frame(loads=lambda kind, state: 0.1 if kind == "none" else 0.05))
-    assert "by verdict: faster 10." in halved
-    assert re.search(r"in RAM, against one on the disk: \+?[−\d.]+ % .*\*\*same\*\*", halved)
+    assert set(verdicts(view(), "bare_load_s").values()) == {"same"}
+    halved = view(loads=lambda kind, state: 0.1 if kind == "none" else 0.05)
+    assert set(verdicts(halved, "bare_load_s").values()) == {"faster"}
 
 
-def test_too_few_rounds_are_undecided() -> None:
-    said = text(frame(rounds=2))
-    assert "undecided" in said and "6 are the fewest for a verdict" in said
-    for verdict in ("**faster**", "**slower**", "**same**", "**reached**"):
-        assert verdict not in said
-
-
-def test_without_a_twin_there_is_no_verdict() -> None:
-    said = text(frame(twin=False))
-    assert "not known, so there is no verdict" in said and "**faster**" not in said
+@pytest.mark.parametrize("options", [{"rounds": 2}, {"twin": False}])
+def test_too_few_rounds_and_no_twin_are_undecided(options: dict[str, Any]) -> None:
+    seen = view(**options)
+    assert set(verdicts(seen).values()) == {"undecided"}
+    assert warm_up.answer(seen).verdict == "undecided"
 
 
 def test_failures_and_gaps_are_told() -> None:
-    said = text(frame(failed=("batch",)))
-    assert "2 of 15 cells failed" in said and "- **batch**" not in said
-    assert "No cell could be measured" in text(frame(failed=KINDS))
-    assert "undecided" in text(frame(failed=("none",)))
-    assert "Nothing has been measured" in text(factories.to_frame([]))
-    gaps = frame().assign(state_bytes=None, rss_after_load_bytes=None, rss_peak_bytes=None)
-    assert "RAM" not in line(text(gaps), "python_state")
+    assert "batch" not in view(failed=("batch",)).measured[RAM]
+    assert warm_up.answer(view(failed=KINDS)).verdict == "none"
+    assert warm_up.answer(view(failed=("none",))).verdict == "undecided"
+    assert warm_up.answer(seen_in(factories.to_frame([]))).verdict == "none"
+    unknown = ("state_bytes", "rss_after_load_bytes", "rss_peak_bytes")
+    gaps = seen_in(frame().assign(**dict.fromkeys(unknown, float("nan"))))
+    assert "RAM" not in warm_up.answer(gaps).sentences[2]
 
 
 def test_one_value_of_each() -> None:
-    df = frame(kinds=("none", "tokens"), states=("as_is",), lengths=(64,))
-    said = text(df)
-    assert "page cache as it was and a first prompt of 84 tokens" in said
-    assert "further 100 tokens" not in said and "The next" not in said
-    assert "One length only" in text(df, answers.warm_up_by_prompt)
+    seen = view(kinds=("none", "tokens"), states=("as_is",), lengths=(64,))
+    assert list(seen.measured) == [warm_up.Place("as_is", 84)]
+    assert warm_up.answer(seen).verdict == "same"
 
 
-def test_readings_and_table() -> None:
-    df = frame()
-    assert "system_prompt **12 %**" in text(df, answers.warm_up_by_prompt)
-    assert re.search(r"none 470 ms, tokens 490 ms, batch 77\d ms", text(df, answers.warm_up_bars))
-    table = answers.warm_up_table(df)
+def test_the_table() -> None:
+    table = warm_up.table(view())
     assert len(table) == 18 and list(table["warm-up"][:6]) == list(KINDS)
     assert set(table["file, MiB"][table["warm-up"] == "tokens"]) == {"–"}
-    for reading in (answers.warm_up_by_prompt, answers.warm_up_bars):
-        assert text(factories.to_frame([]), reading)
-    assert answers.warm_up_table(factories.to_frame([])).empty
+    prompt = table[(table["warm-up"] == "system_prompt") & (table["page cache"] == "resident")]
+    assert prompt["first TTFT against none"].str.endswith("faster").all()
+    assert prompt["saves if asked after"].iloc[0] == "56 %"
+    assert warm_up.table(seen_in(factories.to_frame([]))).empty
 
 
 def test_bars_begin_at_zero_on_both_sides() -> None:
-    ax = plots.warm_up(frame())
+    ax = warm_up.figure(view())
     bars = [p for p in ax.patches if not p.get_hatch()]
     # Two places: each strategy waits, and all but none were paid for.
     assert len(bars) == 2 * (6 + 5)
@@ -235,27 +222,27 @@ def test_bars_begin_at_zero_on_both_sides() -> None:
 
 
 def test_failed_strategies_are_hatched() -> None:
-    ax = plots.warm_up(frame(failed=("batch",)))
+    ax = warm_up.figure(view(failed=("batch",)))
     assert sum(bool(p.get_hatch()) for p in ax.patches) == 2
     assert "oom 6" in words(ax) and "Not drawn" in words(ax)
 
 
 def test_lines_by_prompt() -> None:
-    left, right = plots.warm_up_by_prompt(frame())
+    left, right = warm_up.by_prompt(view())
     named = {ln.get_label() for ln in right.lines}
     assert named == set(KINDS) and {ln.get_label() for ln in left.lines} == set(KINDS[1:])
     assert left.get_ylim()[0] == right.get_ylim()[0] == 0
     with pytest.raises(ParameterError, match="give two"):
-        plots.warm_up_by_prompt(frame(rounds=1), axes=[left])
+        warm_up.by_prompt(view(rounds=1), axes=[left])
 
 
-@pytest.mark.parametrize("draw", [plots.warm_up, plots.warm_up_by_prompt])
+@pytest.mark.parametrize("draw", [warm_up.figure, warm_up.by_prompt])
 def test_poor_frames_are_drawn(draw: Callable[..., Any]) -> None:
     for df in (factories.to_frame([]), frame(rounds=1, failed=KINDS)):
-        ax = np.atleast_1d(draw(df))[0]
+        ax = np.atleast_1d(draw(seen_in(df)))[0]
         ax.figure.canvas.draw()
         assert "Nothing was measured" in words(ax)
-    draw(frame(rounds=1, kinds=("none",), states=("evicted",), lengths=(9,)))
+    draw(view(rounds=1, kinds=("none",), states=("evicted",), lengths=(9,)))
 
 
 @pytest.mark.notebook
@@ -270,4 +257,4 @@ def test_the_notebook_runs(carried_out: CarriedOut) -> None:
     # Held in the KV cache, the system prompt is not evaluated again.
     held = df[df["warm_up"].isin(PREFIX_WARM_UPS)]
     assert set(held["evaluated_tokens"]) == {20}
-    assert "Started on demand" in page
+    assert "Loaded on demand" in page

@@ -23,10 +23,6 @@ from llm_latency.answers.readings import (
     speed_heatmap,
 )
 from llm_latency.answers.verdict import sweep
-from llm_latency.answers.warm_tables import (
-    warm_up_table,
-)
-from llm_latency.answers.warm_up import warm_up, warm_up_bars, warm_up_by_prompt
 
 __all__ = [
     "advise",
@@ -47,8 +43,4 @@ __all__ = [
     "model_notice",
     "speed_heatmap",
     "sweep",
-    "warm_up",
-    "warm_up_bars",
-    "warm_up_by_prompt",
-    "warm_up_table",
 ]

@@ -14,7 +14,6 @@ from llm_latency.plots.memory_ledger import memory_ledger
 from llm_latency.plots.memory_locking import memory_locking
 from llm_latency.plots.speed import speed_heatmap
 from llm_latency.plots.tokens import latency_by_tokens, total_by_generated, ttft_by_prompt
-from llm_latency.plots.warm_up import warm_up, warm_up_by_prompt
 
 __all__ = [
     "advise",
@@ -26,6 +25,4 @@ __all__ = [
     "speed_heatmap",
     "total_by_generated",
     "ttft_by_prompt",
-    "warm_up",
-    "warm_up_by_prompt",
 ]

@@ -275,8 +275,8 @@ def answer(view: View) -> Answer:
     ttft = view.estimates("ttft_s")
     if first == last:
         sentence = (
-            "Whether a longer prompt is slower is **undecided**: one length could be measured, TTFT "
-            f"{phrases.estimate(ttft[first], 'ms')}; give {code('prompt_tokens')} several."
+            "Whether a longer prompt is slower is **undecided**: one length was measured, with a "
+            f"TTFT of {phrases.estimate(ttft[first], 'ms')}; give {code('prompt_tokens')} several."
         )
         return Answer("one length was measured", "undecided", "", (sentence,))
     found = view.compare(first, last)

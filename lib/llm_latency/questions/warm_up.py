@@ -1,126 +1,428 @@
-"""Warm-ups: which one makes the first reply sooner, what it costs, and when it pays."""
+"""Warm-ups: which one makes the first reply sooner, what it costs, and when it pays.
+
+The first reply after loading waits for its whole prompt to be evaluated. Some of that can be done
+before anybody asks: evaluating a few tokens only touches memory for the first time; evaluating the
+system prompt leaves its keys and values in the KV cache, where the first question finds them; the
+same cache written to a file once is read back at each start instead. A warm-up pays with time
+before the question for time after it: it is free for a user who asks later than it takes, and on
+demand it must save more than it costs.
+"""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple, get_args
 
-from llm_latency.errors import ParameterError, did_you_mean
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
+
+from llm_latency.errors import ParameterError
 from llm_latency.model import names
-from llm_latency.plan.builder import Grid, Request
-from llm_latency.plan.spec import PREFIX_WARM_UPS, Plan, Trial, WarmUp
+from llm_latency.plan.builder import Grid, Request, unknown_value
+from llm_latency.plan.parameters import whole
+from llm_latency.plan.spec import PREFIX_WARM_UPS, PageCache, Plan, WarmUp
+from llm_latency.records import frame as fr
+from llm_latency.report import figure as fig
+from llm_latency.report import phrases, style
+from llm_latency.report.page import Answer, Run, model_name, no_answer
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate, per_process
+from llm_latency.words import MIB, MS, escape, number, percent
 
 MOST_TOKENS = 2**30
 """Two of such a length are still a number of tokens that llama.cpp can count."""
+NONE = "none"
+ORDER: tuple[str, ...] = get_args(WarmUp)
+STATES: dict[PageCache, str] = {
+    "resident": "file in RAM",
+    "evicted": "file on the disk",
+    "as_is": "page cache as it was",
+}
+"""States of the model's file at start, in words; the first that was measured leads."""
 
 
 def plan(
     model: str = "synthetic:tiny",
-    warm_up: Grid = ("all",),
-    page_cache: Grid = ("resident", "evicted"),
-    system_tokens: Grid = (100, 300),
-    question_tokens: int = 20,
+    warm_up: Annotated[Grid, "warm-ups to compare with none, or all of them"] = ("all",),
+    page_cache: Annotated[Grid, "the file at start: resident in RAM, evicted, or as_is"] = (
+        *("resident", "evicted"),
+    ),
+    system_tokens: Annotated[Grid, "lengths of the system prompt, in tokens"] = (100, 300),
+    question_tokens: Annotated[int, "length of the question that follows it"] = 20,
     max_tokens: int = 16,
     n_ctx: int = 512,
     rounds: int = 6,
     repeats: int = 1,
     **options: Any,
 ) -> Plan:
-    """Plan which warm-up makes the first reply sooner, and when it pays.
+    """Plan every warm-up with a system prompt and a question, in every state of the page cache.
 
-    The prompt of every reply is a system prompt and a question. Warm-ups that leave the system
-    prompt in the KV cache are measured with it there; after the others all is evaluated. The
-    longest system prompt is measured in every state of the page cache, the shorter ones in the
-    first state only: they show how the costs grow.
-
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
-    warm_up
-        Warm-ups, see :class:`~llm_latency.plan.spec.Start`, or ``all`` of them. ``none`` is always
-        measured, since the others are compared with it.
-    page_cache
-        States of the model file when a process starts: ``resident``, ``evicted``, ``as_is``.
-    system_tokens
-        Lengths of the system prompt, in tokens.
-    question_tokens
-        Length of the question that follows it, in tokens.
-    max_tokens
-        Tokens to generate: exactly so many.
-    n_ctx
-        Tokens that the context can hold.
-    rounds
-        How often every cell is measured, each time in a fresh process.
-    repeats
-        Further replies in each process after the first.
-    **options
-        See :data:`~llm_latency.plan.builder.OPTIONS`.
-
-    Raises
-    ------
-    ParameterError
-        One sentence that names the parameter, its value, and what to do.
+    The longest system prompt is measured in every state, the shorter ones in the first only: they
+    show how the costs grow.
     """
-    asked = Request("warm_up", locals(), names.check)
-    kinds, states = _kinds(asked.many("warm_up")), asked.many("page_cache")
-    lengths = sorted(_counts(asked, "system_tokens"))
-    question = _counts(asked, "question_tokens")[0]
+    request = Request("warm_up", locals(), names.check)
+    kinds, states = _kinds(request.many("warm_up")), request.many("page_cache")
+    lengths = sorted(
+        whole("system_tokens", n, most=MOST_TOKENS) for n in request.many("system_tokens")
+    )
+    question = whole("question_tokens", request.one("question_tokens"), most=MOST_TOKENS)
     cells = {
-        (system, state, kind): _cell(asked, system, question, state, kind)
+        (system, state, kind): request.cell(
+            prompt_tokens=system + question,
+            max_tokens=request.one("max_tokens"),
+            cache_mode="prefix" if kind in PREFIX_WARM_UPS else "cold",
+            prefix_tokens=system if kind in PREFIX_WARM_UPS else 0,
+            repeats=request.one("repeats"),
+            page_cache=state,
+            warm_up=kind,
+        )
         for system in reversed(lengths)
         for state in (states if system == lengths[-1] else states[:1])
         for kind in kinds
     }
-    _check_room(asked, lengths[-1] + question)
+    n_ctx, need = request.one("n_ctx"), lengths[-1] + question + request.one("max_tokens")
+    if need > n_ctx:
+        raise ParameterError(
+            f"n_ctx={n_ctx} cannot hold the longest system prompt, the question and max_tokens: "
+            f"give n_ctx={need} or more, or fewer system_tokens or question_tokens."
+        )
     # Loads from the disk scatter more than loads from RAM: each state has a noise of its own.
-    twins = [cells[lengths[-1], state, "none"] for state in states]
-    return asked.plan(list(cells.values()), twins=twins)
+    twins = [cells[lengths[-1], state, NONE] for state in states]
+    return request.plan(list(cells.values()), twins=twins)
 
 
 def _kinds(named: list[Any]) -> list[Any]:
     """Return the warm-ups that are meant, none among them."""
-    every = list(get_args(WarmUp))
-    others = every if "all" in named else named
-    for kind in others:
-        if kind not in every:
-            raise ParameterError(
-                f"warm_up={kind!r} is refused{did_you_mean(str(kind), every)} Give all, or some "
-                f"of: {', '.join(every)}."
-            )
-    if others == ["none"]:
+    kinds = list(ORDER) if "all" in named else named
+    for kind in kinds:
+        if kind not in ORDER:
+            raise unknown_value("warm_up", kind, ["all", *ORDER])
+    if kinds == [NONE]:
         raise ParameterError("warm_up='none' is refused: give a warm-up to compare it with.")
-    return list(dict.fromkeys(["none", *others]))
+    return list(dict.fromkeys([NONE, *kinds]))
 
 
-def _cell(asked: Request, system: int, question: int, state: str, kind: str) -> Trial:
-    held = kind in PREFIX_WARM_UPS
-    return asked.cell(
-        prompt_tokens=system + question,
-        max_tokens=asked.one("max_tokens"),
-        cache_mode="prefix" if held else "cold",
-        prefix_tokens=system if held else 0,
-        repeats=asked.one("repeats"),
-        page_cache=state,
-        warm_up=kind,
-    )
+class Place(NamedTuple):
+    """Where warm-ups can be compared: one state of the page cache, one length of first prompt."""
+
+    page_cache: str
+    tokens: float
+
+    @property
+    def words(self) -> str:
+        """The state of the model's file in words."""
+        return STATES[self.page_cache]  # type: ignore[index]
 
 
-def _counts(asked: Request, name: str) -> list[int]:
-    """Return the values of a parameter that counts tokens, checked before they are added up."""
-    values = asked.many(name) if name == "system_tokens" else [asked.one(name)]
-    for value in values:
-        if type(value) is not int or not 0 < value < MOST_TOKENS:
-            raise ParameterError(
-                f"{name}={value!r} is refused: give a whole number above 0 and below "
-                f"{MOST_TOKENS:,}."
-            )
-    return values
+class View:
+    """The first generation of every process, by place and warm-up.
 
+    Attributes
+    ----------
+    planned : dict
+        By place, the longest prompt first: the warm-ups that were tried.
+    measured : dict
+        The same for those in which a first reply was measured.
+    """
 
-def _check_room(asked: Request, prompt: int) -> None:
-    n_ctx, answer = asked.one("n_ctx"), asked.one("max_tokens")
-    if prompt + answer > n_ctx:
-        raise ParameterError(
-            f"n_ctx={n_ctx} cannot hold the longest system prompt, the question and max_tokens: "
-            f"give n_ctx={prompt + answer} or more, or fewer system_tokens or question_tokens."
+    def __init__(self, run: Run) -> None:
+        rows = run.frame()
+        rows = rows.assign(
+            bare_load_s=rows["load_s"] - rows["warm_up_s"],
+            load_and_ttft_s=rows["load_s"] + rows["ttft_s"],
+            warm_up_and_ttft_s=rows["warm_up_s"] + rows["ttft_s"],
         )
+        self.info = run.info
+        self.data = fr.by_cell(rows)
+        self.first, self.later = rows[rows["repeat"] == 0], rows[rows["repeat"] >= 1]
+        self.planned = _by_place(self.data)
+        good = fr.ok(self.data)
+        self.measured = _by_place(good[(good["repeat"] == 0) & good["ttft_s"].notna()])
+
+    @property
+    def compared(self) -> list[Place]:
+        """Places in which a warm-up can be compared with none, the leading one first."""
+        return [p for p, kinds in self.measured.items() if NONE in kinds and len(kinds) > 1]
+
+    def others(self, place: Place) -> list[str]:
+        """Return the warm-ups of a place other than none."""
+        return [kind for kind in self.measured[place] if kind != NONE]
+
+    def samples(
+        self, column: str, place: Place, kind: str, *, later: bool = False
+    ) -> pd.Series[float]:
+        """Return one number per round: of the first reply, or of the ``later`` ones."""
+        return samples(
+            self.later if later else self.first,
+            column,
+            within="median",
+            page_cache=place.page_cache,
+            prompt_tokens=place.tokens,
+            warm_up=kind,
+        )
+
+    def estimate(self, column: str, place: Place, kind: str, *, later: bool = False) -> Estimate:
+        """Return the estimate over the processes of one warm-up."""
+        return estimate(self.samples(column, place, kind, later=later))
+
+    def difference(self, column: str, place: Place, kind: str, base: str = NONE) -> Estimate:
+        """Return by how much a warm-up's figure exceeds none's, round by round."""
+        a, b = (self.samples(column, place, one) for one in (base, kind))
+        return estimate((b - a).dropna())
+
+    def compare(self, column: str, place: Place, kind: str, base: str = NONE) -> Comparison:
+        """Compare a warm-up with another, by default with none, by the noise of its state."""
+        a, b = (self.samples(column, place, one) for one in (base, kind))
+        of_state = self.first[self.first["page_cache"] == place.page_cache]
+        return compare(a, b, noise_floor(of_state, column))
+
+    def worth(self, place: Place, kind: str) -> float | None:
+        """Return the share of loads that must be followed by a question for it to save time.
+
+        The warm-up is paid at every load, its saving comes with every first reply. ``None`` where
+        nothing is saved for sure.
+        """
+        if self.compare("ttft_s", place, kind).verdict != "faster":
+            return None
+        saved = -self.difference("ttft_s", place, kind).median
+        return self.estimate("warm_up_s", place, kind).median / saved
+
+
+def _by_place(rows: pd.DataFrame) -> dict[Place, list[str]]:
+    """Return the warm-ups of some rows by place: the longest prompt first, then the states."""
+    found: dict[Place, set[str]] = {}
+    for state, tokens, kind in rows[["page_cache", "prompt_tokens", "warm_up"]].itertuples(
+        index=False, name=None
+    ):
+        found.setdefault(Place(state, float(tokens)), set()).add(kind)
+    states = list(STATES)
+    places = sorted(found, key=lambda p: (-p.tokens, states.index(p.page_cache)))  # type: ignore[arg-type]
+    return {place: sorted(found[place], key=ORDER.index) for place in places}
+
+
+def answer(view: View) -> Answer:
+    """Answer which warm-up makes the first reply sooner, what it costs, and when it pays."""
+    if nothing := no_answer(view.data):
+        return nothing
+    if not view.compared:
+        sentence = (
+            "Which warm-up pays is **undecided**: in no state of the page cache were both a "
+            "warm-up and its absence measured."
+        )
+        return Answer("no warm-up was measured beside none", "undecided", "", (sentence,))
+    place = view.compared[0]
+    kinds = view.others(place)
+    best = min(kinds, key=lambda kind: view.estimate("ttft_s", place, kind).median)
+    found = {kind: view.compare("ttft_s", place, kind) for kind in kinds}
+    chosen = found[best]
+    alone, warmed = (view.estimate("ttft_s", place, kind) for kind in (NONE, best))
+    sentences = [
+        f"With {model_name(view.info)}, the {place.words} and a first prompt of "
+        f"{place.tokens:,.0f} tokens, the first token comes after {phrases.estimate(alone, 'ms')} "
+        "without a warm-up.",
+        f"It comes soonest with **{escape(best)}**, after {phrases.median(warmed, 'ms')}, "
+        f"{phrases.share(chosen.ratio)} of that: {phrases.verdict(chosen)}.",
+        _cost(view, place, best),
+        _on_demand(view, place, kinds),
+        phrases.noise(list(found.values())),
+    ]
+    line = f"{best}: the first TTFT falls to {percent(chosen.ratio.median)}"
+    if chosen.verdict != "faster":
+        line = f"no warm-up is surely sooner; the nearest is {best}"
+    sure = phrases.sureness(list(found.values()))
+    return Answer(line, chosen.verdict, sure, tuple(filter(None, sentences)))
+
+
+def _cost(view: View, place: Place, kind: str) -> str:
+    """Say what a warm-up costs in time, RAM and disk, and when it saves time over many loads."""
+    spent = view.estimate("warm_up_s", place, kind)
+    costs = [phrases.estimate(spent, "ms", bold=False)]
+    ram = view.difference("rss_after_load_bytes", place, kind)
+    if ram.n:
+        costs.append(f"{phrases.median(ram, 'MiB')} of RAM")
+    size = view.estimate("state_bytes", place, kind)
+    if size.n:
+        costs.append(f"a file of {phrases.median(size, 'MiB')}")
+    worth = view.worth(place, kind)
+    if worth is None:
+        return f"It costs {', '.join(costs)}."
+    pays = f"over many loads it saves time if {percent(worth)} of them are followed by a question"
+    return f"It costs {', '.join(costs)}: {pays if worth <= 1 else 'more than it saves'}."
+
+
+def _on_demand(view: View, place: Place, kinds: list[str]) -> str:
+    """Say which warm-ups help where the model is loaded only when the question is there."""
+    found = {kind: view.compare("load_and_ttft_s", place, kind) for kind in kinds}
+    helping = [escape(kind) for kind, one in found.items() if one.verdict == "faster"]
+    if not helping:
+        return "Loaded on demand, with the question waiting, no warm-up surely brings it sooner."
+    return f"Loaded on demand, load and first token together are sooner with {', '.join(helping)}."
+
+
+def table(view: View) -> pd.DataFrame:
+    """Return one row per page cache, prompt and warm-up: what it brings and what it costs."""
+    rows = []
+    for place, kinds in view.measured.items():
+        for kind in kinds:
+            at = (place, kind)
+            worth = view.worth(place, kind) if NONE in kinds and kind != NONE else None
+            row = {
+                "page cache": place.page_cache,
+                "first prompt, tokens": f"{place.tokens:.0f}",
+                "warm-up": kind,
+                "first TTFT, ms": phrases.short(view.estimate("ttft_s", *at), "ms"),
+                "later TTFT, ms": phrases.short(view.estimate("ttft_s", *at, later=True), "ms"),
+            }
+            for name, column in {
+                "first TTFT against none": "ttft_s",
+                "load and TTFT against none": "load_and_ttft_s",
+                "load without it against none": "bare_load_s",
+            }.items():
+                compared = NONE in kinds and kind != NONE
+                row[name] = phrases.change(view.compare(column, *at)) if compared else "–"
+            ram, peak, size = (
+                number(view.estimate(column, *at).median * MIB)
+                for column in ("rss_after_load_bytes", "rss_peak_bytes", "state_bytes")
+            )
+            row |= {
+                "warm-up, ms": phrases.short(view.estimate("warm_up_s", *at), "ms"),
+                "saves if asked after": percent(worth) if worth is not None else "–",
+                "load with it, ms": phrases.short(view.estimate("load_s", *at), "ms"),
+                "RAM after load, MiB": ram,
+                "RAM peak, MiB": peak,
+                "file, MiB": size,
+            }
+            for name in ("evaluate", "save"):
+                made_s = view.estimate(f"state_{name}_s", *at).median
+                row[f"file: {name}, ms"] = number(made_s * MS)
+            rows.append(row)
+    made = pd.DataFrame(rows)
+    made.attrs["caption"] = (
+        f"{phrases.BRACKETS} Saves if asked after: share of loads that must be followed by a "
+        "question for the warm-up to save more time than it takes."
+    )
+    return made
+
+
+PAID, WAITED = "#c3ccd6", "#27375f"
+"""Colours of the warm-up and of the first TTFT: light and dark, in print too."""
+HEIGHT = 0.62
+
+
+@style.styled
+def figure(view: View, ax: Axes | None = None) -> Axes:
+    """Draw the warm-up to the left of the question and the first TTFT to its right.
+
+    One bar per warm-up and state of the page cache, at the longest prompt; points are processes.
+    Both parts begin at zero, so that both can be compared.
+    """
+    own = ax is None
+    longest = max((place.tokens for place in view.planned), default=0.0)
+    groups = {place: kinds for place, kinds in view.planned.items() if place.tokens == longest}
+    rows = sum(map(len, groups.values()))
+    ax = ax or style.new_axes(8.0, 1.5 + 0.33 * (rows + len(groups)))
+    ax.set_title("Warm-up and first reply")
+    if not view.measured:
+        return style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+    left, right = _reach(view, groups)
+    y, ticks = 0.0, []
+    for place, kinds in groups.items():
+        head = f"model's {place.words}"
+        ax.text(-left * 1.18, y, head, va="center", fontweight="bold", fontsize=9.5)
+        for kind in kinds:
+            y += 1
+            ticks.append((y, kind))
+            if kind in view.measured.get(place, []):
+                _bar(ax, view, y, place, kind)
+            else:
+                lost = view.data[(view.data["warm_up"] == kind)]
+                lost = lost[lost["page_cache"] == place.page_cache]
+                words = fr.status_words(lost[lost["prompt_tokens"] == place.tokens])
+                style.hatch_box(ax, 0, y - HEIGHT / 2, right * 0.5, HEIGHT, words)
+        y += 1.3
+    ax.axvline(0, color=style.INK, linewidth=1.0)
+    ax.set_xlim(-left * 1.2, right * 1.16)
+    ax.set_ylim(y - 0.6, -0.8)
+    ax.set_yticks([at for at, _ in ticks], [kind for _, kind in ticks])
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+    ax.grid(visible=True, axis="x")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{abs(x):,.10g}"))
+    ax.set_xlabel("◀ warm-up, paid before the question   |   first TTFT, waited ▶   (ms)")
+    style.subtitle(ax, f"First prompt of {longest:,.0f} tokens. Bars: medians; points: processes.")
+    style.say_below(ax, style.say_failures(view.data), own)
+    return ax
+
+
+def _reach(view: View, groups: dict[Place, list[str]]) -> tuple[float, float]:
+    """Return how far the bars go to either side, in ms."""
+    shown = [(place, kind) for place in groups for kind in view.measured.get(place, [])]
+    before, after = (
+        max((view.samples(name, *at).max() * MS for at in shown), default=0.0)
+        for name in ("warm_up_s", "ttft_s")
+    )
+    after = after or 1.0
+    # Without any warm-up the group's name still needs a place.
+    return max(before, 0.25 * after), after
+
+
+def _bar(ax: Axes, view: View, y: float, place: Place, kind: str) -> None:
+    for name, sign, colour in (("warm_up_s", -1, PAID), ("ttft_s", 1, WAITED)):
+        each = view.samples(name, place, kind) * MS
+        middle = float(each.median())
+        if not middle > 0:
+            continue
+        ax.barh(y, sign * middle, HEIGHT, color=colour, label=f"_{name} {kind}")
+        below = np.full(len(each), y + HEIGHT / 2 + 0.1)  # the bar's end has the number
+        ax.scatter(sign * each, below, s=13, color=style.MUTED, zorder=3, label="_samples")
+        ax.annotate(
+            number(middle),
+            (sign * middle, y),
+            (sign * 6, 0),
+            textcoords="offset points",
+            va="center",
+            ha="left" if sign > 0 else "right",
+            fontsize=9.5,
+            color=style.INK if sign > 0 else style.MUTED,
+        )
+
+
+@style.styled
+def by_prompt(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
+    """Draw warm-up and first TTFT against the length of the first prompt, a line per warm-up."""
+    own, pair = axes is None, style.two_axes(axes)
+    titles = {"warm_up_s": "Warm-up, paid before", "ttft_s": "First TTFT, waited"}
+    for ax, (column, title) in zip(pair, titles.items(), strict=True):
+        ax.set_title(title)
+        if not view.measured:
+            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+            continue
+        state = next(iter(view.measured)).page_cache
+        rows = view.first[view.first["page_cache"] == state]
+        each = per_process(rows, column, ["warm_up", "prompt_tokens"]).dropna()
+        palette = style.ramp(len(ORDER))
+        drawn = [
+            fig.line_of(
+                kind,
+                each[each["warm_up"] == kind],
+                "prompt_tokens",
+                column,
+                "ms",
+                colour=palette[index],
+                marker=style.MARKERS[index],
+                dash="-",
+            )
+            for index, kind in enumerate(ORDER)
+            if not (kind == NONE and column == "warm_up_s")
+        ]
+        fig.lines(ax, drawn)
+        ax.set_xticks(sorted(each["prompt_tokens"].unique()))
+        ax.set_xlabel("first prompt, tokens")
+        ax.set_ylabel("ms")
+    if view.measured:
+        state_words = next(iter(view.measured)).words
+        style.say_above(pair[0], f"Model's {state_words}. Points: processes; lines: medians.", own)
+    style.say_below(pair[0], style.say_failures(view.data), own)
+    return np.array(pair)
