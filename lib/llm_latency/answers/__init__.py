@@ -9,12 +9,6 @@ from __future__ import annotations
 from llm_latency.answers.advise import advise, advise_table
 from llm_latency.answers.everything import everything
 from llm_latency.answers.memory_ledger import memory_ledger, memory_ledger_table
-from llm_latency.answers.memory_locking import memory_locking
-from llm_latency.answers.memory_locking_page import (
-    memory_locking_bytes,
-    memory_locking_reading,
-    memory_locking_table,
-)
 from llm_latency.answers.page import completeness, data, method, model_notice
 from llm_latency.answers.readings import (
     latency_by_memory,
@@ -35,10 +29,6 @@ __all__ = [
     "memory_by_n_ctx",
     "memory_ledger",
     "memory_ledger_table",
-    "memory_locking",
-    "memory_locking_bytes",
-    "memory_locking_reading",
-    "memory_locking_table",
     "method",
     "model_notice",
     "speed_heatmap",

@@ -1,87 +1,426 @@
-"""Locking the model in RAM: whether answers get steadier, and what happens when memory is short."""
+"""Locking the model in RAM: is it honoured, is it steadier, and what if memory is short.
+
+Mapped weights are pages of the page cache: when memory is short the system may drop them, and the
+next token reads them from the disk again, a thousand times slower than from RAM. ``mlock`` asks
+the system to keep them; reading the file copies it into memory that can only be swapped. Where
+there is enough memory nothing should differ. Where there is not, mapped weights get slow, and
+copied or locked ones end the process.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 
 from llm_latency.model import names
-from llm_latency.plan import loading as ways
+from llm_latency.plan import loading
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.sizes import limit_bytes
-from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.spec import Plan
+from llm_latency.records import frame as fr
+from llm_latency.report import phrases, style
+from llm_latency.report.page import Answer, Run, model_name, no_answer
+from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import Estimate, estimate
+from llm_latency.words import MIB, MS, counts, enumerate_words, escape, number, percent, span
+
+REPLACED = loading.REPLACED
+NO_LIMIT = "no limit"
+BASE = "mmap"
+"""The way with which the others are compared: the engine's own."""
+WHOLE = 0.95
+"""Share of the weights from which they count as locked."""
+SMALLEST_SPREAD = 0.2
+"""Relative difference of a spread below which nobody would call answers steadier."""
+STEADY = {"faster": "steadier", "slower": "less steady", "same": "as steady"}
+"""What the verdicts on times mean of a spread."""
+SPREADS = {
+    "TTFT range": "ttft_range_s",
+    "ITL MAD": "itl_mad_s",
+    "TTFT off the median": "ttft_off_s",
+    "ITL off the median": "itl_off_s",
+}
+"""Spreads within a process (range, median absolute deviation) and between processes."""
+PHASES = {
+    "load": "while loading",
+    "warm-up": "between loading and the first generation",
+    "generation 0": "in the first generation",
+}
 
 
 def plan(
     model: str = "synthetic:tiny",
-    reading: Grid = ("mmap", "read", "mlock"),
-    memory_limit: Grid = ("none", "+20 MiB"),
-    prompt_tokens: int = 64,
+    reading: Annotated[Grid, "map the file, copy it, or map and lock it"] = (
+        *("mmap", "read", "mlock"),
+    ),
+    memory_limit: Annotated[Grid, 'none, "64 MiB", "110 %" of the file, "+20 MiB" beyond it'] = (
+        *("none", "+20 MiB"),
+    ),
+    prompt_tokens: Annotated[int, "length of the prompt, in tokens"] = 64,
     max_tokens: int = 32,
     n_ctx: int = 512,
     rounds: int = 6,
     repeats: int = 3,
-    timeout_s: float = 60.0,
+    timeout_s: Annotated[float, "longest life of a process: one that thrashes must end"] = 60.0,
     **options: Any,
 ) -> Plan:
-    """Plan whether locking makes answers steadier, and what happens when memory is short.
+    """Plan every way of reading the file under every limit of memory.
 
     A process without a limit starts with the model's file in RAM. One with a limit starts with
     the file put out of the page cache: pages that were there before would not count against it.
-
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
-    reading
-        Ways to bring the file into memory: ``mmap`` (map it), ``read`` (copy it) and ``mlock``
-        (map it and lock it in RAM). They set ``use_mmap`` and ``use_mlock``.
-    memory_limit
-        Most memory that a process may use: ``none``, an amount such as ``64 MiB``, a share of
-        the model's file such as ``110 %``, or ``+20 MiB``: so much beyond the file. What Python
-        took before is not counted; the engine itself, its context and its buffers are.
-    prompt_tokens
-        Length of the prompt, in tokens.
-    max_tokens
-        Tokens to generate: exactly so many.
-    n_ctx
-        Tokens that the context can hold.
-    rounds
-        How often every cell is measured, each time in a fresh process.
-    repeats
-        Further generations in each process after the first.
-    timeout_s
-        Longest life of one process, in seconds. One that reads its weights from the disk again
-        for every token may take very long: this ends it.
-    **options
-        See :data:`~llm_latency.plan.builder.OPTIONS`.
-
-    Raises
-    ------
-    ParameterError
-        One sentence that names the parameter, its value, and what to do.
     """
-    asked = Request("memory_locking", locals(), names.check, ways.REPLACED)
-    chosen = {way: ways.READING[way] for way in asked.chosen("reading", ways.READING)}
-    named = asked.many("memory_limit")
-    limits = list(
-        dict.fromkeys(
-            limit_bytes("memory_limit", value, lambda: names.file_bytes(asked.model))
-            for value in named
+    request = Request("memory_locking", locals(), names.check, REPLACED)
+    ways = request.chosen("reading", loading.READING)
+    size = functools.partial(names.file_bytes, request.model)
+    named = request.many("memory_limit")
+    limits = list(dict.fromkeys(limit_bytes("memory_limit", value, size) for value in named))
+    cells = {
+        (limit, way): request.cell(
+            prompt_tokens=request.one("prompt_tokens"),
+            max_tokens=request.one("max_tokens"),
+            repeats=request.one("repeats"),
+            page_cache="resident" if limit is None else "evicted",
+            memory_limit_bytes=limit,
+            **loading.READING[way],
         )
-    )
-    cells = [_cell(asked, settings, limit) for limit in limits for settings in chosen.values()]
-    # The noise of equal cells is that of processes that have all the memory they want.
-    most = max(range(len(limits)), key=lambda i: limits[i] or float("inf"))
-    return asked.plan(cells, twins=[cells[most * len(chosen)]])
-
-
-def _cell(asked: Request, settings: dict[str, bool], limit: int | None) -> Trial:
-    values: dict[str, Any] = {
-        name: asked.one(name) for name in ("prompt_tokens", "max_tokens", "repeats")
+        for limit in limits
+        for way in ways
     }
-    return asked.cell(
-        page_cache="resident" if limit is None else "evicted",
-        memory_limit_bytes=limit,
-        **values,
-        **settings,
+    # The noise of equal cells is that of processes that have all the memory they want.
+    most = max(limits, key=lambda limit: math.inf if limit is None else limit)
+    return request.plan(list(cells.values()), twins=[cells[most, ways[0]]])
+
+
+class Kind(NamedTuple):
+    """One way of reading the file under one memory limit, both in words."""
+
+    memory: str
+    way: str
+
+
+class View:
+    """The processes of a run, by way of reading and memory limit.
+
+    The spread of answers is measured within a process (of its own generations and tokens) and
+    between processes of a kind (how far each lies from their median).
+
+    Attributes
+    ----------
+    each : pandas.DataFrame
+        One row per process, failed ones and twins included.
+    planned : list of Kind
+        Every kind that was tried: without a limit first, then by falling limit.
+    measured : list of Kind
+        Those of which at least one process ended well.
+    """
+
+    def __init__(self, run: Run) -> None:
+        rows = run.frame()
+        self.info, self.data = run.info, fr.by_cell(rows)
+        self.each = _processes(rows)
+        self.counting = fr.counted(self.each)
+        limits = self.counting.groupby("memory")["memory_limit_bytes"].max().fillna(math.inf)
+        self.memories = [str(m) for m in limits.sort_values(ascending=False, kind="stable").index]
+        pairs = {Kind(m, w) for m, w in zip(self.counting["memory"], self.counting["reading"],
+                                           strict=True)}  # fmt: skip
+        ways = loading.ranked(pair.way for pair in pairs)
+        every = [Kind(memory, way) for memory in self.memories for way in ways]
+        self.planned = [kind for kind in every if kind in pairs]
+        self.measured = [kind for kind in self.planned if len(self.good(kind))]
+
+    def of(self, kind: Kind) -> pd.DataFrame:
+        """Return the processes of a kind that count, however they ended."""
+        data = self.counting
+        return data[(data["memory"] == kind.memory) & (data["reading"] == kind.way)]
+
+    def good(self, kind: Kind) -> pd.DataFrame:
+        """Return those of them that ended well."""
+        return fr.ok(self.of(kind))
+
+    def estimate(self, column: str, kind: Kind) -> Estimate:
+        """Return the estimate over the processes of a kind."""
+        return estimate(self.good(kind)[column])
+
+    def compare(self, column: str, base: Kind, other: Kind) -> Comparison:
+        """Compare a kind with another; spreads must differ by more than times do to matter."""
+        a, b = (
+            samples(self.each, column, within="median", memory=kind.memory, reading=kind.way)
+            for kind in (base, other)
+        )
+        smallest = SMALLEST_SPREAD if column in SPREADS.values() else SMALLEST_EFFECT
+        return compare(a, b, noise_floor(self.each, column, "median"), smallest)
+
+    def plenty(self, kind: Kind) -> Kind | None:
+        """Return the same way with the most memory that was measured; ``None`` if it is that."""
+        same_way = [one for one in self.measured if one.way == kind.way]
+        return same_way[0] if same_way and same_way[0] != kind else None
+
+    def locked(self) -> tuple[int, int]:
+        """Return in how many processes the weights were locked whole, and of how many."""
+        asked = self.counting[self.counting["reading"] == "mlock"]
+        known = asked.dropna(subset=["locked_after_load_bytes", "weights_bytes"])
+        share = known["locked_after_load_bytes"] / known["weights_bytes"]
+        return int((share >= WHOLE).sum()), len(known)
+
+
+def _processes(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return one row per process: its medians, and the spread of its answers."""
+    rows = rows.assign(memory=[_memory_words(limit) for limit in rows["memory_limit_bytes"]])
+    # The worst of its rows says how a process ended.
+    worst = rows.sort_values("status", key=lambda s: s.eq("ok"), kind="stable")
+    each = worst.drop_duplicates("process").set_index("process").sort_index()
+    good = fr.ok(rows).groupby("process")
+    each = each.assign(
+        ttft_s=good["ttft_s"].median(),
+        total_s=good["total_s"].median(),
+        ttft_range_s=good["ttft_s"].max() - good["ttft_s"].min(),
+        itl_median_s=good["itl_s"].apply(lambda part: _itl(part)[0]).astype(float),
+        itl_mad_s=good["itl_s"].apply(lambda part: _itl(part)[1]).astype(float),
+    )
+    kinds = fr.ok(each).groupby(["memory", "reading", "twin"])
+    for spread, column in (("ttft_off_s", "ttft_s"), ("itl_off_s", "itl_median_s")):
+        each[spread] = (each[column] - kinds[column].transform("median")).abs()
+    for spread in SPREADS.values():  # the ratio of a spread to none says nothing
+        each[spread] = each[spread].where(each[spread] > 0)
+    return each.reset_index()
+
+
+def _itl(part: pd.Series[Any]) -> tuple[float, float]:
+    """Return the median of a process's ITL and its median absolute deviation, without TTFT."""
+    times = [np.asarray(itl, dtype=float)[1:] for itl in part if isinstance(itl, list)]
+    itl = np.concatenate(times) if times else np.array([])
+    if not len(itl):
+        return math.nan, math.nan
+    middle = float(np.median(itl))
+    return middle, float(np.median(np.abs(itl - middle)))
+
+
+def _memory_words(limit: float) -> str:
+    return NO_LIMIT if math.isnan(limit) else f"{limit * MIB:.5g} MiB"
+
+
+def where_ended(reason: str) -> str:
+    """Return in which phase a process ended, in words; empty where the reason does not say."""
+    match = re.search(r"in phase '([^']+)'", reason)
+    if match is None:
+        return ""
+    later = re.fullmatch(r"generation (\d+)", match[1])
+    if match[1] not in PHASES and later:
+        return f"in generation {int(later[1]) + 1}"
+    return PHASES.get(match[1], f"in phase {match[1]}")
+
+
+def answer(view: View) -> Answer:
+    """Answer whether locking is honoured, whether it is steadier, and what a limit does."""
+    if nothing := no_answer(view.data):
+        return nothing
+    lead = f"With {model_name(view.info)}"
+    memory = view.memories[0]
+    base, lock = Kind(memory, BASE), Kind(memory, "mlock")
+    if not {base, lock} <= set(view.measured):
+        sentence = f"{lead}, **undecided**: mmap and mlock were not both measured ({memory})."
+        limits = [s for s in map(functools.partial(_short, view), view.memories[1:]) if s]
+        return Answer("mmap and mlock were not both measured", "undecided", "",
+                      (sentence, *limits[:3]))  # fmt: skip
+    total = view.compare("total_s", base, lock)
+    spread = view.compare("itl_mad_s", base, lock)
+    sentences = [
+        f"{lead}, {_honoured(view)}.",
+        f"With enough memory ({memory}) a generation takes {phrases.difference(total)} with mlock "
+        f"than with mmap, and the scatter of its tokens is "
+        f"{phrases.difference(spread, 'wider', 'narrower', STEADY)}.",
+    ]
+    sentences += [s for s in map(functools.partial(_short, view), view.memories[1:3]) if s]
+    sentences.append(
+        f"{phrases.noise([total]).removesuffix('.')}; a spread must differ by "
+        f"{percent(SMALLEST_SPREAD)} to matter."
+    )
+    line = f"mlock: {total.verdict} in time, {STEADY.get(spread.verdict, spread.verdict)}"
+    return Answer(line, total.verdict, phrases.sureness(total), tuple(sentences))
+
+
+def _honoured(view: View) -> str:
+    """Say whether the system locked what it was asked to lock."""
+    whole, known = view.locked()
+    if not known:
+        return "whether mlock is honoured is **not known**"
+    if whole == known:
+        return f"**mlock is honoured**: all weights are locked in {whole} of {known} processes"
+    remedy = "" if whole else "; raise the system's limit (ulimit -l)"
+    return f"**mlock is not honoured**: {whole} of {known} processes locked their weights{remedy}"
+
+
+def _short(view: View, memory: str) -> str:
+    """Say what each way does under a limit."""
+    told = []
+    for kind in view.planned:
+        if kind.memory != memory:
+            continue
+        ends = counts(view.of(kind)["status"])
+        text = f"{kind.way} {escape(ends)}"
+        plenty = view.plenty(kind)
+        if kind in view.measured and plenty is not None:
+            text += f", a generation {phrases.change(view.compare('total_s', plenty, kind))}"
+        elif kind not in view.measured:
+            phases = {where_ended(reason) for reason in view.of(kind)["reason"]} - {""}
+            text += f" {enumerate_words(sorted(phases), 2)}" if phases else ""
+        told.append(text)
+    by = set(view.counting.loc[view.counting["memory"] == memory, "memory_limit_by"])
+    how = {
+        frozenset({"cgroup"}): "page cache included",
+        frozenset({"rlimit"}): "mapped files not counted",
+    }.get(frozenset(by), "**not in force**")
+    return f"With {memory} ({how}): {'; '.join(told)}." if told else ""
+
+
+def table(view: View) -> pd.DataFrame:
+    """Return one row per memory limit and way of reading: how long, how steady, and compared."""
+    rows = []
+    for kind in view.planned:
+        row = _head(view, kind)
+        for label, column in {
+            "load, ms": "load_s", "TTFT, ms": "ttft_s", "total, ms": "total_s",
+            **{f"{name}, ms": column for name, column in SPREADS.items()},
+        }.items():  # fmt: skip
+            row[label] = phrases.short(view.estimate(column, kind), "ms")
+        base, plenty = Kind(kind.memory, BASE), view.plenty(kind)
+        both = kind != base and {kind, base} <= set(view.measured)
+        for label, column in {"load": "load_s", "TTFT": "ttft_s", "total": "total_s"}.items():
+            found = view.compare(column, base, kind) if both else None
+            row[f"{label} against mmap"] = phrases.change(found) if found else "–"
+        for label, column in SPREADS.items():
+            found = view.compare(column, base, kind) if both else None
+            row[f"{label} against mmap"] = phrases.change(found, STEADY) if found else "–"
+        slower = plenty and kind in view.measured and view.compare("total_s", plenty, kind)
+        row["total against most memory"] = phrases.change(slower) if slower else "–"
+        rows.append(row)
+    made = pd.DataFrame(rows)
+    made.attrs["caption"] = (
+        f"{phrases.BRACKETS} TTFT range: longest less shortest in a process; ITL MAD: median "
+        "absolute deviation of its tokens' times; off the median: of its kind's processes."
+    )
+    return made
+
+
+def sizes(view: View) -> pd.DataFrame:
+    """Return one row per memory limit and way of reading: what was read, faulted and locked."""
+    rows = []
+    for kind in view.planned:
+        row = _head(view, kind)
+        for label, (column, factor) in {
+            "major faults": ("major_faults", 1.0),
+            "read while loading, MiB": ("read_bytes", MIB),
+            "locked, MiB": ("locked_after_load_bytes", MIB),
+            "weights, MiB": ("weights_bytes", MIB),
+            "RSS peak, MiB": ("rss_peak_bytes", MIB),
+            "counted against the limit, MiB": ("memory_limit_peak_bytes", MIB),
+        }.items():
+            values = (view.of(kind)[column].dropna() * factor).round(1)
+            row[label] = span(values.min(), values.max()) if len(values) else "–"
+        rows.append(row)
+    made = pd.DataFrame(rows)
+    made.attrs["caption"] = (
+        "Smallest–largest of all processes that told, failed ones too. Major faults: pages that "
+        "had to come from the disk while the process ran. A dash: not measured."
+    )
+    return made
+
+
+def _head(view: View, kind: Kind) -> dict[str, str]:
+    trials = counts(view.of(kind)["status"])
+    return {"memory": kind.memory, "reading": kind.way, "trials": trials}
+
+
+GAP = 0.7
+"""Space between one limit and the next, in places."""
+
+
+@style.styled
+def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
+    """Draw the latency of answers and the spread of the ITL by memory limit and way of reading.
+
+    A point per process, a bar at the median with its interval. A kind of which no process ended
+    well is a hatched box with its status. Major faults stand over the points that had them.
+    """
+    own, pair = axes is None, style.two_axes(axes, 4.2)
+    panels = (
+        ("total_s", "Total latency", "a whole generation, ms"),
+        ("itl_mad_s", "Spread of the ITL within a process", "median absolute deviation, ms"),
+    )
+    for ax, (column, title, label) in zip(pair, panels, strict=True):
+        ax.set_title(title)
+        if view.measured:
+            _panel(ax, view, column, label)
+        else:
+            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+    if view.measured:
+        style.say_above(pair[0], "Points: processes; lines: medians with their interval.", own)
+    return np.array(pair)
+
+
+def _panel(ax: Axes, view: View, column: str, label: str) -> None:
+    ways = loading.ranked(kind.way for kind in view.planned)
+    looks = dict(zip(ways, zip(style.ramp(len(ways)), style.MARKERS, strict=False), strict=True))
+    highest = pd.Series([view.good(kind)[column].max() for kind in view.measured]).max()
+    top = highest * MS * 1.35 if highest > 0 else 1.0
+    ax.set_ylim(0, top)
+    place, ticks = 0.0, []
+    for memory in view.memories:
+        kinds = [kind for kind in view.planned if kind.memory == memory]
+        at: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "annotation_clip": False}
+        text: dict[str, Any] = {"ha": "center", "va": "top", "fontweight": "bold", "fontsize": 9.5}
+        middle = (place + (len(kinds) - 1) / 2, 0)
+        ax.annotate(memory, middle, (0, -24), textcoords="offset points", **text, **at)
+        for kind in kinds:
+            ticks.append((place, kind.way))
+            if kind in view.measured:
+                _points(ax, view, kind, column, place, *looks[kind.way])
+            else:
+                word = counts(view.of(kind)["status"])
+                style.hatch_box(ax, place - 0.36, 0, 0.72, top * 0.5, word, rotation=90)
+            place += 1.0
+        place += GAP
+    ax.set_xlim(-0.6, place - GAP - 0.4)
+    ax.set_xticks([x for x, _ in ticks], [way for _, way in ticks])
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlabel("memory of the process", labelpad=26)
+    ax.set_ylabel(label)
+
+
+def _points(
+    ax: Axes, view: View, kind: Kind, column: str, x: float, colour: Any, marker: str
+) -> None:
+    good = view.good(kind)
+    values = (good[column] * MS).dropna()
+    notes = ["not known"]
+    if len(values):
+        aside = np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else np.zeros(1)
+        label = f"_{kind.memory} {kind.way}"
+        look: dict[str, Any] = {"color": colour, "alpha": 0.55}
+        ax.scatter(x + aside, values, s=20, marker=marker, linewidths=0, label=label, **look)
+        found = view.estimate(column, kind).times(MS)
+        ax.vlines([x], found.low, found.high, linewidth=2.2, **look)
+        ax.plot([x - 0.3, x + 0.3], [found.median] * 2, color=colour, label="_median")
+        notes = [number(found.median)]
+    faults = good["major_faults"].dropna()
+    if column == "total_s" and len(faults) and faults.max() > 0:
+        notes.append(f"{span(faults.min(), faults.max())}\nmajor faults")
+    bad = view.of(kind)["status"].loc[lambda status: status != "ok"]
+    notes += [counts(bad)] if len(bad) else []
+    ax.annotate(
+        "\n".join(reversed(notes)),
+        (x, float(values.max()) if len(values) else 0.0),
+        (0, 6),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=9,
+        annotation_clip=False,
     )
