@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import yaml
+from IPython.display import Markdown
 from pydantic import Field
 from tqdm import tqdm
 
@@ -23,7 +26,8 @@ from llm_latency.plan.spec import Frozen, Plan, RunId
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.records.folders import outputs_dir, project_dir
 from llm_latency.records.store import RunStore
-from llm_latency.report import tables
+from llm_latency.report import page, tables
+from llm_latency.words import escape
 
 PRESETS = ("quick", "standard", "rigorous")
 
@@ -43,40 +47,20 @@ ASKED = tuple(name for name, question in QUESTIONS.items() if question.asked_wit
 
 @closed("everything")
 def plan(
-    model: str = "",
-    preset: str = "quick",
-    questions: Grid = ("all",),
+    model: Annotated[str, "empty: the preset's; or a path, synthetic:<shape>, hf:…"] = "",
+    preset: Annotated[str, "quick, standard or rigorous: model and strictness"] = "quick",
+    questions: Annotated[Grid, "some of the notebooks' names, such as warm_up; or all"] = ("all",),
     n_gpu_layers: int = -1,
     n_threads: int = 0,
-    rounds: int = 0,
+    rounds: Annotated[int, "fresh processes per cell; 0: the preset's"] = 0,
     seed: int = 0,
     wait_s: float = 0.0,
-    run_id: str = "",
+    run_id: Annotated[str, "head of the runs' names; empty: one is made"] = "",
 ) -> Everything:
     """Plan all questions at a preset.
 
     With ``quick`` each question has its own default grid, else that of ``params/<name>.yaml``;
     the model and how strictly it is measured come from ``params/<preset>.yaml``.
-
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``; empty: the preset's.
-    preset
-        ``quick``, ``standard`` or ``rigorous``.
-    questions
-        Names of notebooks, one or a list; ``all``: all nine.
-    n_gpu_layers, n_threads
-        llama-cpp-python's settings, for all questions.
-    rounds
-        Fresh processes per cell; 0: the preset's.
-    seed
-        Of the shuffled orders.
-    wait_s
-        How long to wait for another run that measures on this machine, in seconds; 0 refuses
-        at once.
-    run_id
-        Head of the runs' names; empty makes one.
 
     Raises
     ------
@@ -166,15 +150,10 @@ class Runs:
         first = next((store.info for store in self.stores.values()), {})
         return {**first, "plan": {"parameters": self.plan.parameters}}
 
-    def frame(self, question: str) -> pd.DataFrame:
-        """Return the rows of one question; empty if it could not be run."""
-        store = self.stores.get(question)
-        return pd.DataFrame() if store is None else store.frame()
-
-    def given(self, question: str, name: str) -> Any:
-        """Return a parameter that a question was asked with; ``None`` if it was not run."""
-        store = self.stores.get(question)
-        return None if store is None else store.plan.parameters.get(name)
+    @cached_property
+    def views(self) -> dict[str, Any]:
+        """The view of every question that was run."""
+        return {name: module(name).View(store) for name, store in self.stores.items()}
 
     def failures(self) -> pd.DataFrame:
         """Return the trials of all questions that did not end well."""
@@ -196,6 +175,38 @@ class Runs:
         )
         table.attrs["card"] = True
         return table.astype(str)
+
+
+def notices(runs: Runs) -> Markdown:
+    """Return what a reader must know before the answers; nothing where all is well."""
+    stopped = [
+        f"**{escape(name)} was not run:** {escape(why)}" for name, why in runs.stopped.items()
+    ]
+    return page.head(runs.planned, runs.final, runs.info, *stopped)
+
+
+def table(runs: Runs) -> pd.DataFrame:
+    """Return one row per question: what was asked, the answer in a line, and how sure that is."""
+    rows = []
+    for name, view in runs.views.items():
+        found = module(name).answer(view)
+        asks = QUESTIONS[name].asks.replace("`", "")
+        rows.append((asks, html.unescape(found.line), found.verdict, found.sure))
+    return pd.DataFrame(rows, columns=["question", "answer", "verdict", "how sure"])
+
+
+def answer(runs: Runs, name: str) -> page.Answer:
+    """Return a question's answer, or why there is none."""
+    if name in runs.views:
+        found: page.Answer = module(name).answer(runs.views[name])
+        return found
+    why = escape(runs.stopped.get(name, "it was not asked"))
+    return page.Answer("not run", "none", "", (f"**Not run:** {why}.",))
+
+
+def figure(runs: Runs, name: str) -> Any:
+    """Draw a question's figure; nothing where it was not run."""
+    return module(name).figure(runs.views[name]) if name in runs.views else None
 
 
 def run(plan: Everything, progress: bool = True) -> Runs:

@@ -151,12 +151,12 @@ def _line(plan: Callable[..., Any], name: str, value: Any) -> str:
 
 def description(plan: Callable[..., Any], name: str) -> str:
     """Return what a parameter is, in a few words: the question's own, or those of the shapes."""
-    if name == "model":
-        return MODEL
     hint = typing.get_type_hints(plan, include_extras=True).get(name)
     for text in getattr(hint, "__metadata__", ()):
         if isinstance(text, str):
             return text
+    if name == "model":
+        return MODEL
     for shape in SHAPES:
         if (field := shape.model_fields.get(name)) is not None and field.description:
             text = field.description[0].lower() + field.description[1:]

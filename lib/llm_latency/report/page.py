@@ -134,30 +134,36 @@ def notices(run: Any) -> Markdown:
     """Return what a reader must know before the answer; nothing where all is well.
 
     Whether the run is complete, whether the model has random weights, which cells failed, and
-    whether the machine was disturbed. It also marks the page for the report: a kernel that dies
-    leaves no such mark, whatever papermill says of its cells.
+    whether the machine was disturbed.
 
     Parameters
     ----------
     run
         A stored run.
     """
-    planned, final = run.planned, run.final
+    data = fr.by_cell(run.frame())
+    return head(run.planned, run.final, run.info, failed(data), disturbed(data))
+
+
+def head(planned: int, final: int, info: Mapping[str, Any], *more: str) -> Markdown:
+    """Return the head of a page: INCOMPLETE, the model's notice, and further warnings.
+
+    It also marks the page for the report: a kernel that dies leaves no such mark, whatever
+    papermill says of its cells.
+    """
     texts = []
     if final < planned:
         texts.append(
             f"**INCOMPLETE: {final:,} of {planned:,} trials** have been measured. What follows "
             f"holds for these only; run again with the same {code('run_id')} to go on."
         )
-    card = run.info.get("model") or {}
+    card = info.get("model") or {}
     if str(card.get("name") or "").startswith("synthetic:"):
         texts.append("**Random weights:** true speed and memory, meaningless text.")
     elif card.get("notice"):
         texts.append(f"**{escape(card['notice'])}**")
-    data = fr.by_cell(run.frame())
-    texts += [failed(data), disturbed(data)]
     mark = {MARKER: {"planned": planned, "final": final}}
-    return markdown("\n\n".join(filter(None, texts)), metadata=mark)
+    return markdown("\n\n".join(filter(None, [*texts, *more])), metadata=mark)
 
 
 def failed(data: pd.DataFrame) -> str:
