@@ -37,8 +37,8 @@ GROWTH_BYTES = 1 << 29
 TYPED = {"ok", "invalid", "refused", "oom", "crashed", "timeout"}
 
 
-def measure(path: Path, number: int) -> Record:
-    """Carry out one trial on a damaged file, under a memory limit."""
+def measure(path: Path, folder: Path, number: int) -> Record:
+    """Carry out one trial on a damaged file, under a memory limit; its log lies in the folder."""
     trial = Trial(
         experiment="faults",
         model=path.name,
@@ -47,7 +47,7 @@ def measure(path: Path, number: int) -> Record:
         start=Start(memory_limit_bytes=LIMIT_BYTES),
         round=number,
     )
-    job = jobs.job(path.parent, trial, model=path, timeout_s=TIMEOUT_S)
+    job = jobs.job(folder, trial, model=path, timeout_s=TIMEOUT_S)
     try:
         return one_trial.carry_out(job)
     finally:
@@ -94,7 +94,7 @@ def report(count: int = 1000, seed: int = 0) -> Iterator[str]:
                 try:
                     slowest_s = max(slowest_s, read(path))
                     most_bytes = max(most_bytes, psutil.Process().memory_info().rss)
-                    record = measure(path, number)
+                    record = measure(path, Path(place), number)
                 except Exception as error:  # what should never be
                     broken.append(f"{what} raised {type(error).__name__}: {error}")
                 else:

@@ -128,7 +128,7 @@ def test_what_came_before_this_process_is_not_fetched_again(
     # Another process, with nothing but the disk to know it by.
     server.served = 0
     environment = os.environ | {"HF_ENDPOINT": server.endpoint, "HF_HUB_CACHE": str(cache)}
-    lines = f"from llm_latency import models; print(names.resolve({NAME!r}))"
+    lines = f"from llm_latency.model import names; print(names.resolve({NAME!r}))"
     done = subprocess.run(
         [sys.executable, "-c", lines], env=environment, capture_output=True, encoding="utf-8"
     )
@@ -140,7 +140,7 @@ def test_what_came_before_this_process_is_not_fetched_again(
 def test_what_a_killed_process_fetched_is_kept(server: Hub, commit: str, cache: Path) -> None:
     server.faults.breaks, server.faults.how = [100_000], "stall"
     environment = os.environ | {"HF_ENDPOINT": server.endpoint, "HF_HUB_CACHE": str(cache)}
-    lines = f"from llm_latency import models; names.resolve({NAME!r})"
+    lines = f"from llm_latency.model import names; names.resolve({NAME!r})"
     killed = subprocess.Popen([sys.executable, "-c", lines], env=environment)
     blobs = cache / "models--owner--repo" / "blobs"
     try:
@@ -333,7 +333,7 @@ def test_without_the_hub_the_cache_serves(
 
 def test_the_hub_is_the_one_that_the_environment_names(cache: Path) -> None:
     """In a process of its own, as a user sets HF_ENDPOINT and HF_HUB_OFFLINE."""
-    lines = f"from llm_latency import models; names.resolve({NAME!r})"
+    lines = f"from llm_latency.model import names; names.resolve({NAME!r})"
     for variables, words in (
         ({"HF_ENDPOINT": "http://127.0.0.1:1"}, "http://127.0.0.1:1 cannot be reached"),
         ({"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids to fetch it"),
