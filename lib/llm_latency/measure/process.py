@@ -21,7 +21,7 @@ from typing import IO, Literal
 
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import LabError
-from llm_latency.machine.devices import GpuWatch
+from llm_latency.machine.devices import GpuWatch, without_gpus
 from llm_latency.measure.life import Life
 
 POLL_S = 0.05
@@ -145,12 +145,9 @@ def hear(
 
 
 def _spawn(command: Sequence[str], request: Request, *, hide_gpu: bool) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ)
+    environment = without_gpus() if hide_gpu else dict(os.environ)
     # An abort inside llama.cpp would otherwise start a debugger to print its stack.
     environment["GGML_NO_BACKTRACE"] = "1"
-    if hide_gpu:
-        # With n_gpu_layers=0 a CUDA build still computes batches of 32 and more on the GPU.
-        environment["CUDA_VISIBLE_DEVICES"] = ""
     try:
         log = open(request.log_path, "ab")  # noqa: SIM115
     except OSError as error:
