@@ -6,8 +6,7 @@ import pytest
 
 from llm_latency import doctor
 from llm_latency.__main__ import main
-from llm_latency.machine import devices as gpu
-from llm_latency.machine import host
+from llm_latency.machine import devices, host
 from llm_latency.records.record import EngineCard
 from tests.support.factories import FakeWorker
 
@@ -45,11 +44,25 @@ def test_hints_name_what_the_engine_leaves_unused() -> None:
     machine = host.machine_card().model_copy(update={"cpu_features": ["avx2", "fma"]})
     slow = EngineCard(version="0", system_info="CPU : SSE3 = 1", gpu_offload=False, devices=[])
     fast = slow.model_copy(update={"system_info": "AVX2 = 1 | FMA = 1"})
-    card = gpu.GpuCard(available=True, name="A Card")
-    none = gpu.GpuCard(available=False)
+    card = devices.GpuCard(available=True, name="A Card")
+    none = devices.GpuCard(available=False)
     assert "avx2, fma" in doctor.hints(slow, machine, none)[0]
     assert doctor.hints(fast, machine, none) == []
     assert "--engine cuda" in doctor.hints(fast, machine, card)[0]
+
+
+def test_a_card_whose_memory_is_not_told_is_no_card_of_0_gib(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fake_worker: FakeWorker,
+) -> None:
+    card = devices.GpuCard(available=True, name="Shared", total_bytes_why="(Not Supported)")
+    monkeypatch.setattr(devices, "gpu_card", lambda: card)
+    fake_worker("dies_at_once", by="SIGILL")
+    assert main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "Shared, memory not known: (Not Supported), driver" in shown
+    assert "0.0 GiB" not in shown
 
 
 def test_wrong_commands_end_with_one_sentence(

@@ -29,7 +29,7 @@ def examine() -> tuple[list[str], bool]:
     lines = [
         f"machine   {machine.cpu}; {machine.usable_cpus} of {machine.logical_cpus} CPUs usable; "
         f"{machine.ram_bytes / 2**30:.1f} GiB RAM; {machine.system} {machine.architecture}",
-        f"GPU       {card.name}, {(card.total_bytes or 0) / 2**30:.1f} GiB, driver {card.driver}"
+        f"GPU       {card.name}, {_size(card)}, driver {card.driver}"
         if card.available
         else f"GPU       none: {card.why}",
         *([f"          {card.note}"] if card.note else []),
@@ -56,6 +56,12 @@ def examine() -> tuple[list[str], bool]:
         f"{first.prompt_tokens} tokens: the engine works"
     )
     return [*lines, *hints(engine, machine, card)], True
+
+
+def _size(card: devices.GpuCard) -> str:
+    if card.total_bytes is None:
+        return f"memory not known: {card.total_bytes_why}"
+    return f"{card.total_bytes / 2**30:.1f} GiB"
 
 
 def one_token(folder: Path) -> Record:

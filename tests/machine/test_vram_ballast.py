@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from llm_latency.errors import LabError
 from llm_latency.machine import devices, vram_ballast
+from llm_latency.machine.nvml import NvidiaDevice
 from tests.support.cuda_library import CONTEXT, Library
 
 GIB = 2**30
@@ -176,7 +177,7 @@ def test_without_a_driver_it_says_so() -> None:
 
 def test_a_ballast_is_no_foreign_process(monkeypatch: pytest.MonkeyPatch) -> None:
     processes = [SimpleNamespace(pid=pid, usedGpuMemory=1) for pid in (7, 8, 9)]
-    nvml = SimpleNamespace(
+    library = SimpleNamespace(
         NVMLError=RuntimeError,
         NVML_TEMPERATURE_GPU=0,
         NVML_CLOCK_SM=1,
@@ -190,7 +191,7 @@ def test_a_ballast_is_no_foreign_process(monkeypatch: pytest.MonkeyPatch) -> Non
         nvmlDeviceGetComputeRunningProcesses=lambda card: processes,
     )
     monkeypatch.setattr(devices, "OURS", {8})
-    with devices.GpuWatch(nvml, {}) as watch:
+    with devices.GpuWatch(lambda: NvidiaDevice(library, {})) as watch:
         watch.sample(7)
         assert watch.state().foreign_processes == 1
 

@@ -1,41 +1,38 @@
-"""The NVIDIA card through NVML: its card, its memory around a trial, and what slowed it.
+"""The device that the engine computes on beside the CPU: its card, and a watch around a trial.
 
-No card is a normal case: then every figure is missing and :class:`GpuCard` says why. NVML's
-memory of one process is missing on Windows (WDDM) and WSL2, and process numbers inside a
-container are not those of the driver; then the change of the whole device's memory is what is
-left, which is right only while nothing else uses the card. Of several cards the first that a
-CUDA program sees is watched.
+No device is a normal case: then every figure is missing and :class:`GpuCard` says why. Where the
+system does not tell the memory of one process, the change of the whole device's memory is what
+is left, which is right only while nothing else uses the card.
+
+What a maker's driver answers is asked by one class, see :class:`Device`: today NVIDIA's, in
+:mod:`llm_latency.machine.nvml`. Another maker's is one more such class, chosen in
+:func:`first_device`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import NamedTuple, Protocol, TypeVar
 
-import pynvml
 from pydantic import Field
 
-from llm_latency.machine import visible
 from llm_latency.records.record import GpuState, Part, Vram
 
-THROTTLES = {
-    "HwSlowdown": 0x8,
-    "SwPowerCap": 0x4,
-    "SwThermalSlowdown": 0x20,
-    "HwThermalSlowdown": 0x40,
-    "HwPowerBrakeSlowdown": 0x80,
-}
-"""Bits of NVML's clocks-event reasons that mean a slower card (nvml.h)."""
-LOST = (15, 16)
-"""NVML's errors of a card that is gone until it is started anew: lost, and reset required."""
-NOT_AVAILABLE = 2**64 - 1
-"""NVML's number for a size that it does not know."""
-MEMORY_V2 = 0x02000028
-"""Version of NVML's answer that tells the driver's own memory apart."""
 OURS: set[int] = set()
 """Processes of the lab's own on the card: they disturb nobody."""
+
+Answer = TypeVar("Answer")
+
+
+class NoDeviceError(Exception):
+    """There is no device to watch; the text says why."""
+
+
+class DeviceLostError(Exception):
+    """The device answers no more until it is started anew; the text is the driver's."""
 
 
 class GpuCard(Part):
@@ -47,64 +44,115 @@ class GpuCard(Part):
     name: str | None = None
     driver: str | None = None
     total_bytes: int | None = None
+    total_bytes_why: str | None = Field(None, description="Why its memory is not known")
     reserved_bytes: int | None = Field(
         None, description="What driver and firmware keep for themselves; no program can have it"
     )
     power_limit_w: float | None = None
 
 
+class Memory(NamedTuple):
+    """The memory of a device at one moment, in bytes."""
+
+    used: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What a device does at one moment; ``None`` where it does not tell.
+
+    Attributes
+    ----------
+    processes
+        Those that compute on it, and the bytes that each holds.
+    throttles
+        What makes it slower than it could be.
+    """
+
+    processes: Mapping[int, int | None] = field(default_factory=dict)
+    temperature_c: float | None = None
+    sm_clock_hz: float | None = None
+    power_w: float | None = None
+    throttles: frozenset[str] = frozenset()
+
+
+class Device(Protocol):
+    """What is asked of a device; each answer may raise :class:`DeviceLostError`."""
+
+    def memory(self) -> Memory | None:
+        """Return its memory now; ``None`` where it is not told."""
+
+    def activity(self) -> Activity:
+        """Return what it does now."""
+
+    def card(self) -> GpuCard:
+        """Return what it is."""
+
+    def close(self) -> None:
+        """Let go of its driver."""
+
+
+def first_device() -> Device:
+    """Return the first device that the engine would compute on.
+
+    Raises
+    ------
+    NoDeviceError
+        If there is none.
+    """
+    from llm_latency.machine.nvml import NvidiaDevice  # which is built on this module
+
+    return NvidiaDevice()
+
+
+def without_gpus(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return an environment in which a child sees no GPU.
+
+    With ``n_gpu_layers=0`` a CUDA build still computes batches of 32 tokens and more on a GPU
+    that it sees.
+    """
+    return {**environment, "CUDA_VISIBLE_DEVICES": ""}
+
+
 class GpuWatch:
-    """Watches an NVIDIA card during one trial, from outside the measured process.
+    """Watches a device during one trial, from outside the measured process.
 
     Use as a context manager; call :meth:`sample` from time to time while the trial runs. All
-    is ``None`` where there is no card.
+    is ``None`` where there is no device.
 
     Parameters
     ----------
-    nvml
-        The ``pynvml`` module, or what stands in for it.
-    environment
-        Where ``CUDA_VISIBLE_DEVICES`` is looked up, which names the card.
+    find
+        What returns the device, or raises :class:`NoDeviceError`.
 
     Attributes
     ----------
     why : str or None
-        Why there is no card to watch, or no more.
+        Why there is no device to watch, or no more.
     """
 
-    def __init__(self, nvml: Any = pynvml, environment: Mapping[str, str] = os.environ) -> None:
-        self._nvml, self._environment = nvml, environment
-        self._device: visible.Device | None = None
-        self._note: str | None = None
+    def __init__(self, find: Callable[[], Device] = first_device) -> None:
+        self._find = find
+        self._device: Device | None = None
         self._lost = False
         self.why: str | None = None
-        self._before: int | None = None
+        self._before: Memory | None = None
         self._peak: int | None = None
         self._process: int | None = None
-        self._total: int | None = None
-        self._hot: float | None = None
-        self._clock: float | None = None
-        self._power: float | None = None
-        self._throttle = 0
+        self._temperature_c: float | None = None
+        self._sm_clock_hz: float | None = None
+        self._power_w: float | None = None
+        self._throttles: set[str] = set()
         self._foreign: set[int] = set()
 
     def __enter__(self) -> GpuWatch:
-        nvml = self._nvml
         try:
-            nvml.nvmlInit()
-        except nvml.NVMLError as error:
-            self.why = f"NVML found no NVIDIA card: {error}"
-            return self
-        try:
-            devices = visible.visible(nvml, self._environment)
-            memory = nvml.nvmlDeviceGetMemoryInfo(devices[0].handle)
-            self._note = visible.note(nvml, devices, self._environment)
-            self._before, self._total = int(memory.used), int(memory.total)
-            self._device, self._peak = devices[0], self._before
-        except (nvml.NVMLError, visible.NoCardError) as error:
-            known = isinstance(error, visible.NoCardError)
-            self.why = str(error) if known else f"NVML found no NVIDIA card: {error}"
-            self._ask("nvmlShutdown")
+            self._device = self._find()
+        except NoDeviceError as error:
+            self.why = str(error)
+        self._before = self._ask(lambda device: device.memory())
+        self._peak = self._before.used if self._before else None
         return self
 
     def __exit__(
@@ -113,109 +161,84 @@ class GpuWatch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         if self._device is not None:
-            self._ask("nvmlShutdown")
+            self._device.close()
             self._device = None
 
     @property
     def present(self) -> bool:
-        """Whether there is a card to watch."""
-        return self._device is not None and not self._lost
+        """Whether there is a device to watch."""
+        return self._device is not None
 
-    def _ask(self, call: str, *arguments: Any) -> Any:
-        """Return NVML's answer; ``None`` where this card, driver or binding does not give it."""
-        try:
-            return getattr(self._nvml, call)(*arguments)
-        except (AttributeError, TypeError):  # a binding of another age
+    def _ask(self, question: Callable[[Device], Answer]) -> Answer | None:
+        """Return the device's answer; ``None`` where there is no device, or no more."""
+        if self._device is None:
             return None
-        except self._nvml.NVMLError as error:
-            if getattr(error, "value", None) in LOST and not self._lost:
-                self._lost = True
-                self.why = f"the card was lost while it was watched ({error}); restart the machine"
+        try:
+            return question(self._device)
+        except DeviceLostError as error:
+            self._lost = True
+            self.why = f"the card was lost while it was watched ({error}); restart the machine"
+            self._close()
             return None
 
     def sample(self, pid: int | None = None) -> None:
-        """Look at the card once: keep peaks of memory, temperature and power."""
-        if self._device is None or self._lost:
-            return
-        handle, chip = self._device
-        memory = self._ask("nvmlDeviceGetMemoryInfo", handle)
+        """Look at the device once: keep peaks of memory, temperature and power."""
+        memory = self._ask(lambda device: device.memory())
+        activity = self._ask(lambda device: device.activity())
         if memory is not None:
-            self._peak = max(self._peak or 0, int(memory.used))
-        for process in self._ask("nvmlDeviceGetComputeRunningProcesses", handle) or []:
-            used = getattr(process, "usedGpuMemory", None)
-            if process.pid != pid:
-                self._foreign |= {int(process.pid)} - OURS
-            elif used is not None and used != NOT_AVAILABLE:
-                self._process = max(self._process or 0, int(used))
-        hot = self._ask("nvmlDeviceGetTemperature", chip, self._nvml.NVML_TEMPERATURE_GPU)
-        clock = self._ask("nvmlDeviceGetClockInfo", chip, self._nvml.NVML_CLOCK_SM)
-        # The power of a card that is cut up is also that of others: an instance has none.
-        power = self._ask("nvmlDeviceGetPowerUsage", handle)
-        if hot is not None:
-            self._hot = max(self._hot or 0.0, float(hot))
-        if clock is not None:
-            self._clock = max(self._clock or 0.0, clock * 1e6)
-        if power is not None:
-            self._power = max(self._power or 0.0, power / 1e3)
-        self._throttle |= self._reasons(chip)
-
-    def _reasons(self, chip: Any) -> int:
-        """Return why the clocks are what they are; older drivers have an older name for it."""
-        found = self._ask("nvmlDeviceGetCurrentClocksEventReasons", chip)
-        if found is None:
-            found = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", chip)
-        return int(found or 0)
+            self._peak = _higher(self._peak, memory.used)
+        if activity is None:
+            return
+        self._foreign |= set(activity.processes) - OURS - {pid}
+        self._process = _higher(self._process, activity.processes.get(pid or 0))
+        self._temperature_c = _higher(self._temperature_c, activity.temperature_c)
+        self._sm_clock_hz = _higher(self._sm_clock_hz, activity.sm_clock_hz)
+        self._power_w = _higher(self._power_w, activity.power_w)
+        self._throttles |= activity.throttles
 
     def vram(self) -> Vram:
-        """Return the card's memory before, at its peak and, where NVML tells, of the process."""
+        """Return the device's memory before, at its peak and, where it tells, of the process."""
         return Vram(
-            before_bytes=self._before,
+            before_bytes=self._before.used if self._before else None,
             # Of a card that was lost nobody knows the peak.
             peak_bytes=None if self._lost else self._peak,
             process_bytes=None if self._lost else self._process,
-            total_bytes=self._total,
+            total_bytes=self._before.total if self._before else None,
         )
 
     def state(self) -> GpuState:
         """Return the highest temperature, clock and power seen, and what throttled the card."""
-        reasons = [name for name, bit in THROTTLES.items() if self._throttle & bit]
         return GpuState(
             # In a container the driver's process numbers are not ours: then who is who is open.
             foreign_processes=len(self._foreign) if self._process is not None else None,
-            temperature_c=self._hot,
-            sm_clock_hz=self._clock,
-            power_w=self._power,
-            throttle=", ".join(reasons) or None,
+            temperature_c=self._temperature_c,
+            sm_clock_hz=self._sm_clock_hz,
+            power_w=self._power_w,
+            throttle=", ".join(sorted(self._throttles)) or None,
             lost=self.why if self._lost else None,
         )
 
     def card(self) -> GpuCard:
-        """Return the card's name, driver and size, or why there is none."""
-        if self._device is None:
-            return GpuCard(available=False, why=self.why or "not looked at")
-        handle, chip = self._device
-        # The limit of a card that is cut up is not that of an instance.
-        limit = self._ask("nvmlDeviceGetPowerManagementLimit", handle)
-        memory = self._ask("nvmlDeviceGetMemoryInfo", handle, MEMORY_V2)
-        return GpuCard(
-            available=True,
-            note=self._note,
-            name=_text(self._ask("nvmlDeviceGetName", handle))
-            or _text(self._ask("nvmlDeviceGetName", chip)),
-            driver=_text(self._ask("nvmlSystemGetDriverVersion")),
-            total_bytes=self._total,
-            reserved_bytes=None if memory is None else int(memory.reserved),
-            power_limit_w=None if limit is None else limit / 1e3,
-        )
+        """Return what the device is, or why there is none."""
+        card = self._ask(lambda device: device.card())
+        return card or GpuCard(available=False, why=self.why or "not looked at")
 
 
-def _text(answer: Any) -> str | None:
-    # Older bindings answer in bytes.
-    return answer.decode() if isinstance(answer, bytes) else answer
+Number = TypeVar("Number", int, float)
 
 
-def gpu_card(nvml: Any = pynvml, environment: Mapping[str, str] = os.environ) -> GpuCard:
-    """Return the card of the first GPU that a CUDA program sees, or why there is none."""
-    with GpuWatch(nvml, environment) as watch:
+def _higher(peak: Number | None, now: Number | None) -> Number | None:
+    """Return the higher of two figures; each may be missing."""
+    if peak is None or now is None:
+        return now if peak is None else peak
+    return max(peak, now)
+
+
+def gpu_card(find: Callable[[], Device] = first_device) -> GpuCard:
+    """Return the card of the first device beside the CPU, or why there is none."""
+    with GpuWatch(find) as watch:
         return watch.card()

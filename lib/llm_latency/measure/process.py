@@ -26,7 +26,7 @@ import psutil
 
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import LabError
-from llm_latency.machine.devices import GpuWatch
+from llm_latency.machine.devices import GpuWatch, without_gpus
 
 GPU_POLL_S = 0.05
 """How often the GPU is sampled while a child works, in seconds; not at all without a GPU."""
@@ -220,12 +220,9 @@ def run_child(
 
 
 def _spawn(command: Sequence[str], request: Request, *, hide_gpu: bool) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ)
+    environment = without_gpus() if hide_gpu else dict(os.environ)
     # An abort inside llama.cpp would otherwise start a debugger to print its stack.
     environment["GGML_NO_BACKTRACE"] = "1"
-    if hide_gpu:
-        # With n_gpu_layers=0 a CUDA build still computes batches of 32 and more on the GPU.
-        environment["CUDA_VISIBLE_DEVICES"] = ""
     try:
         log = open(request.log_path, "ab")  # noqa: SIM115
     except OSError as error:

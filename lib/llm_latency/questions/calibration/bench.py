@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.machine import host
+from llm_latency.machine import devices, host
 from llm_latency.measure.outcome import exit_in_words
 from llm_latency.model import names
 from llm_latency.plan.spec import Settings
@@ -155,10 +155,9 @@ def carry_out(path: Path, test: Test, model: Path, log: Path, timeout_s: float) 
 
     A ``KeyboardInterrupt`` meanwhile ends the process and is passed on.
     """
-    environment = dict(os.environ, GGML_NO_BACKTRACE="1")
-    if test.settings.n_gpu_layers == 0:
-        # As for the lab's own children: see child.py.
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    hide_gpu = test.settings.n_gpu_layers == 0
+    environment = devices.without_gpus() if hide_gpu else dict(os.environ)
+    environment["GGML_NO_BACKTRACE"] = "1"
     command = [str(path), *test.arguments(model)]
     watch, own_s, start_s = host.CpuWatch.start(), _children_cpu_s(), time.perf_counter()
     line, reason = None, None

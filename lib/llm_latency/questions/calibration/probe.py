@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_latency.machine.devices import without_gpus
 from llm_latency.plan.spec import Settings
 from llm_latency.records.record import Part
 
@@ -49,9 +50,9 @@ class Costs(Part):
 
 def measure(request: Request, timeout_s: float) -> Costs | None:
     """Have a child measure; ``None`` where it failed: its words are in the log."""
-    environment = dict(os.environ, GGML_NO_BACKTRACE="1")
-    if request.settings.n_gpu_layers == 0:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+    hide_gpu = request.settings.n_gpu_layers == 0
+    environment = without_gpus() if hide_gpu else dict(os.environ)
+    environment["GGML_NO_BACKTRACE"] = "1"
     with open(request.log_path, "a", encoding="utf-8") as log:
         try:
             done = subprocess.run(
