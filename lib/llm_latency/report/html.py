@@ -11,18 +11,22 @@ import html as markup
 import json
 import re
 from copy import deepcopy
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
 from nbconvert.preprocessors.sanitize import SanitizeHTML
 
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.words import MARKER, visible
 
-HIDDEN = "progress"
-"""Tag of cells whose outputs belong to the one who waits, not to the reader."""
+TAG_FILTER = {
+    "remove_all_outputs_tags": {"progress"},  # for the one who waits, not for the reader
+    "remove_cell_tags": {"papermill-error-cell-tag"},  # the banner says it
+}
 
 SHOWN = {
     "text/html",
@@ -47,6 +51,9 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
 )
+
+
+STYLE = "\n" + files(__package__).joinpath("report.css").read_text(encoding="utf-8")
 
 
 def write_report(notebook: Path, html: Path | None = None) -> Path:
@@ -191,16 +198,14 @@ def _plain(heading: str) -> str:
 
 def _for_readers(notebook: Any) -> Any:
     """Return a copy without what readers do not need: progress, tracebacks, widgets, scripts."""
-    copy = deepcopy(notebook)
+    tag_filter = TagRemovePreprocessor(**TAG_FILTER)  # type: ignore[no-untyped-call]
+    copy, _ = tag_filter.preprocess(deepcopy(notebook), {})  # type: ignore[no-untyped-call]
     kept, heading = [], ""
     for cell in copy.cells:
-        tags = cell.metadata.get("tags", [])
-        if "papermill-error-cell-tag" in tags:
-            continue
         if cell.cell_type == "markdown" and (found := re.findall(r"(?m)^#+\s+(.+)$", cell.source)):
             heading = found[-1]
         if cell.cell_type == "code":
-            cell.outputs = [] if HIDDEN in tags else [o for o in cell.outputs if _wanted(o)]
+            cell.outputs = [o for o in cell.outputs if _wanted(o)]
             # Pictures are told to those who cannot see them by the heading above them.
             cell.metadata["alt"] = f"Figure: {_plain(heading)}" if heading else "Figure"
             if not cell.outputs:
@@ -248,48 +253,3 @@ def _allowed(tag: str, name: str, value: str) -> bool:
     if name == "src":
         return tag == "img" and re.fullmatch(r"picture-\d+", value) is not None
     return name in ATTRIBUTES
-
-
-STYLE = """
-:root { color-scheme: light; }
-body { margin: 0; background: #fff; color: #1d2433;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
-main { max-width: 1000px; margin: 0 auto; padding: 18px 24px 64px; }
-h1 code { background: none; padding: 0; }
-h1 { font-size: 27px; line-height: 1.2; margin: 0 0 4px; letter-spacing: -0.01em; }
-h2 { font-size: 20px; line-height: 1.3; margin: 40px 0 6px; padding-top: 14px;
-  border-top: 1px solid #dfe3e8; }
-h3 { font-size: 16.5px; margin: 26px 0 4px; }
-p, ul, ol { margin: 6px 0 10px; max-width: 58rem; }
-h1, h2, h3, p, li, caption { overflow-wrap: anywhere; }
-strong { font-weight: 650; }
-img { display: block; max-width: 100%; height: auto; margin: 12px 0 4px; }
-pre { overflow-x: auto; background: #f5f6f8; padding: 8px 12px; font-size: 13px; }
-code { font-size: 0.92em; background: #f2f4f6; padding: 0 3px; border-radius: 3px; }
-.output_html { overflow-x: auto; margin: 10px 0; }
-table { border-collapse: collapse; font-size: 13px; line-height: 1.4;
-  font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; color: #5d6675; padding-top: 6px;
-  font-size: 13px; }
-th, td { text-align: left; vertical-align: top; padding: 4px 11px 4px 0; }
-th { font-weight: 600; border-bottom: 1.5px solid #5d6675; vertical-align: bottom; }
-td { border-bottom: 1px solid #e8ebee; }
-table.grid td { white-space: pre; }
-table.grid td.long { white-space: normal; min-width: 10rem; overflow-wrap: anywhere; }
-table.grid th { min-width: 3.4rem; }
-table.card { width: 100%; }
-table.card td:first-child { color: #5d6675; white-space: nowrap; width: 15rem; }
-table.card td { overflow-wrap: anywhere; }
-td.bad { font-weight: 650; color: #8c2d19; }
-.banner { max-width: none; margin: 0 0 14px; padding: 10px 14px; font-weight: 650;
-  color: #6d1f0f; background: #fdeee9; border: 2px solid #8c2d19; overflow-wrap: anywhere; }
-@media print {
-  body { font-size: 10.5pt; }
-  main { max-width: none; padding: 0; }
-  table { font-size: 7.5pt; }
-  table.grid td { white-space: pre-line; }
-  .output_html { overflow: visible; }
-  img, tr, .banner { break-inside: avoid; }
-  h1, h2, h3 { break-after: avoid; }
-}
-"""
