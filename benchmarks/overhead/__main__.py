@@ -27,6 +27,7 @@ from typing import Any
 
 import llama_cpp.llama_cpp as C
 
+from llm_latency.engine import prompts
 from llm_latency.engine.timed import TimedModel
 from llm_latency.model import names as models
 from llm_latency.plan.spec import Settings
@@ -136,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     with open("/dev/null" if sys.platform != "win32" else "NUL", "w") as nowhere:
         model = TimedModel(path, settings, nowhere)
-        prompt = model.passage(8)
+        prompt = prompts.passage(model, 8)
         ways: dict[str, Callable[[], float]] = {
             "lab": lambda: lab(model, prompt, limit) / limit,
             "bare": lambda: bare(model, prompt, limit)[0] / limit,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import llm_latency as lab
-from llm_latency.engine import llama, timed, worker
+from llm_latency.engine import llama, prompts, timed
 from llm_latency.engine import warm_up as warming
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.timed import TimedModel as Model
@@ -43,7 +43,7 @@ def test_a_wrong_setting_stops_before_loading(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_stamps_lie_on_one_clock(model: Model) -> None:
-    generation = model.generate(model.passage(300), max_tokens=12, length="fixed")
+    generation = model.generate(prompts.passage(model, 300), max_tokens=12, length="fixed")
     t = generation.timings
     assert generation.problem is None
     assert (generation.prompt_tokens, generation.evaluated_tokens) == (300, 300)
@@ -60,7 +60,7 @@ def test_stamps_lie_on_one_clock(model: Model) -> None:
 
 
 def test_the_same_prompt_again_is_evaluated_again(model: Model) -> None:
-    prompt = model.passage(500)
+    prompt = prompts.passage(model, 500)
     first, second = (model.generate(prompt, max_tokens=2) for _ in range(2))
     assert first.evaluated_tokens == second.evaluated_tokens == 500
     assert first.text == second.text
@@ -69,7 +69,7 @@ def test_the_same_prompt_again_is_evaluated_again(model: Model) -> None:
 def test_a_prompt_cache_hit_under_cold_is_caught(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prompt = model.passage(64)
+    prompt = prompts.passage(model, 64)
     model.generate(prompt, max_tokens=1)
     monkeypatch.setattr(model, "forget", lambda: None)
     caught = model.generate(prompt, max_tokens=1, via="generate")
@@ -78,7 +78,7 @@ def test_a_prompt_cache_hit_under_cold_is_caught(
 
 
 def test_a_prefix_is_found_in_the_cache_and_the_rest_evaluated(model: Model) -> None:
-    prompt = model.passage(500)
+    prompt = prompts.passage(model, 500)
     cold = model.generate(prompt, max_tokens=4)
     for _ in range(2):
         warm = model.generate(prompt, max_tokens=4, prefix_tokens=400)
@@ -90,7 +90,7 @@ def test_a_prefix_is_found_in_the_cache_and_the_rest_evaluated(model: Model) -> 
 
 @pytest.mark.parametrize("prefix", [0, 90, 99])
 def test_every_way_through_the_binding_gives_the_same_answer(model: Model, prefix: int) -> None:
-    prompt = model.passage(100)
+    prompt = prompts.passage(model, 100)
     answers = {
         via: model.generate(prompt, max_tokens=6, length="fixed", prefix_tokens=prefix, via=via)
         for via in WAYS
@@ -111,21 +111,23 @@ def test_every_way_through_the_binding_gives_the_same_answer(model: Model, prefi
 def test_one_token_by_every_way(model: Model) -> None:
     for via in WAYS:
         for length in (1, 5):
-            answer = model.generate(model.passage(length), 1, length="fixed", via=via)
+            answer = model.generate(prompts.passage(model, length), 1, length="fixed", via=via)
             assert (answer.problem, answer.generated_tokens) == (None, 1), (via, length)
 
 
 def test_prompts_of_one_token_and_at_the_edges_of_a_batch(model: Model) -> None:
     for length in (1, 2, 255, 256, 257, 512, 513):
-        generation = model.generate(model.passage(length), max_tokens=2, length="fixed")
+        generation = model.generate(prompts.passage(model, length), max_tokens=2, length="fixed")
         assert generation.evaluated_tokens == length
         assert generation.problem is None
 
 
 def test_what_does_not_fit_the_context_is_one_sentence(model: Model) -> None:
     with pytest.raises(EngineError, match=r"prompt of 1000 tokens .* n_ctx in force is 1024"):
-        model.generate(model.passage(1000), max_tokens=25)
-    assert model.generate(model.passage(1000), max_tokens=24, length="fixed").problem is None
+        model.generate(prompts.passage(model, 1000), max_tokens=25)
+    assert (
+        model.generate(prompts.passage(model, 1000), max_tokens=24, length="fixed").problem is None
+    )
     with pytest.raises(EngineError, match="no token"):
         model.generate([])
 
@@ -148,7 +150,7 @@ def test_an_early_end_under_fixed_length_is_caught(
     # A streamed completion stops at end-of-generation whatever was asked.
     ends = itertools.chain([False] * 3, itertools.repeat(True))
     monkeypatch.setattr(llama.C, "llama_vocab_is_eog", lambda *_: next(ends))
-    early = model.generate(model.passage(20), max_tokens=20, length="fixed", via="stream")
+    early = model.generate(prompts.passage(model, 20), max_tokens=20, length="fixed", via="stream")
     assert early.finish_reason == "stop"
     assert early.problem is not None
     assert early.problem.startswith("20 tokens were to be generated, ")
@@ -165,9 +167,9 @@ def test_an_answer_that_ends_at_once_has_no_speed(
 
 
 def test_the_passage_has_exactly_the_tokens_asked_for(model: Model) -> None:
-    whole = model.passage(3000)
+    whole = prompts.passage(model, 3000)
     assert len(whole) == 3000
-    assert whole[:100] == model.passage(100)
+    assert whole[:100] == prompts.passage(model, 100)
     begin = model.beginning
     assert whole[0] == begin
     assert begin not in whole[1:]
@@ -214,7 +216,7 @@ def test_loading_time_has_parts_that_add_up(tiny: Path) -> None:
 def test_a_warm_up_leaves_nothing_in_the_cache(tiny: Path) -> None:
     with Model(tiny, Settings(n_ctx=512)) as model:
         warming.warm_up(model, Start(warm_up="tokens"), WORKLOAD, Path())
-        generation = model.generate(model.passage(100), max_tokens=1)
+        generation = model.generate(prompts.passage(model, 100), max_tokens=1)
     assert (generation.evaluated_tokens, generation.problem) == (100, None)
 
 
@@ -241,7 +243,7 @@ def test_a_broken_file_gives_llama_cpps_own_reason(
 
 
 def test_the_engines_card() -> None:
-    card = worker.engine_card()
+    card = llama.engine_card()
     assert card.devices
     assert "CPU" in card.system_info
     assert card.version

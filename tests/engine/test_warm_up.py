@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency.engine import asking
+from llm_latency.engine import prompts
 from llm_latency.engine import warm_up as warming
 from llm_latency.engine.timed import TimedModel
 from llm_latency.errors import EngineError
@@ -26,7 +26,7 @@ def test_what_a_warm_up_leaves_answers_as_a_cold_prompt_does(
 ) -> None:
     start, state = Start(warm_up=kind), tmp_path / "a.state"
     with TimedModel(tiny, Settings(n_ctx=512)) as model:
-        cold = model.generate(model.passage(120), max_tokens=8, length="fixed")
+        cold = model.generate(prompts.passage(model, 120), max_tokens=8, length="fixed")
         if kind != "system_prompt":
             made = warming.make_state(model, start, ASKED, state)
             assert (made.tokens, made.bytes) == (100, state.stat().st_size)
@@ -34,7 +34,7 @@ def test_what_a_warm_up_leaves_answers_as_a_cold_prompt_does(
         warming.warm_up(model, start, ASKED, state)
         assert model.load.warm_up_s > 0
         assert model.cached() == 100
-        asked = asking.question(model, ASKED, 0)
+        asked = prompts.question(model, ASKED, 0)
         warm = model.generate(asked.prompt, 8, length="fixed", prefix_tokens=asked.prefix_tokens)
     assert (warm.evaluated_tokens, warm.problem) == (20, None)
     assert warm.text == cold.text
@@ -77,7 +77,7 @@ def test_what_was_said_stays_in_the_cache(tiny: Path) -> None:
     with TimedModel(tiny, Settings(n_ctx=2048)) as model:
         said = 0
         for turn in range(4):
-            asked = asking.question(model, talk, turn)
+            asked = prompts.question(model, talk, turn)
             assert (asked.prefix_tokens == 0) == (turn == 0)
             answer = model.generate(
                 asked.prompt, 4, length="fixed", prefix_tokens=asked.prefix_tokens
@@ -97,7 +97,7 @@ def test_the_same_prompt_again_evaluates_one_token(tiny: Path) -> None:
     with TimedModel(tiny, Settings(n_ctx=256)) as model:
         answers = []
         for repeat in range(3):
-            asked = asking.question(model, again, repeat)
+            asked = prompts.question(model, again, repeat)
             answers.append(
                 model.generate(asked.prompt, 4, length="fixed", prefix_tokens=asked.prefix_tokens)
             )

@@ -18,8 +18,7 @@ from __future__ import annotations
 import gc
 import time
 
-from llm_latency.engine.counters import Counters
-from llm_latency.engine.llama import Model
+from llm_latency.engine.llama import Counters, Model
 from llm_latency.plan.spec import Via
 from llm_latency.records.record import Timings
 
@@ -40,7 +39,7 @@ class Answer:
         self.tokens: list[int] = []
         self.stamps_s: list[float] = []
         self.stopped = False
-        model.hold(prompt[:prefix])
+        model.prime_cache(prompt[:prefix])
         self.cached = model.cached()
         gc.collect()
         gc.disable()
@@ -121,7 +120,7 @@ class EngineAnswer(Answer):
             stamp = clock()
         self.end_s = stamp
         # The last token was sampled and not evaluated, unless it ended the answer.
-        model.note_held([*prompt, *(tokens if self.stopped else tokens[:-1])])
+        model.note_cached_tokens([*prompt, *(tokens if self.stopped else tokens[:-1])])
 
 
 class GenerateAnswer(Answer):

@@ -19,10 +19,10 @@ import ctypes
 import os
 import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from types import ModuleType, TracebackType
+from typing import Any, NamedTuple, TextIO
 
 _import_started_s = time.perf_counter()
 import llama_cpp  # noqa: E402
@@ -31,13 +31,11 @@ import llama_cpp.llama_cpp as C  # noqa: E402
 IMPORT_S = time.perf_counter() - _import_started_s
 """Seconds that importing llama_cpp took in this process."""
 
-from llm_latency.engine.calls import timed_calls  # noqa: E402
-from llm_latency.engine.counters import Counters  # noqa: E402
 from llm_latency.engine.log import LlamaLog  # noqa: E402
 from llm_latency.errors import EngineError  # noqa: E402
 from llm_latency.machine import host, limits  # noqa: E402
 from llm_latency.plan.spec import Settings  # noqa: E402
-from llm_latency.records.record import Effective, LoadTimings  # noqa: E402
+from llm_latency.records.record import Effective, EngineCard, LoadTimings  # noqa: E402
 
 _GGML_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
@@ -69,6 +67,84 @@ def system_info() -> str:
     return str(C.llama_print_system_info().decode())
 
 
+def engine_card() -> EngineCard:
+    """Return what the installed engine is and which devices it sees."""
+    C.llama_backend_init()
+    library = C._lib
+    library.ggml_backend_dev_count.restype = ctypes.c_size_t
+    library.ggml_backend_dev_get.restype = ctypes.c_void_p
+    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
+        getattr(library, name).restype = ctypes.c_char_p
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    devices = []
+    for number in range(library.ggml_backend_dev_count()):
+        device = library.ggml_backend_dev_get(number)
+        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
+        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
+        devices.append(f"{name}: {text}")
+    return EngineCard(
+        version=llama_cpp.__version__,
+        system_info=system_info(),
+        gpu_offload=bool(C.llama_supports_gpu_offload()),
+        devices=devices,
+    )
+
+
+@contextlib.contextmanager
+def _timed_calls(module: ModuleType, *names: str) -> Iterator[dict[str, float]]:
+    """Clock the named functions of a module while the context lasts, in seconds.
+
+    Yields
+    ------
+    dict
+        Seconds spent in each function so far, by name.
+    """
+    spent = dict.fromkeys(names, 0.0)
+    originals = {name: getattr(module, name) for name in names}
+
+    def clocked(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            start_s = time.perf_counter()
+            try:
+                return originals[name](*arguments)
+            finally:
+                spent[name] += time.perf_counter() - start_s
+
+        return call
+
+    for name in names:
+        setattr(module, name, clocked(name))
+    try:
+        yield spent
+    finally:
+        for name, original in originals.items():
+            setattr(module, name, original)
+
+
+class Counters(NamedTuple):
+    """What llama.cpp counted: tokens and seconds, of prompts and of single tokens.
+
+    llama.cpp counts a batch of one token as generation, and never answers less than one: after
+    a prompt of one token both counts are one.
+    """
+
+    prompt_tokens: int
+    single_tokens: int
+    prompt_s: float
+    single_s: float
+
+    @property
+    def singles(self) -> int:
+        """Tokens evaluated one by one, none being none."""
+        return self.single_tokens if self.single_s > 0 else 0
+
+    @property
+    def engine_s(self) -> float:
+        """All seconds of evaluation."""
+        return self.prompt_s + self.single_s
+
+
 class Model:
     """A model that is loaded, with the time stamps, sizes and settings that proved it.
 
@@ -89,7 +165,7 @@ class Model:
         threads = settings.n_threads or limits.usable_cpus()
         calls = ("llama_backend_init", "llama_model_load_from_file", "llama_init_from_model")
         start_s = time.perf_counter()
-        with _logging_to(self.log), timed_calls(C, *calls) as spent:
+        with _logging_to(self.log), _timed_calls(C, *calls) as spent:
             # Llama() does this once per process without saying how long it took.
             C.llama_backend_init()
             try:
@@ -203,19 +279,19 @@ class Model:
         """Return how many tokens the KV cache holds, by llama.cpp's own account."""
         return int(C.llama_memory_seq_pos_max(self._memory, 0)) + 1
 
-    def hold(self, tokens: list[int]) -> None:
+    def prime_cache(self, tokens: list[int]) -> None:
         """Have exactly these tokens in the KV cache, before any clock starts.
 
         Those that it holds already, from the left, are kept, and only the others evaluated.
         """
-        known = self.held()
+        cached_tokens = self.cached_tokens()
         same = 0
-        for have, want in zip(known, tokens, strict=False):
+        for have, want in zip(cached_tokens, tokens, strict=False):
             if have != want:
                 break
             same += 1
         # Not every architecture can give up the end of what it has seen.
-        kept = same > 0 and self.cached() == len(known) and self._cut(same)
+        kept = same > 0 and self.cached() == len(cached_tokens) and self._cut(same)
         if not kept:
             self.forget()
         rest = tokens[same:] if kept else tokens
@@ -230,18 +306,18 @@ class Model:
         self._llama.n_tokens = length
         return True
 
-    def held(self) -> list[int]:
+    def cached_tokens(self) -> list[int]:
         """Return the tokens that were evaluated into the KV cache, by our own account."""
         return [int(token) for token in self._llama.input_ids[: self._llama.n_tokens]]
 
-    def note_held(self, tokens: list[int]) -> None:
+    def note_cached_tokens(self, tokens: list[int]) -> None:
         """Let llama-cpp-python know which tokens were evaluated past it."""
         self._llama.input_ids[: len(tokens)] = tokens
         self._llama.n_tokens = len(tokens)
 
     def save_state(self, path: Path) -> None:
         """Write the KV cache and its tokens to a file by llama.cpp's own call."""
-        tokens = self.held()
+        tokens = self.cached_tokens()
         array = (C.llama_token * len(tokens))(*tokens)
         name = os.fsencode(path)
         if not C.llama_state_seq_save_file(self._ctx, name, 0, array, len(tokens)):
@@ -256,7 +332,7 @@ class Model:
         name, counted = os.fsencode(path), ctypes.byref(count)
         if not C.llama_state_seq_load_file(self._ctx, name, 0, array, room, counted):
             raise EngineError(f"llama.cpp does not accept the state in {path}; delete that file")
-        self.note_held(array[: count.value])
+        self.note_cached_tokens(array[: count.value])
 
     def save_python_state(self, path: Path) -> None:
         """Write the state as llama-cpp-python's ``save_state`` holds it, pickled."""

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from llm_latency.engine import prompts
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.llama import Model
 from llm_latency.errors import EngineError, ParameterError
 from llm_latency.plan.parameters import build
-from llm_latency.plan.spec import Language, Settings, Via
+from llm_latency.plan.spec import Settings, Via
 from llm_latency.records import proof
 from llm_latency.records.record import Generation
 
@@ -35,38 +34,6 @@ class TimedModel(Model):
     buffers : Buffers
         What llama.cpp says it allocated, in bytes.
     """
-
-    def passage(self, n_tokens: int) -> list[int]:
-        """Return exactly ``n_tokens`` tokens: the passage that ships with the lab, repeated."""
-        tokens = self.tokenize(prompts.passage())
-        # The beginning token stands once, at the head.
-        body = tokens[1:] if tokens[0] == self.beginning else tokens
-        while len(tokens) < n_tokens:
-            tokens += body
-        return tokens[:n_tokens]
-
-    def conversation(self, language: Language, turn: int) -> tuple[list[int], int]:
-        """Return a turn of a chat that ships with the lab, in tokens.
-
-        Parameters
-        ----------
-        language
-            Which chat.
-        turn
-            Which turn, from 0; beyond its last the chat begins again, its context kept.
-
-        Returns
-        -------
-        tuple
-            The tokens of all that was said before and of the new message, and how many of them
-            were said before.
-        """
-        before, message = prompts.turn(language, turn)
-        # Told apart here, so that the tokens of what was said do not depend on what is said next.
-        tokens = [t for text in before for t in self.tokenize(text, beginning=False)]
-        if self.begins:
-            tokens.insert(0, self.beginning)
-        return tokens + self.tokenize(message, beginning=False), len(tokens)
 
     def generate(
         self,

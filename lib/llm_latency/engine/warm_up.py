@@ -12,7 +12,7 @@ import os
 import time
 from pathlib import Path
 
-from llm_latency.engine import asking
+from llm_latency.engine import prompts
 from llm_latency.engine.timed import TimedModel
 from llm_latency.plan.spec import Start, Workload
 from llm_latency.records.record import StateFile
@@ -34,16 +34,16 @@ def warm_up(model: TimedModel, start: Start, workload: Workload, state: Path) ->
     if kind == "none":
         return
     # What the application knows beforehand takes it no time at the start.
-    known = asking.prefix(model, workload) if kind == "system_prompt" else []
+    prefix = prompts.prefix(model, workload) if kind == "system_prompt" else []
     batch = min(model.effective.n_batch, model.effective.n_ctx - 1)
-    full = model.passage(batch) if kind == "batch" else []
+    full = prompts.passage(model, batch) if kind == "batch" else []
     start_s = time.perf_counter()
     if kind == "tokens":
         model.generate("Bonjour", max_tokens=2, length="fixed")
     elif kind == "batch":
         model.generate(full, max_tokens=1, length="fixed")
     elif kind == "system_prompt":
-        model.hold(known)
+        model.prime_cache(prefix)
     elif kind == "restored_state":
         model.restore_state(state)
     else:
@@ -56,9 +56,9 @@ def warm_up(model: TimedModel, start: Start, workload: Workload, state: Path) ->
 
 def make_state(model: TimedModel, start: Start, workload: Workload, state: Path) -> StateFile:
     """Evaluate the workload's prefix and write its state to a file, for other processes."""
-    known = asking.prefix(model, workload)
+    prefix = prompts.prefix(model, workload)
     start_s = time.perf_counter()
-    model.hold(known)
+    model.prime_cache(prefix)
     evaluated_s = time.perf_counter()
     draft = state.with_name(f"{state.name}.{os.getpid()}")
     save = model.save_state if start.warm_up == "restored_state" else model.save_python_state
@@ -69,7 +69,7 @@ def make_state(model: TimedModel, start: Start, workload: Workload, state: Path)
     saved_s = time.perf_counter()
     draft.replace(state)
     return StateFile(
-        tokens=len(known),
+        tokens=len(prefix),
         bytes=state.stat().st_size,
         evaluate_s=evaluated_s - start_s,
         save_s=saved_s - evaluated_s,

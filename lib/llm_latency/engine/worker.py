@@ -9,7 +9,6 @@ of what every trial waits for.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import sys
 import threading
@@ -26,7 +25,7 @@ from llm_latency.errors import EngineError
 from llm_latency.machine import host, limits, memory_cap
 from llm_latency.machine.resident_memory import Places
 from llm_latency.plan.spec import Trial
-from llm_latency.records.record import EngineCard, ProcessMemory
+from llm_latency.records.record import ProcessMemory
 
 
 def main() -> None:
@@ -50,7 +49,9 @@ def main() -> None:
         _refuse_what_cannot_be()
         memory_cap.come_under(request.join, request.data_bytes)
         if request.trial is None:
-            send(Event(phase="end", engine=engine_card(), ended="done"))
+            from llm_latency.engine import llama
+
+            send(Event(phase="end", engine=llama.engine_card(), ended="done"))
         else:
             measure(request, request.trial, log, send)
     except Exception as error:  # whatever it is, the parent is told
@@ -67,14 +68,14 @@ def main() -> None:
 def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event], None]) -> None:
     """Load, warm up, generate first and repeat, sending each part as it is measured."""
     send(Event(phase="import llama_cpp"))
-    from llm_latency.engine import asking, llama, timed, warm_up
+    from llm_latency.engine import llama, prompts, timed, warm_up
 
     places = Places(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
 
     def remember(phase: str) -> None:
-        lie = places.now(phase)
-        memory[phase] = host.process_memory().model_copy(update={"places": lie})
+        file_places = places.now(phase)
+        memory[phase] = host.process_memory().model_copy(update={"places": file_places})
 
     remember("before")
     try:
@@ -98,7 +99,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         remember("after_load")
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
-            asked = asking.question(model, workload, repeat)
+            asked = prompts.question(model, workload, repeat)
             watch = host.CpuWatch.start()
             answer = model.generate(
                 asked.prompt,
@@ -135,35 +136,6 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="end", ended=ended, reason=str(error)))
     except MemoryError as error:
         send(Event(phase="end", ended="oom", reason=f"Python ran out of memory: {error}"))
-
-
-def engine_card() -> EngineCard:
-    """Return what the installed engine is and which devices it sees."""
-    import llama_cpp
-    import llama_cpp.llama_cpp as C
-
-    from llm_latency.engine.llama import system_info
-
-    C.llama_backend_init()
-    library = C._lib
-    library.ggml_backend_dev_count.restype = ctypes.c_size_t
-    library.ggml_backend_dev_get.restype = ctypes.c_void_p
-    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
-        getattr(library, name).restype = ctypes.c_char_p
-        getattr(library, name).argtypes = [ctypes.c_void_p]
-    devices = []
-    for number in range(library.ggml_backend_dev_count()):
-        device = library.ggml_backend_dev_get(number)
-        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
-        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
-        devices.append(f"{name}: {text}")
-    return EngineCard(
-        version=llama_cpp.__version__,
-        system_info=system_info(),
-        gpu_offload=bool(C.llama_supports_gpu_offload()),
-        devices=devices,
-    )
 
 
 def _die_with_parent() -> None:
