@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_latency.machine.resident_memory import PLACES
 from llm_latency.records.record import (
     PHASES,
+    PLACES,
     Effective,
     Generation,
     LoadTimings,
