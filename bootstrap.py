@@ -94,8 +94,8 @@ def cpu_features(
         text = cpuinfo.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return frozenset()
-    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(found.group(1).lower().split()) if found else frozenset()
+    flags = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(flags.group(1).lower().split()) if flags else frozenset()
 
 
 def engine_flags(
@@ -171,10 +171,10 @@ def wheel_key(entry: str, cmake_args: str, tag: str, compilers: str, cpu: str = 
 
 def lock_entry(lock: str, name: str = PACKAGE) -> tuple[str, str]:
     """Take one package out of the lock: its version, and its requirement with hashes."""
-    found = re.search(rf"^{re.escape(name)}==(\S+)(?:.*\\\n)(?:    --hash=.*\n?)+", lock, re.M)
-    if not found:
+    match = re.search(rf"^{re.escape(name)}==(\S+)(?:.*\\\n)(?:    --hash=.*\n?)+", lock, re.M)
+    if not match:
         raise SetupError(f"requirements.lock has no {name} with hashes: restore it from git.")
-    return found.group(1), found.group(0)
+    return match.group(1), match.group(0)
 
 
 def cache_root(env: Mapping[str, str], system: str = sys.platform) -> Path:
@@ -241,12 +241,12 @@ def explain_compiler() -> str:
 
 def build_progress(line: str) -> float | None:
     """Read ninja's ``[26/140]`` or make's ``[ 25%]`` at the start of a line as a fraction."""
-    if found := re.match(r"\s*\[\s*(\d+)/(\d+)\]", line):
-        done, total = int(found.group(1)), int(found.group(2))
+    if match := re.match(r"\s*\[\s*(\d+)/(\d+)\]", line):
+        done, total = int(match.group(1)), int(match.group(2))
         # CMake's own small steps ([0/1] Re-running CMake) are not the build.
         return done / total if total >= 10 else None
-    if found := re.match(r"\s*\[\s*(\d+)%\]", line):
-        return int(found.group(1)) / 100
+    if match := re.match(r"\s*\[\s*(\d+)%\]", line):
+        return int(match.group(1)) / 100
     return None
 
 
@@ -395,8 +395,8 @@ def set_up(engine: str | None, venv: Path) -> None:
     cards = cuda_cards() if engine == "cuda" else []
     # Last, so that the user's own options win over those chosen here.
     cmake_args = " ".join([*engine_flags(engine, machine, features, cards), extra]).strip()
-    found = compiler_line(os.environ, engine)
-    compilers = found or installed.get("compiler", "")  # what is built needs no compiler any more
+    here = compiler_line(os.environ, engine)
+    compilers = here or installed.get("compiler", "")  # what is built needs no compiler any more
     cpu = " ".join([platform.processor(), *sorted(features)]) if engine == "native" else ""
     key = wheel_key(entry, cmake_args, f"{sysconfig.get_platform()} {machine}", compilers, cpu)
     project = (ROOT / "pyproject.toml").read_bytes()
@@ -408,7 +408,7 @@ def set_up(engine: str | None, venv: Path) -> None:
     stamp_file.unlink(missing_ok=True)
 
     wheels = cache_root(os.environ) / "wheels" / key
-    if not found and not wheels.exists():
+    if not here and not wheels.exists():
         raise SetupError(explain_compiler())
     say(f"Python {platform.python_version()} on {sysconfig.get_platform()}; {compilers}")
     make_venv(venv, python)

@@ -39,11 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
             parser.add_argument(option, type=int, nargs="+", default=list(default), help=text)
         else:
             parser.add_argument(option, type=type(default), default=default, help=text)
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        plan = calibration.plan(**{name: getattr(asked, name) for name in defaults})
-        build(asked.source, whole=asked.whole)
-        if asked.build_only:
+        plan = calibration.plan(**{name: getattr(options, name) for name in defaults})
+        build(options.source, whole=options.whole)
+        if options.build_only:
             return 0
         run = calibration.run(plan)
     except LabError as error:

@@ -159,10 +159,10 @@ def _whole(tree: Path, folder: Path, log: Path) -> Path:
     bootstrap.say("Compiling all of llama.cpp takes 3 to 15 minutes, once")
     _run("Compiling llama.cpp", command, log, bootstrap.build_progress)
     name = bench.place().name
-    found = [path for path in build_folder.rglob(name) if path.is_file()]
-    if not found:
+    files = [path for path in build_folder.rglob(name) if path.is_file()]
+    if not files:
         raise LabError(f"the build left no {name}; read {log}.")
-    return found[0]
+    return files[0]
 
 
 def _cmake(folder: Path, log: Path) -> str:

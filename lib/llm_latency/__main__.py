@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 
@@ -84,6 +85,7 @@ def run_notebook(notebook: Path, output: Path, options: list[str]) -> int:
             f"{str(output.parent)!r} is no folder; make it, or give another place for the notebook "
             "that is executed."
         )
+    _encrypt_what_kernels_say()
     arguments = [str(notebook), str(output), *options]
     failed: str | None = None
     try:
@@ -108,6 +110,24 @@ def run_notebook(notebook: Path, output: Path, options: list[str]) -> int:
     if failed:
         print(failed, file=sys.stderr)
     return 1 if failed else 0
+
+
+def _encrypt_what_kernels_say() -> None:
+    """Let papermill start kernels that encrypt; one that does not warns of it in its first line."""
+    import zmq
+    from papermill.engines import NBClientEngine, papermill_engines
+    from traitlets.config import Config
+
+    class EncryptedEngine(NBClientEngine):  # type: ignore[misc]
+        """papermill's own engine, with another default of Jupyter's."""
+
+        @classmethod
+        def execute_managed_notebook(cls, *arguments: Any, **options: Any) -> Any:
+            config = Config(KernelManager={"transport_encryption": "auto"})
+            return super().execute_managed_notebook(*arguments, config=config, **options)
+
+    if zmq.has("curve"):
+        papermill_engines.register(None, EncryptedEngine)
 
 
 if __name__ == "__main__":

@@ -69,12 +69,12 @@ def test_who_comes_second_is_told_who_measures_and_what_to_do(holder: Holder) ->
     first = holder()
     with pytest.raises(LabError) as caught, lock.machine():
         pass
-    said = str(caught.value)
+    refusal = str(caught.value)
     for word in ("run 'first' is at work", "3 of 9 trials stored", "since 20", " s ago",
                  f"process {first.pid}", str(Path("/runs/first")), "wait_s=3600"):  # fmt: skip
-        assert word in said, word
-    assert "\n" not in said
-    assert platform.node() not in said  # it is this machine
+        assert word in refusal, word
+    assert "\n" not in refusal
+    assert platform.node() not in refusal  # it is this machine
 
 
 def test_a_lock_ends_with_its_holder_however_that_ends(holder: Holder, own: Path) -> None:
@@ -103,8 +103,8 @@ def test_who_waits_says_so_and_for_whom(
     with lock.machine(wait_s=60):
         ended.join()
         assert first.returncode == 0
-    said = capsys.readouterr().err
-    assert said.startswith("Waiting up to 60 s: run 'first' is at work (3 of 9 trials stored")
+    printed = capsys.readouterr().err
+    assert printed.startswith("Waiting up to 60 s: run 'first' is at work (3 of 9 trials stored")
 
 
 def test_waiting_has_an_end(holder: Holder) -> None:

@@ -70,9 +70,9 @@ def test_a_limit_that_is_not_in_force_is_not_believed(monkeypatch: pytest.Monkey
 
     record = factories.record(Settings())
     unlimited = MemoryLimit(asked_bytes=50 * MIB, why="memory can be limited on Linux only")
-    found = proven(record.model_copy(update={"memory_limit": unlimited}), 1)
-    assert found.status == "invalid"
-    assert "memory_limit_bytes=52428800 was asked and is not in force" in (found.reason or "")
+    judged = proven(record.model_copy(update={"memory_limit": unlimited}), 1)
+    assert judged.status == "invalid"
+    assert "memory_limit_bytes=52428800 was asked and is not in force" in (judged.reason or "")
 
 
 @pytest.mark.engine
@@ -85,9 +85,9 @@ def test_a_model_that_needs_more_than_its_limit_is_oom(outputs: Path) -> None:
         asked.cell(memory_limit_bytes=size * MIB, use_mmap=False, **work) for size in (16, 2000)
     ]
     run = runner.run(asked.plan(cells), progress=False)
-    found = {r.trial.start.memory_limit_bytes: r for r in run.records()}
-    assert found[16 * MIB].status == "oom", found[16 * MIB].reason
-    assert found[2000 * MIB].status == "ok", found[2000 * MIB].reason
+    by_limit = {r.trial.start.memory_limit_bytes: r for r in run.records()}
+    assert by_limit[16 * MIB].status == "oom", by_limit[16 * MIB].reason
+    assert by_limit[2000 * MIB].status == "ok", by_limit[2000 * MIB].reason
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory can be limited on Linux only")

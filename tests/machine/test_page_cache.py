@@ -72,11 +72,11 @@ def test_a_file_that_another_process_holds_cannot_be_evicted_and_is_caught(file:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         state = prepare(file, "evicted")
-        found = problem("evicted", state, None, file.stat().st_size)
+        cause = problem("evicted", state, None, file.stat().st_size)
     finally:
         holder.communicate()
     assert (state.resident_before or 0) > 0.9
-    assert "stayed in RAM" in str(found)
+    assert "stayed in RAM" in str(cause)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +97,8 @@ def test_a_start_that_was_not_as_asked_is_told(
 ) -> None:
     state = PageCacheState(in_force=wanted, resident_before=share)
     read = None if read_mib is None else read_mib * MIB
-    found = problem(wanted, state, read, 100 * MIB)
-    assert (found is None) if word is None else (word in str(found))
+    cause = problem(wanted, state, read, 100 * MIB)
+    assert (cause is None) if word is None else (word in str(cause))
 
 
 def test_a_system_without_control_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

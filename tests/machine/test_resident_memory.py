@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import llm_latency as lab
-from llm_latency.machine.resident_memory import PLACES, Places
+from llm_latency.machine.resident_memory import ResidentMap
+from llm_latency.records.record import PLACES
 
 MIB = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
@@ -18,26 +19,27 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tell
 def test_bytes_are_found_where_they_were_put(tmp_path: Path) -> None:
     file = tmp_path / "a model.gguf"
     file.write_bytes(b"x" * 3 * MIB)
-    places = Places(file)
-    before = places.now("before")
+    resident = ResidentMap(file)
+    resident.by_place("before")  # a first look at the tests' many libraries takes memory itself
+    before = resident.by_place("before")
     engine = mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     engine.write(b"y" * 2 * MIB)
     with file.open("rb") as opened:
         mapped = mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ)
     assert mapped[:: mmap.PAGESIZE]
-    loaded = places.now("after_load")
+    loaded = resident.by_place("after_load")
     engine.write(b"y" * 4 * MIB)  # more of a buffer that was there
-    first = places.now("after_first")
+    first = resident.by_place("after_first")
     assert set(before) | set(loaded) | set(first) <= set(PLACES)
     assert before.get("model_file", 0) == 0
     assert loaded["model_file"] == 3 * MIB
     # The system may join neighbouring mappings, so anonymous memory is counted as one here.
-    held = [
-        sum(lie.get(place, 0) for place in ("engine", "python", "work_space"))
-        for lie in (before, loaded, first)
+    anonymous = [
+        sum(places.get(place, 0) for place in ("engine", "python", "work_space"))
+        for places in (before, loaded, first)
     ]
-    assert 2 * MIB <= held[1] - held[0] < 3 * MIB
-    assert 4 * MIB <= held[2] - held[1] < 5 * MIB
+    assert 2 * MIB <= anonymous[1] - anonymous[0] < 3 * MIB
+    assert 4 * MIB <= anonymous[2] - anonymous[1] < 5 * MIB
     mapped.close()
     engine.close()
 

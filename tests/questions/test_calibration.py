@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -24,7 +25,6 @@ from tests.measure.test_runner import another_run
 from tests.support.factories import FakeWorker
 
 BENCH = """
-#!{python}
 import json, sys
 asked = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 n_prompt, n_gen, count = int(asked["-p"]), int(asked["-n"]), int(asked["-r"])
@@ -44,8 +44,10 @@ def fake_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBench:
 
     def install(prefill: float = 1.0, decode: float = 1.0, lines: str = "") -> Path:
         script = tmp_path / "llama-bench"
-        words = {"python": sys.executable, "prefill": prefill, "decode": decode, "lines": lines}
-        script.write_text(BENCH.strip().format(**words) + "\n", encoding="utf-8")
+        code = BENCH.format(prefill=prefill, decode=decode, lines=lines)
+        # A shell's line: a "#!" line takes no path with a space in it.
+        line = shlex.join([sys.executable, "-c", code])
+        script.write_text(f'#!/bin/sh\nexec {line} "$@"\n', encoding="utf-8")
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("LLM_LATENCY_LLAMA_BENCH", str(script))
         return script
@@ -173,9 +175,9 @@ def test_six_pairs_give_an_interval(make_plan: MakePlan, fake_tools: FakeBench) 
     fake_tools()
     run = calibration.run(make_plan(pairs=6, n_threads=1), progress=False)
     assert set(run.ratios()["kind"]) == {"interval"}
-    said = page.answer(run.ratios(), parts(run.frame())).data
-    assert "3 of 3 medians lie within" in said
-    assert "Outside" not in said
+    answer = page.answer(run.ratios(), parts(run.frame())).data
+    assert "3 of 3 medians lie within" in answer
+    assert "Outside" not in answer
 
 
 def test_what_was_measured_is_stored_and_shown_again(
@@ -268,9 +270,9 @@ def test_a_llama_bench_that_fails_is_a_result(
     table = run.ratios().set_index("measure")
     assert table["n"].to_dict() == {PREFILL: 2, USER: 0, ENGINE: 0}
     assert table["failed"].to_dict() == {PREFILL: 0, USER: 2, ENGINE: 2}
-    said = page.answer(run.ratios(), parts(run.frame())).data
-    assert "1 of 1 median lies within" in said
-    assert "Failed, and in no ratio: 2 pairs" in said
+    answer = page.answer(run.ratios(), parts(run.frame())).data
+    assert "1 of 1 median lies within" in answer
+    assert "Failed, and in no ratio: 2 pairs" in answer
     assert len(page.table(run.ratios())) == 3
     assert len(page.parts_table(parts(run.frame()))) == 1
 
@@ -319,10 +321,11 @@ def test_the_page(make_plan: MakePlan, fake_tools: FakeBench) -> None:
     fake_tools(prefill=0.9, decode=0.99)
     run = calibration.run(make_plan(pairs=6, n_threads=[1, 2]), progress=False)
     ratios, rest = run.ratios(), parts(run.frame())
-    said = page.answer(ratios, rest).data
-    assert "4 of 6 medians lie within 0.98–1.02" in said
-    assert "Outside: prefill 128, 1 thread: 0.900 [0.900–0.900] and prefill 128, 2 threads" in said
-    assert "sampling takes 100 µs" in said
+    answer = page.answer(ratios, rest).data
+    assert "4 of 6 medians lie within 0.98–1.02" in answer
+    outside = "Outside: prefill 128, 1 thread: 0.900 [0.900–0.900] and prefill 128, 2 threads"
+    assert outside in answer
+    assert "sampling takes 100 µs" in answer
     table = page.table(ratios)
     assert list(table["lab / llama-bench"]) == ["0.900", "0.990", "0.990"] * 2
     assert set(table["95 % interval"]) == {"[0.900–0.900]", "[0.990–0.990]"}

@@ -77,19 +77,20 @@ def test_each_question_has_a_run_of_its_own(runs: everything.Runs, outputs: Path
         "all-warm_runs",
     ]
     assert runs.planned == runs.final == sum(len(p.cells) for p in runs.plan.plans)
-    assert len(runs.frame("warm_runs")) and runs.frame("batch_size").empty
+    assert list(runs.views) == ["warm_runs", "prompt_size"]
     assert list(runs.folders()["question"]) == ["warm_runs", "prompt_size"]
     assert runs.failures().empty
 
 
-def test_the_page_of_answers_asks_and_answers(runs: everything.Runs) -> None:
-    said = str(lab.answers.everything(runs).data)
-    for name in ("warm_runs", "prompt_size"):
-        assert f"### {QUESTIONS[name].asks}" in said
-    assert QUESTIONS["batch_size"].asks not in said
+def test_the_table_asks_and_answers(runs: everything.Runs) -> None:
+    table = everything.table(runs)
+    assert list(table["question"]) == [
+        QUESTIONS[name].asks.replace("`", "") for name in ("warm_runs", "prompt_size")
+    ]
     # One round cannot decide anything.
-    assert "undecided" in said
-    assert "INCOMPLETE" not in said and "Not run" not in said
+    assert set(table["verdict"]) <= {"undecided", "none"}
+    assert everything.answer(runs, "batch_size").verdict == "none"
+    assert everything.figure(runs, "batch_size") is None
 
 
 def test_stored_runs_named_alone_are_drawn_again(
@@ -122,8 +123,8 @@ def test_a_question_that_cannot_be_run_does_not_stop_the_others(
 
     monkeypatch.setattr(runner, "run", run)
     runs = everything.run(plan, progress=False)
-    said = str(lab.answers.everything(runs).data)
-    assert "**Not run:** the disk is full" in said
+    assert runs.stopped == {"warm_runs": "the disk is full; free some space"}
+    assert "the disk is full" in str(everything.notices(runs).data)
     assert runs.final < runs.planned  # the report says that it is incomplete
     monkeypatch.setattr(
         runner, "run", lambda *_, **__: (_ for _ in ()).throw(LabError("no engine"))

@@ -10,11 +10,11 @@ from IPython.display import Markdown
 
 from llm_latency.answers import troubles
 from llm_latency.answers.page import markdown
-from llm_latency.machine.resident_memory import PLACES
 from llm_latency.memory.fits import largest, predict_at
 from llm_latency.model.header import Header
 from llm_latency.plan.sizes import size_bytes
 from llm_latency.records import frame as fr
+from llm_latency.records.record import PLACES
 from llm_latency.views.ledger import Ledger, ledgers
 from llm_latency.words import MIB, enumerate_words, escape, number, percent, several, span
 

@@ -23,7 +23,7 @@ from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import EngineError
 from llm_latency.machine import host, limits, memory_cap
-from llm_latency.machine.resident_memory import Places
+from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import ProcessMemory
 
@@ -70,12 +70,12 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
     send(Event(phase="import llama_cpp"))
     from llm_latency.engine import llama, prompts, timed, warm_up
 
-    places = Places(Path(request.model_path))
+    resident = ResidentMap(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
 
     def remember(phase: str) -> None:
-        file_places = places.now(phase)
-        memory[phase] = host.process_memory().model_copy(update={"places": file_places})
+        places = resident.by_place(phase)
+        memory[phase] = host.process_memory().model_copy(update={"places": places})
 
     remember("before")
     try:

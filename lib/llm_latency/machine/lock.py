@@ -33,7 +33,8 @@ POLL_S = 0.5
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 """What disks say that know no locks."""
 
-_mine = threading.local()
+_this_thread = threading.local()
+"""The locks that each thread holds."""
 
 
 class Note(Frozen):
@@ -78,14 +79,14 @@ class Hold:
         LabError
             If another run holds it, and goes on to for ``wait_s`` seconds.
         """
-        held: set[Path] = _mine.__dict__.setdefault("held", set())
+        own: set[Path] = _this_thread.__dict__.setdefault("locks", set())
         path = path.absolute()
         note = path.with_name(f"{path.name}.json")
-        if path not in held:
+        if path not in own:
             lock = _taken(path, wait_s)
             self._stack.callback(lock.release)
-            held.add(path)
-            self._stack.callback(held.discard, path)
+            own.add(path)
+            self._stack.callback(own.discard, path)
             self._stack.callback(_forget, note)
         self._notes.append(note)
         if self._note is not None:

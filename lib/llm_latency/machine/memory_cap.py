@@ -33,33 +33,36 @@ class Limiter:
 
     Attributes
     ----------
+    limit_bytes : int or None
+        What it is; ``None``: there is none.
     join : str
         File into which the process writes its identity to come under the limit; may be empty.
     data_bytes : int or None
         Limit that the process sets on itself where there is no cgroup.
     """
 
-    def __init__(self, asked: int | None) -> None:
-        self.asked, self.join, self.why = asked, "", None
+    def __init__(self, limit_bytes: int | None) -> None:
+        self.limit_bytes, self.join, self.why = limit_bytes, "", None
         self.data_bytes: int | None = None
         self._folder: Path | None = None
-        if asked is None:
+        if limit_bytes is None:
             return
         if sys.platform != "linux":
             self.why = "memory can be limited on Linux only"
             return
         for parent, v2 in _places():
-            if self._make(parent, asked, v2=v2):
+            if self._make(parent, limit_bytes, v2=v2):
                 return
         self.why = "no cgroup could be made here; RLIMIT_DATA does not count mapped files"
-        self.data_bytes = asked
+        self.data_bytes = limit_bytes
 
-    def _make(self, parent: Path, asked: int, *, v2: bool) -> bool:
+    def _make(self, parent: Path, limit_bytes: int, *, v2: bool) -> bool:
         folder = None
         _sweep(parent)
         try:
             folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
-            (folder / ("memory.max" if v2 else "memory.limit_in_bytes")).write_text(str(asked))
+            name = "memory.max" if v2 else "memory.limit_in_bytes"
+            (folder / name).write_text(str(limit_bytes))
         except OSError:
             if folder is not None:
                 with contextlib.suppress(OSError):
@@ -68,7 +71,7 @@ class Limiter:
         for name, value in (
             ("memory.swap.max", "0"),
             ("memory.swappiness", "0"),
-            ("memory.memsw.limit_in_bytes", str(asked)),
+            ("memory.memsw.limit_in_bytes", str(limit_bytes)),
         ):
             with contextlib.suppress(OSError):
                 if (folder / name).exists():
@@ -78,12 +81,12 @@ class Limiter:
 
     def state(self) -> MemoryLimit | None:
         """Return what the limit did; ``None`` where none was asked for."""
-        if self.asked is None:
+        if self.limit_bytes is None:
             return None
         by = "cgroup" if self._folder else "rlimit" if self.data_bytes else None
         return MemoryLimit.model_validate(
             {
-                "asked_bytes": self.asked,
+                "asked_bytes": self.limit_bytes,
                 "by": by,
                 "peak_bytes": self._number("memory.peak", "memory.max_usage_in_bytes"),
                 "kills": self._count("oom_kill"),
@@ -144,9 +147,9 @@ def _sweep(parent: Path) -> None:
 
 
 @contextlib.contextmanager
-def limited(asked: int | None) -> Iterator[Limiter]:
+def limited(limit_bytes: int | None) -> Iterator[Limiter]:
     """Give a limit of that many bytes for a process to join, and remove it at the end."""
-    limiter = Limiter(asked)
+    limiter = Limiter(limit_bytes)
     try:
         yield limiter
     finally:

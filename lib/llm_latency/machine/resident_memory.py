@@ -10,20 +10,16 @@ that was allocated and not yet touched is in none of these sums: it grows when i
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
-PLACES = {
-    "model_file": "pages of the model's file",
-    "engine": "the engine's buffers",
-    "work_space": "work space that appeared later",
-    "heap": "small pieces (heap)",
-    "python": "Python, before the model",
-    "code": "programs and libraries",
-}
-"""Names of the places, and what readers are told of them."""
+import psutil
+
+ANONYMOUS = "[anon]"
+"""psutil's name of a mapping that has none."""
 
 
-class Places:
+class ResidentMap:
     """Takes the resident bytes of this process apart, phase by phase.
 
     Parameters
@@ -37,32 +33,33 @@ class Places:
         self._before: set[str] = set()
         self._loaded: set[str] | None = None
 
-    def now(self, phase: str) -> dict[str, int]:
-        """Return the resident bytes of each place; empty where the system does not tell.
+    def by_place(self, phase: str) -> dict[str, int]:
+        """Return the resident bytes of each of the :data:`~llm_latency.records.record.PLACES`.
+
+        Empty where the system does not tell.
 
         Parameters
         ----------
         phase
             One of :data:`~llm_latency.records.record.PHASES`, in their order.
         """
-        found = _mappings()
-        anonymous = {start for start, name, _ in found if not name}
+        mappings = _mappings()
+        anonymous = {start for start, name, _ in mappings if name == ANONYMOUS}
         if phase == "before":
             self._before = anonymous
         elif self._loaded is None:
             self._loaded = anonymous
-        sums: dict[str, int] = {}
-        for start, name, resident in found:
-            place = self._place(start, name)
-            sums[place] = sums.get(place, 0) + resident
-        return sums
+        resident: Counter[str] = Counter()
+        for start, name, rss in mappings:
+            resident[self._place(start, name)] += rss
+        return dict(resident)
 
     def _place(self, start: str, name: str) -> str:
         if name == self._model:
             return "model_file"
         if name.startswith("[heap"):
             return "heap"
-        if name:
+        if name != ANONYMOUS:
             return "code"  # shared libraries, and the little that the kernel maps
         if start in self._before:
             return "python"
@@ -74,16 +71,8 @@ def _mappings() -> list[tuple[str, str, int]]:
     if sys.platform != "linux":
         return []
     try:
-        text = Path("/proc/self/smaps").read_text(errors="replace")
-    except OSError:
+        mappings = psutil.Process().memory_maps(grouped=False)
+    except (psutil.Error, OSError, ValueError):  # ValueError: a kernel that words it anew
         return []
-    found, start, name = [], "", ""
-    for line in text.splitlines():
-        head = line[:4]
-        if head == "Rss:":
-            found.append((start, name, int(line.split()[1]) * 1024))
-        elif line[0] in "0123456789abcdef":  # every other line begins with a capital
-            fields = line.split(None, 5)
-            start = fields[0].partition("-")[0]
-            name = fields[5] if len(fields) > 5 else ""
-    return found
+    # Its end is no part of it: a mapping grows, and stays what it was.
+    return [(mapping.addr.partition("-")[0], mapping.path, mapping.rss) for mapping in mappings]

@@ -130,23 +130,23 @@ def fill(cuda: Cuda, leave: int) -> Held:
             f"{_mib(free)} of the card's {_mib(total)} are free, fewer than the {_mib(leave)} "
             "that are to be left; close what else uses the card, or leave less"
         )
-    held, most = 0, free
-    while free - leave >= GRAIN and most >= GRAIN:
-        size = min(most, free - leave) // GRAIN * GRAIN
+    held_bytes, largest = 0, free
+    while free - leave >= GRAIN and largest >= GRAIN:
+        size = min(largest, free - leave) // GRAIN * GRAIN
         if not cuda.allocate(size):
-            most = size // 2  # what is free need not lie in one piece
+            largest = size // 2  # what is free need not lie in one piece
             continue
-        held += size
+        held_bytes += size
         before, (free, total) = free, cuda.memory()
         if before - free < size // 2:
             break
     if abs(free - leave) > NEAR:
         raise LabError(
             f"{_mib(free)} of VRAM stay free where {_mib(leave)} were to be left, although "
-            f"{_mib(held)} are held: the driver does not let a ballast work here; measure "
+            f"{_mib(held_bytes)} are held: the driver does not let a ballast work here; measure "
             "without one"
         )
-    return Held(held_bytes=held, free_bytes=free, total_bytes=total)
+    return Held(held_bytes=held_bytes, free_bytes=free, total_bytes=total)
 
 
 def serve(leave: int, library: Any = None) -> None:

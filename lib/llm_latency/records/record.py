@@ -144,6 +144,17 @@ class Buffers(Part):
     by_device: dict[str, dict[str, int]] = Field(default_factory=dict)
 
 
+PLACES = {
+    "model_file": "pages of the model's file",
+    "engine": "the engine's buffers",
+    "work_space": "work space that appeared later",
+    "heap": "small pieces (heap)",
+    "python": "Python, before the model",
+    "code": "programs and libraries",
+}
+"""Where resident bytes can lie, and what readers are told of it."""
+
+
 class ProcessMemory(Part):
     """Resident memory of the measured process at one moment."""
 
@@ -156,7 +167,7 @@ class ProcessMemory(Part):
     minor_faults: int | None = None
     read_bytes: int | None = None
     places: dict[str, int] = Field(
-        default_factory=dict, description="Resident bytes by what they are for, see places.py"
+        default_factory=dict, description="Resident bytes by what they are for, see PLACES"
     )
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from llm_latency.machine.resident_memory import PLACES
 from llm_latency.plan.loading import reading_of
 from llm_latency.plan.spec import Settings, Start, Workload
 from llm_latency.records.record import (
     PHASES,
+    PLACES,
     Buffers,
     Effective,
     Generation,

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llm_latency.machine.resident_memory import PLACES
 from llm_latency.memory.predict import predict
 from llm_latency.model.header import Header
 from llm_latency.plan.spec import Settings
 from llm_latency.records import frame as fr
+from llm_latency.records.record import PLACES
 
 PHASES = ("after_load", "after_first", "after_last")
 
