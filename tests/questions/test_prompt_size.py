@@ -280,4 +280,4 @@ def test_the_notebook_runs(carried_out: CarriedOut) -> None:
     assert len(frame) == (3 + 1) * 2
     assert set(frame.loc[frame["prompt_tokens"] == 2, "prompt_words"]) == {1}  # one word
     assert "What does a longer prompt cost?" in page
-    assert "From 64 to 66 tokens, 1 to 2 batches" in page
+    assert "data:image/png" in page and "INCOMPLETE" not in page
