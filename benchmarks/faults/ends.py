@@ -34,7 +34,7 @@ from llm_latency.records.record import Record
 from tests.support import jobs
 
 MIB = 2**20
-SILENT_S = 2.0
+IDLE_S = 2.0
 """Stands in for the minute that a child may do nothing."""
 ROOT = Path(__file__).parents[2]
 LONG = Workload(prompt_tokens=8, max_tokens=6000, repeats=50)
@@ -133,7 +133,7 @@ def valued(content: bytes, key: bytes, value: bytes) -> bytes:
 
 def standstill(place: Path) -> Record:
     """Stop the process, with a shorter patience."""
-    kept, process.IDLE_LIMIT_S = process.IDLE_LIMIT_S, SILENT_S
+    kept, process.IDLE_LIMIT_S = process.IDLE_LIMIT_S, IDLE_S
     try:
         return signalled("SIGSTOP")(place)
     finally:
@@ -155,9 +155,9 @@ def starved(place: Path) -> Record | None:
         if not limit.join:
             return None
         code = (
-            "import sys\nfrom pathlib import Path\nfrom llm_latency import limits\n"
+            "from pathlib import Path\nfrom llm_latency.machine import memory_cap\n"
             "from benchmarks.faults import ends\n"
-            f"limits.come_under({limit.join!r}, None)\n"
+            f"memory_cap.come_under({limit.join!r}, None)\n"
             f"made = ends.measure(Path({str(place)!r}), n_ctx=131072)\n"
             "print(made.model_dump_json())"
         )
@@ -320,7 +320,7 @@ def _no_room_for_a_state(folder: Path, leave: Callable[[int], None]) -> Iterator
         measure(folder, workload=asked, start=start)
     except LabError as error:
         said = str(error)
-    left = [path.name for path in folder.glob("*.state*")]
+    left = [path.name for path in folder.rglob("*.state*")]
     yield f"no room for a prompt's state -> LabError: {said}"
     if "make room" not in said or left:
         raise LabError(f"no room for a state was not one clear error: {said!r}, left: {left}")
