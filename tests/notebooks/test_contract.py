@@ -13,7 +13,7 @@ import pytest
 
 from llm_latency import experiments
 from llm_latency.plan.builder import OPTIONS
-from llm_latency.questions import module
+from llm_latency.questions import QUESTIONS, module
 from llm_latency.questions.notebook import defaults
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -24,11 +24,21 @@ ANNOTATIONS = {"int", "float", "str", "bool"} | {
 }
 
 
+def read(path: Path) -> Any:
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["stem"] = path.stem
+    return notebook
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def any_notebook(request: pytest.FixtureRequest) -> Any:
+    return read(request.param)
+
+
+@pytest.fixture(params=QUESTIONS)
 def notebook(request: pytest.FixtureRequest) -> Any:
-    read = nbformat.read(request.param, as_version=4)
-    read.metadata["stem"] = request.param.stem
-    return read
+    """One that asks a question, with parameters and a run."""
+    return read(FOLDER / f"{request.param}.ipynb")
 
 
 def code_cells(notebook: Any) -> list[Any]:
@@ -44,8 +54,8 @@ def python(source: str) -> ast.Module:
     return ast.parse("\n".join(lines))
 
 
-def test_there_are_notebooks() -> None:
-    assert NOTEBOOKS
+def test_every_question_has_its_notebook_and_one_is_where_to_start() -> None:
+    assert {path.stem for path in NOTEBOOKS} == {*QUESTIONS, "start_here"}
 
 
 def test_parameters_are_annotated_literals_with_a_comment_each(notebook: Any) -> None:
@@ -86,29 +96,32 @@ def test_defaults_make_a_plan(notebook: Any) -> None:
     assert experiments.from_notebook(notebook.metadata["stem"], values)
 
 
-def test_nothing_of_a_run_is_committed(notebook: Any) -> None:
-    assert notebook.nbformat == 4 and notebook.nbformat_minor >= 5
-    assert notebook.metadata["kernelspec"]["name"] == "python3"
-    assert "papermill" not in notebook.metadata
-    identities = [cell.id for cell in notebook.cells]
+def test_nothing_of_a_run_is_committed(any_notebook: Any) -> None:
+    assert any_notebook.nbformat == 4 and any_notebook.nbformat_minor >= 5
+    assert any_notebook.metadata["kernelspec"]["name"] == "python3"
+    assert "papermill" not in any_notebook.metadata
+    identities = [cell.id for cell in any_notebook.cells]
     assert len(set(identities)) == len(identities)
-    for cell in code_cells(notebook):
+    for cell in code_cells(any_notebook):
         assert cell.outputs == [] and cell.execution_count is None
         assert "papermill" not in cell.metadata
 
 
-def test_notebooks_are_thin(notebook: Any) -> None:
-    for cell in code_cells(notebook):
+def test_notebooks_are_thin(any_notebook: Any) -> None:
+    for cell in code_cells(any_notebook):
         for node in ast.walk(python(cell.source)):
             kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
             assert not isinstance(node, kinds), cell.source
         assert len(cell.source.splitlines()) <= 30
 
 
-def test_the_question_comes_first_and_the_run_is_one_cell(notebook: Any) -> None:
-    assert notebook.cells[0].cell_type == "markdown"
-    assert notebook.cells[0].source.startswith("# ")
-    assert "?" in notebook.cells[0].source.splitlines()[0]
+def test_the_question_comes_first(any_notebook: Any) -> None:
+    assert any_notebook.cells[0].cell_type == "markdown"
+    assert any_notebook.cells[0].source.startswith("# ")
+    assert "?" in any_notebook.cells[0].source.splitlines()[0]
+
+
+def test_the_run_is_one_cell(notebook: Any) -> None:
     (run,) = tagged(notebook, "progress")
     assert ".run(plan)" in run.source
     told = ("notices(", "lab.answers.completeness(")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llm_latency.__main__ import main
+from llm_latency.questions import QUESTIONS
 from tests.support.wrong_parameters import ROOT, WRONG, environment, left_behind, refuse_all
 
 pytestmark = pytest.mark.notebook
@@ -38,6 +39,6 @@ def test_a_name_that_cannot_be_one(tmp_path: Path, capsys: pytest.CaptureFixture
     assert said.startswith("a parameter's name cannot be one") and "such as n_batch" in said
 
 
-def test_every_notebook_has_its_share() -> None:
+def test_every_question_has_its_share() -> None:
     assert len(WRONG) >= 100 and len({str(one) for one in WRONG}) == len(WRONG)
-    assert {one.notebook for one in WRONG} == {p.stem for p in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {one.notebook for one in WRONG} == set(QUESTIONS)

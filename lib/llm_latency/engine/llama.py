@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO, TypeVar
 
 _import_started_s = time.perf_counter()
 import llama_cpp  # noqa: E402
@@ -145,6 +145,9 @@ class Counters(NamedTuple):
         return self.prompt_s + self.single_s
 
 
+ModelT = TypeVar("ModelT", bound="Model")
+
+
 class Model:
     """A model that is loaded, with the time stamps, sizes and settings that proved it.
 
@@ -208,7 +211,7 @@ class Model:
         self.effective = self._in_force(settings)
         self.buffers = self.log.buffers()
 
-    def __enter__(self) -> Model:
+    def __enter__(self: ModelT) -> ModelT:
         return self
 
     def __exit__(

@@ -21,8 +21,8 @@ from llm_latency.plan import loading
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import PageCache, Plan
 from llm_latency.records import frame as fr
+from llm_latency.report import clock, phrases, style
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate
@@ -31,17 +31,17 @@ from llm_latency.words import MIB, MS, number, percent, several, span
 REPLACED = loading.REPLACED
 
 PARTS = {
-    "import": ("import_s", "#c9ced6"),
-    "backend": ("backend_init_s", "#5d6675"),
-    "model file": ("model_load_s", "#1b2a5e"),
-    "context": ("context_s", "#4794ad"),
-    "rest of loading": ("rest_s", "#b5dccb"),
-    "warm-up": ("warm_up_s", "#7d4f9e"),
-    "prefill": ("prefill_s", "#8c4a12"),
-    "first token": ("after_prefill_s", "#dd9a2b"),
-    "to the last token": ("after_first_s", "#f3dfae"),
+    "import": "import_s",
+    "backend": "backend_init_s",
+    "model file": "model_load_s",
+    "context": "context_s",
+    "rest of loading": "rest_s",
+    "warm-up": "warm_up_s",
+    "prefill": "prefill_s",
+    "first token": "after_prefill_s",
+    "to the last token": "after_first_s",
 }
-"""Parts of a start in their order: column and colour; neighbours differ in lightness."""
+"""Columns of the parts of a start, in their order."""
 STATES = {
     "evicted": "file on the disk",
     "resident": "file in RAM",
@@ -131,7 +131,7 @@ class View:
     def parts(self) -> dict[str, str]:
         """Columns of the parts that any start has; a warm-up only where there was one."""
         warmed = bool((self.first["warm_up_s"] > 0).any())
-        return {name: column for name, (column, _) in PARTS.items() if name != "warm-up" or warmed}
+        return {name: column for name, column in PARTS.items() if name != "warm-up" or warmed}
 
     @property
     def uncontrolled(self) -> int:
@@ -343,9 +343,8 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
             state, y = start.page_cache, y + 0.85
         ticks.append((y, start.way))
         if start in view.measured:
-            colours = {name: colour for name, (_, colour) in PARTS.items()}
             end = fig.stack(
-                ax, y, medians[start], colours, thickness=HEIGHT, lying=True, reach=reach
+                ax, y, medians[start], clock.COLOURS, thickness=HEIGHT, lying=True, reach=reach
             )
             _mark_whole(ax, view, start, y, end)
         else:
@@ -359,7 +358,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("ms; parts: medians; black: median and interval of the whole; points: processes")
     ax.legend(
-        handles=[Patch(facecolor=PARTS[name][1], label=name) for name in view.parts],
+        handles=[Patch(facecolor=clock.COLOURS[name], label=name) for name in view.parts],
         ncols=len(view.parts),
         loc="lower left",
         bbox_to_anchor=(-0.06, 0.985),
