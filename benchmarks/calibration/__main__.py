@@ -15,8 +15,6 @@ from pathlib import Path
 from benchmarks.calibration.build import build
 from llm_latency.errors import LabError
 from llm_latency.questions import calibration
-from llm_latency.questions.calibration import page
-from llm_latency.questions.calibration.ratios import parts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,10 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped; give the same --run-id to go on.", file=sys.stderr)
         return 130
-    ratios, rest = run.ratios(), parts(run.frame())
-    for table in (page.table(ratios), page.parts_table(rest)):
+    view = calibration.View(run)
+    for table in (calibration.table(view), calibration.parts_table(view)):
         print(f"\n{table.to_string(index=False)}\n{table.attrs['caption']}")
-    print(f"\n{page.answer(ratios, rest).data}\n{run.path}")
+    print(f"\n{calibration.answer(view).text}\n{run.path}")
     return 0
 
 

@@ -15,12 +15,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from IPython.display import Markdown
 
+from llm_latency.engine import probe
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.spec import Settings
 from llm_latency.questions import calibration
-from llm_latency.questions.calibration import bench, page, probe
-from llm_latency.questions.calibration.ratios import BAND, ENGINE, PREFILL, USER, parts
+from llm_latency.questions.calibration import View, bench
+from llm_latency.questions.calibration.ratios import ENGINE, PREFILL, USER
+from llm_latency.report import appendix
+from llm_latency.report.expect import expect
+from llm_latency.report.page import notices
+from llm_latency.words import MARKER
 from tests.measure.test_runner import another_run
 from tests.support.factories import FakeWorker
 
@@ -154,30 +160,30 @@ def test_ratios_are_those_of_the_speeds(make_plan: MakePlan, fake_tools: FakeBen
     fake_tools(prefill=0.9, decode=0.99)
     run = calibration.run(make_plan(), progress=False)
     assert run.final == run.planned == 2 * 2 * 2
-    table = run.ratios().set_index(["n_threads", "measure"])
-    assert len(table) == 2 * 3
+    view = View(run)
+    ratios = {(ratio.n_threads, ratio.measure): ratio for ratio in view.ratios}
+    assert len(ratios) == len(view.ratios) == 2 * 3
     for threads in (1, 2):
         # The first generation of each process took 9.9 s, and is in none of them.
-        assert table.loc[(threads, PREFILL), "ratio"] == pytest.approx(0.9)
-        assert table.loc[(threads, USER), "ratio"] == pytest.approx(0.99)
-        assert table.loc[(threads, ENGINE), "ratio"] == pytest.approx(0.99)
-        assert table.loc[(threads, PREFILL), "lab_tps"] == pytest.approx(1280)
-    assert set(table["n"]) == {2}
-    assert set(table["kind"]) == {"range"}
-    rest = parts(run.frame()).set_index(["n_threads", "part"])["median_s"]
-    assert rest[(1, "llama-bench")] == pytest.approx(0.0099)
-    assert rest[(1, "evaluation")] == pytest.approx(0.0001)
-    assert rest[(1, "sampling")] == pytest.approx(0.0001)
-    assert rest[(1, "binding")] == pytest.approx(-0.0001)
+        assert ratios[threads, PREFILL].beyond.median == pytest.approx(-0.1)
+        assert ratios[threads, USER].beyond.median == pytest.approx(-0.01)
+        assert ratios[threads, ENGINE].beyond.median == pytest.approx(-0.01)
+        assert ratios[threads, PREFILL].lab_tps == pytest.approx(1280)
+    assert {(ratio.beyond.n, ratio.beyond.kind) for ratio in view.ratios} == {(2, "range")}
+    assert set(view.parts) == {1, 2}
+    rest = {name: part.median for name, part in view.parts[1].items()}
+    assert rest["llama-bench"] == pytest.approx(0.0099)
+    assert rest["evaluation"] == pytest.approx(0.0001)
+    assert rest["sampling"] == pytest.approx(0.0001)
+    assert rest["binding"] == pytest.approx(-0.0001)
 
 
 def test_six_pairs_give_an_interval(make_plan: MakePlan, fake_tools: FakeBench) -> None:
     fake_tools()
-    run = calibration.run(make_plan(pairs=6, n_threads=1), progress=False)
-    assert set(run.ratios()["kind"]) == {"interval"}
-    answer = page.answer(run.ratios(), parts(run.frame())).data
-    assert "3 of 3 medians lie within" in answer
-    assert "Outside" not in answer
+    view = View(calibration.run(make_plan(pairs=6, n_threads=1), progress=False))
+    assert {ratio.beyond.kind for ratio in view.ratios} == {"interval"}
+    assert calibration.answer(view).line == "3 of 3 speeds within 2 % of llama-bench's"
+    assert calibration.answer(view).sure == "6 pairs"
 
 
 def test_what_was_measured_is_stored_and_shown_again(
@@ -192,14 +198,15 @@ def test_what_was_measured_is_stored_and_shown_again(
         "n_prompt", "n_gen", "n_threads", "model_filename", "samples_ns",
     }  # fmt: skip
     assert len(run.store.records()) == 8
-    frame = run.frame()
-    assert set(frame["tool"]) == {"lab", "llama-bench"}
-    assert len(frame) == 8 * 2 * 3
+    samples = run.samples()
+    assert set(samples["tool"]) == {"lab", "llama-bench"}
+    assert len(samples) == 8 * 2 * 3
+    assert len(run.frame()) == 8 * (3 + 1)
     script.unlink()
     before = {file: file.read_bytes() for file in run.path.glob("*.json*")}
     again = calibration.run(make_plan(), progress=False)
-    assert again.ratios().equals(run.ratios())
-    assert calibration.open_run("c").ratios().equals(run.ratios())
+    assert View(again).ratios == View(run).ratios
+    assert View(calibration.open_run("c")).ratios == View(run).ratios
     assert {file: file.read_bytes() for file in run.path.glob("*.json*")} == before
 
 
@@ -216,7 +223,7 @@ def test_a_calibration_goes_on_where_it_stopped(make_plan: MakePlan, fake_tools:
     assert calibration.open_run("c").final == 6
     again = calibration.run(make_plan(), progress=False)
     assert again.final == 8
-    assert again.ratios().equals(run.ratios())
+    assert View(again).ratios == View(run).ratios
     assert len(again.store.records()) == 10
 
 
@@ -267,14 +274,14 @@ def test_a_llama_bench_that_fails_is_a_result(
     failed = [pair for pair in run.pairs() if pair.llama_bench_line is None]
     assert {pair.test for pair in failed} == {"tg16"}
     assert all(reason in (pair.llama_bench_reason or "") for pair in failed)
-    table = run.ratios().set_index("measure")
-    assert table["n"].to_dict() == {PREFILL: 2, USER: 0, ENGINE: 0}
-    assert table["failed"].to_dict() == {PREFILL: 0, USER: 2, ENGINE: 2}
-    answer = page.answer(run.ratios(), parts(run.frame())).data
-    assert "1 of 1 median lies within" in answer
-    assert "Failed, and in no ratio: 2 pairs" in answer
-    assert len(page.table(run.ratios())) == 3
-    assert len(page.parts_table(parts(run.frame()))) == 1
+    view = View(run)
+    counts = {ratio.measure: (ratio.beyond.n, ratio.failed) for ratio in view.ratios}
+    assert counts == {PREFILL: (2, 0), USER: (0, 2), ENGINE: (0, 2)}
+    answer = calibration.answer(view)
+    assert answer.line == "1 of 1 speed within 2 % of llama-bench's"
+    assert "Failed, and in no ratio: 2 pairs" in answer.text
+    assert list(calibration.table(view)["failed"]) == [0, 2, 2]
+    assert list(calibration.parts_table(view)["lab, µs"]) == ["10,000 (10,000–10,000) n 2"]
 
 
 def test_a_lab_that_fails_is_a_result(
@@ -283,10 +290,8 @@ def test_a_lab_that_fails_is_a_result(
     fake_tools()
     fake_worker("answers_like_llama_bench", aborts_after_round=0)
     run = calibration.run(make_plan(n_threads=1), progress=False)
-    table = run.ratios()
-    assert set(table["n"]) == {1}
-    assert set(table["failed"]) == {1}
-    bad = run.frame().query("status != 'ok'")
+    assert {(ratio.beyond.n, ratio.failed) for ratio in View(run).ratios} == {(1, 1)}
+    bad = run.samples().query("status != 'ok'")
     assert set(bad["status"]) == {"crashed"}
     assert bad["reason"].str.contains("SIGABRT").all()
 
@@ -294,9 +299,14 @@ def test_a_lab_that_fails_is_a_result(
 def test_nothing_measured_is_said(make_plan: MakePlan, fake_tools: FakeBench) -> None:
     fake_tools(lines="sys.exit(1)")
     run = calibration.run(make_plan(n_threads=1), progress=False)
-    assert "No pair could be compared" in page.answer(run.ratios(), parts(run.frame())).data
-    page.figure(run.ratios())
-    page.table(run.ratios())
+    failed = View(run)
+    (run.path / "pairs.jsonl").unlink()
+    for view in (failed, View(run)):
+        assert view.compared == []
+        assert calibration.answer(view).verdict == "none"
+        assert len(calibration.table(view)) == len(view.ratios)
+        (words,) = calibration.figure(view).texts
+        assert words.get_text() == "No pair could be compared."
 
 
 def test_llama_bench_that_was_not_built_is_named_before_anything_is_made(
@@ -320,25 +330,42 @@ def test_another_experiments_plan_is_refused() -> None:
 def test_the_page(make_plan: MakePlan, fake_tools: FakeBench) -> None:
     fake_tools(prefill=0.9, decode=0.99)
     run = calibration.run(make_plan(pairs=6, n_threads=[1, 2]), progress=False)
-    ratios, rest = run.ratios(), parts(run.frame())
-    answer = page.answer(ratios, rest).data
-    assert "4 of 6 medians lie within 0.98–1.02" in answer
-    outside = "Outside: prefill 128, 1 thread: 0.900 [0.900–0.900] and prefill 128, 2 threads"
-    assert outside in answer
-    assert "sampling takes 100 µs" in answer
-    table = page.table(ratios)
-    assert list(table["lab / llama-bench"]) == ["0.900", "0.990", "0.990"] * 2
-    assert set(table["95 % interval"]) == {"[0.900–0.900]", "[0.990–0.990]"}
-    assert list(page.parts_table(rest)["threads"]) == [1, 2]
-    ax = page.figure(ratios)
+    view = View(run)
+    answer = calibration.answer(view)
+    assert answer.line == "4 of 6 speeds within 2 % of llama-bench's"
+    assert "prefill 128, 1 thread, where the lab's speed differs by **−10.0 %**" in answer.text
+    assert "sampling takes **100 µs**" in answer.text
+    table = calibration.table(view)
+    assert list(table["lab beyond llama-bench, %"]) == [
+        "−10.0 [−10.0 to −10.0] n 6", *["−1.00 [−1.00 to −1.00] n 6"] * 2
+    ] * 2  # fmt: skip
+    assert list(calibration.parts_table(view)["threads"]) == [1, 2]
+    ax = calibration.figure(view)
     drawn = [np.asarray(line.get_xdata(), dtype=float) for line in ax.get_lines()]
     points = sorted(float(x[0]) for x in drawn if len(x) == 1)
-    assert points == pytest.approx(sorted(ratios["ratio"]))
-    assert ax.get_xlim()[0] < 0.9 and ax.get_xlim()[1] > BAND[1]
+    assert points == pytest.approx([-10, -10, -1, -1, -1, -1])
+    assert ax.get_xlim()[0] < -10 and ax.get_xlim()[1] > 2
     names = [label.get_text() for label in ax.get_yticklabels()]
     assert names[0] == "prefill 128, 1 thread"
-    assert "did not build" in page.method(run.info).data
-    assert "pairs.jsonl" in page.data(run.path).data
+    assert "did not build" in calibration.method(run.info).data
+    assert "pairs.jsonl" in calibration.data(run.path).data
+
+
+def test_the_common_frame_of_a_page_holds_a_calibration(
+    make_plan: MakePlan, fake_tools: FakeBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_tools()
+    plan = make_plan(n_threads=1)
+    assert dict(expect(plan).to_numpy())["measured"].startswith("2 cells × 2 rounds")
+    run = calibration.run(plan, progress=False)
+    assert notices(run).metadata == {MARKER: {"planned": 4, "final": 4}}
+    shown: list[Any] = []
+    monkeypatch.setattr(appendix, "display", lambda *pieces: shown.extend(pieces))
+    appendix.appendix(run, calibration.method(run.info), calibration.data(run.path))
+    texts = [piece.data for piece in shown if isinstance(piece, Markdown)]
+    heads = ["## Method", "## Machine and model", "## Data"]
+    assert [text for text in texts if text.startswith("## ")] == heads
+    assert texts[-1] == calibration.data(run.path).data
 
 
 @pytest.mark.parametrize(
@@ -376,10 +403,10 @@ def test_the_real_tools_in_turn(make_plan: MakePlan, monkeypatch: pytest.MonkeyP
         pytest.skip(f"llama-bench has not been built: {bench.COMMAND} --build-only")
     run = calibration.run(make_plan(n_threads=1, pairs=1, repeats=2), progress=False)
     assert [pair.llama_bench_reason for pair in run.pairs()] == [None, None]
-    frame = run.frame()
-    assert set(frame["status"]) == {"ok"}, frame["reason"].dropna().unique()
-    assert len(frame) == 2 * 2 * 2
-    assert set(run.ratios()["n"]) == {1}
+    samples = run.samples()
+    assert set(samples["status"]) == {"ok"}, samples["reason"].dropna().unique()
+    assert len(samples) == 2 * 2 * 2
+    assert {ratio.beyond.n for ratio in View(run).ratios} == {1}
     (costs,) = [pair.probe for pair in run.pairs() if pair.probe]
     assert 0 < costs.stamp_s < costs.sampling_s
     assert run.info["llama_bench"]["way"] in ("linked", "whole")

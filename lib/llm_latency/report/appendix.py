@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from IPython.display import display
+from IPython.display import Markdown, display
 
 from llm_latency.report import cards, page, tables
 
 
-def appendix(run: Any) -> None:
+def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = None) -> None:
     """Show how a run was measured, on what, and where its data lies.
 
     Settings that are not in force as asked, and trials that did not end well, only where there
@@ -19,6 +19,8 @@ def appendix(run: Any) -> None:
     ----------
     run
         A stored run.
+    method, data
+        How it was measured and where it lies, of a run that is more than its trials.
     """
     frame, info = run.frame(), run.info
     for head, table in (
@@ -27,10 +29,10 @@ def appendix(run: Any) -> None:
     ):
         if len(table):
             _show(f"## {head}", tables.show(table))
-    _show("## Method", page.method(info), tables.show(cards.parameters(info)))
+    _show("## Method", method or page.method(info), tables.show(cards.parameters(info)))
     model, machine = cards.model(info), cards.machine(info)
     _show("## Machine and model", tables.show(machine), tables.show(model))
-    _show("## Data", page.data(run.path))
+    _show("## Data", data or page.data(run.path))
 
 
 def _show(*pieces: Any) -> None:

@@ -2,7 +2,7 @@
 
 *Long* is for a sentence and carries everything: ``402 ms (95 % interval 398–410 ms, n = 6)``.
 *Short* is for a table or a list, where the interval is known to be one: ``402 [398–410] n 6``.
-Units are ``ms``, ``MiB``, ``%``, ``s`` or any word for what needs no factor, such as ``tok/s``.
+Units are ``ms``, ``µs``, ``MiB``, ``%``, or any word for what needs no factor, such as ``tok/s``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from llm_latency.stats.compare import Comparison
 from llm_latency.stats.estimate import FEWEST, Estimate
 from llm_latency.words import MIB, MS, decimals, number, percent, several
 
-FACTORS = {"ms": MS, "MiB": MIB, "%": 100.0}
+FACTORS = {"ms": MS, "µs": 1e6, "MiB": MIB, "%": 100.0}
 """From the data's SI units to the screen's; 1 for all others."""
 INTERVAL = "95 % interval"
 RANGE = "range"

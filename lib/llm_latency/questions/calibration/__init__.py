@@ -20,6 +20,21 @@ from __future__ import annotations
 
 from llm_latency.questions.calibration.folder import CalibrationRun, open_run
 from llm_latency.questions.calibration.measuring import run
+from llm_latency.questions.calibration.page import answer, data, figure, method, parts_table, table
 from llm_latency.questions.calibration.planning import CalibrationPlan, plan
+from llm_latency.questions.calibration.ratios import View
 
-__all__ = ["CalibrationPlan", "CalibrationRun", "open_run", "plan", "run"]
+__all__ = [
+    "CalibrationPlan",
+    "CalibrationRun",
+    "View",
+    "answer",
+    "data",
+    "figure",
+    "method",
+    "open_run",
+    "parts_table",
+    "plan",
+    "run",
+    "table",
+]

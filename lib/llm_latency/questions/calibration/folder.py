@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from llm_latency.engine.probe import Costs
 from llm_latency.errors import LabError
-from llm_latency.questions.calibration import ratios
 from llm_latency.questions.calibration.planning import CalibrationPlan, Tool
-from llm_latency.questions.calibration.probe import Costs
-from llm_latency.records import files, versions
+from llm_latency.records import files, llama_bench, versions
 from llm_latency.records.folders import outputs_dir
-from llm_latency.records.record import Part
+from llm_latency.records.record import Generation, Part, Record
+from llm_latency.records.rows import to_frame
 from llm_latency.records.store import RunStore
 
 if TYPE_CHECKING:
@@ -25,6 +26,13 @@ LINES = "llama-bench.jsonl"
 PAIRS = "pairs.jsonl"
 HOME = "calibration"
 """The folder in the outputs where calibrations lie."""
+COLUMNS = (
+    "pair_id", "test", "tokens", "n_threads", "pair", "first", "tool", "sample", "status",
+    "reason", "seconds", "engine_s", "sampling_s", "disturbed",
+)  # fmt: skip
+"""Columns of :func:`rows`."""
+NUMBERS = ("sample", "seconds", "engine_s", "sampling_s")
+"""Those of them that are numbers, or missing."""
 
 
 def folder_of(run_id: str) -> Path:
@@ -86,32 +94,85 @@ class CalibrationRun:
         """Return the pairs that have been measured, in the order of writing."""
         return stored_pairs(self.path)
 
-    def frame(self) -> pd.DataFrame:
-        """Return one tidy row per sample of either tool.
+    def records(self) -> list[Record]:
+        """Return the lab's record of each pair."""
+        lines = whole_lines(self.path / TRIALS)
+        return [versions.record(lines[pair.trial_line - 1]) for pair in self.pairs()]
 
-        See :func:`llm_latency.questions.calibration.ratios.rows`.
-        """
+    def frame(self) -> pd.DataFrame:
+        """Return the lab's half: one tidy row per generation, as of any run."""
+        return to_frame(self.records())
+
+    def samples(self) -> pd.DataFrame:
+        """Return one tidy row per sample of either tool, see :func:`rows`."""
         import pandas as pd
 
-        trials = whole_lines(self.path / TRIALS)
         lines = whole_lines(self.path / LINES)
-        found: list[dict[str, Any]] = []
-        for pair in self.pairs():
-            record = versions.record(trials[pair.trial_line - 1])
+        made: list[dict[str, Any]] = []
+        for pair, record in zip(self.pairs(), self.records(), strict=True):
             number = pair.llama_bench_line
             line = None if number is None else json.loads(lines[number - 1])
-            found += ratios.rows(pair.model_dump(), record, line)
-        return pd.DataFrame(found, columns=list(ratios.COLUMNS))
-
-    def ratios(self) -> pd.DataFrame:
-        """Return the lab's speed over llama-bench's.
-
-        See :func:`llm_latency.questions.calibration.ratios.ratios`.
-        """
-        return ratios.ratios(self.frame())
+            made += rows(pair.model_dump(), record, line)
+        frame = pd.DataFrame(made, columns=list(COLUMNS))
+        return frame.astype(dict.fromkeys(NUMBERS, float))
 
     def __repr__(self) -> str:
         return f"<calibration {self.path.name}: {self.final} of {self.planned} pairs>"
+
+
+def rows(
+    pair: Mapping[str, Any], record: Record, line: Mapping[str, Any] | None
+) -> Iterator[dict[str, Any]]:
+    """Return the samples of a pair as rows: one per run of either tool, in seconds.
+
+    ``seconds`` is the time of all the pair's ``tokens``, ``engine_s`` what llama.cpp itself
+    counted of it, ``sampling_s`` one sampling, as the pair's probe clocked it. A process that
+    failed is one row without them.
+
+    Parameters
+    ----------
+    pair
+        A line of ``pairs.jsonl``.
+    record
+        The lab's record; its first generation is left out, as llama-bench leaves out its own.
+    line
+        llama-bench's line; ``None`` where it failed.
+    """
+    common = {key: pair[key] for key in COLUMNS if key in pair}
+    common |= dict.fromkeys(set(COLUMNS) - set(common))
+    mine = common | {
+        "tool": "lab",
+        "status": record.status,
+        "reason": record.reason,
+        "disturbed": "; ".join(record.disturbed),
+        "sampling_s": (pair["probe"] or {}).get("sampling_s"),
+    }
+    later = [g for g in record.generations if g.repeat > 0]
+    for generation in later:
+        yield mine | {"sample": generation.repeat} | _times(pair["test"], generation)
+    if not later:
+        yield mine
+    other = common | {
+        "tool": "llama-bench",
+        "status": "crashed" if line is None else "ok",
+        "reason": pair["llama_bench_reason"],
+        "disturbed": "; ".join(pair["llama_bench_disturbed"]),
+    }
+    if line is None:
+        yield other
+        return
+    for row in llama_bench.rows(line):
+        yield other | {"sample": row["repeat"], "seconds": row["total_s"]}
+
+
+def _times(test: str, generation: Generation) -> dict[str, float | None]:
+    times = generation.timings
+    if test.startswith("pp"):
+        return {"seconds": times.prefill_s, "engine_s": times.engine_prefill_s}
+    return {
+        "seconds": times.total_s,
+        "engine_s": times.engine_prefill_s + times.engine_decode_s,
+    }
 
 
 def stored_pairs(folder: Path) -> list[Pair]:

@@ -1,8 +1,8 @@
-"""A calibration on the page: tables, one figure, and sentences computed from the data."""
+"""A calibration on the page: the answer, its two tables, the figure, and how it was measured."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,188 +10,138 @@ import pandas as pd
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 
-from llm_latency.answers.page import markdown
-from llm_latency.questions.calibration.ratios import BAND, ENGINE, PARTS, USER
-from llm_latency.report import style
+from llm_latency.questions.calibration.ratios import View
+from llm_latency.report import phrases, style
+from llm_latency.report.page import Answer, code, markdown
+from llm_latency.stats.compare import SMALLEST_EFFECT
 from llm_latency.stats.estimate import FEWEST
-from llm_latency.words import enumerate_words, escape, number, percent, several
+from llm_latency.words import escape, number, percent, several
 
-US = 1e6
-"""Seconds to µs."""
-
-
-def _threads(count: int) -> str:
-    return several(int(count), "thread")
-
-
-def _name(row: Mapping[Hashable, Any]) -> str:
-    test = f" {row['test'][2:]}" if row["test"].startswith("pp") else ""
-    return f"{row['measure']}{test}, {_threads(row['n_threads'])}"
-
-
-def _bounds(low: float, high: float, kind: str, places: int) -> str:
-    left, right = "[]" if kind == "interval" else "()"
-    return f"{left}{number(low, places)}–{number(high, places)}{right}"
+PARTS = {
+    "llama-bench": "llama-bench, µs",
+    "evaluation": "evaluation beyond it, µs",
+    "sampling": "sampling, µs",
+    "binding": "binding and stamps, µs",
+    "lab": "lab, µs",
+}
+"""Columns of the parts of a decoded token's time."""
+NEAR = f"{100 * SMALLEST_EFFECT:.0f} %"
+"""So near, the lab's figure is called llama.cpp's speed."""
 
 
-def table(ratios: pd.DataFrame) -> pd.DataFrame:
-    """Return the ratios as readers see them.
-
-    Parameters
-    ----------
-    ratios
-        ``run.ratios()``.
-    """
-    shown = [
-        {
-            "threads": row["n_threads"],
-            "test": row["test"],
-            "measure": row["measure"],
-            "lab / llama-bench": number(row["ratio"], 3),
-            "95 % interval": _bounds(row["low"], row["high"], row["kind"], 3) if row["n"] else "–",
-            "pairs": row["n"],
-            "lab, tok/s": number(row["lab_tps"]),
-            "llama-bench, tok/s": number(row["llama_bench_tps"]),
-            "disturbed": row["disturbed"],
-            "failed": row["failed"],
-        }
-        for row in ratios.to_dict("records")
+def answer(view: View) -> Answer:
+    """Answer how near the lab's figure is to llama.cpp's speed, and what lies between."""
+    if not (known := view.compared):
+        sentence = "**No pair could be compared:** see the logs of the processes."
+        return Answer("no pair could be compared", "none", "", (sentence,))
+    near = sum(abs(one.beyond.median) <= SMALLEST_EFFECT for one in known)
+    whole = sum(max(-one.beyond.low, one.beyond.high) <= SMALLEST_EFFECT for one in known)
+    line = f"{near} of {several(len(known), 'speed')} within {NEAR} of llama-bench's"
+    far = max(known, key=lambda one: abs(one.beyond.median))
+    sentences = [
+        f"**{line}** by the median, {whole} with the whole of the bounds.",
+        f"The furthest from it is {far.words}, where the lab's speed differs by "
+        f"{phrases.estimate(far.beyond, '%')}.",
+        *_between(view),
+        *_troubles(view),
     ]
-    made = pd.DataFrame(shown)
+    fewest = min(one.beyond.n for one in known)
+    sure = several(fewest, "pair")
+    if fewest < FEWEST:
+        sure += f"; {FEWEST} are the fewest for an interval"
+        sentences.append(f"This rests on {sure}.")
+    return Answer(line, "measured", sure, tuple(sentences))
+
+
+def _between(view: View) -> list[str]:
+    """Say what of a decoded token's time is no evaluation, at the fewest threads."""
+    for threads, parts in view.parts.items():
+        if all(part.n for part in parts.values()):
+            token_s, binding_s = parts["lab"].median, parts["binding"].median
+            return [
+                f"Of a decoded token's {phrases.amount(token_s, 'µs')} with "
+                f"{several(threads, 'thread')} sampling takes "
+                f"{phrases.estimate(parts['sampling'], 'µs')}, "
+                f"or {percent(parts['sampling'].median / token_s)}, which llama-bench does not do, "
+                f"and the binding with the time stamps {phrases.amount(binding_s, 'µs')}."
+            ]
+    return []
+
+
+def _troubles(view: View) -> list[str]:
+    """Say how many pairs failed or were disturbed."""
+    failed, disturbed = (int(view.pairs[name].sum()) for name in ("failed", "disturbed"))
+    lost = f"Failed, and in no ratio: {several(failed, 'pair')}. " if failed else ""
+    noisy = f"Disturbed by what else ran here: {several(disturbed, 'pair')}." if disturbed else ""
+    return [f"**{(lost + noisy).strip()}**"] if lost or noisy else []
+
+
+def table(view: View) -> pd.DataFrame:
+    """Return one row per test, threads and measure: the lab's speed beside llama-bench's."""
+    made = pd.DataFrame(
+        {
+            "threads": one.n_threads,
+            "test": one.test,
+            "measure": one.measure,
+            "lab beyond llama-bench, %": phrases.short(one.beyond, "%"),
+            "lab, tok/s": number(one.lab_tps),
+            "llama-bench, tok/s": number(one.llama_bench_tps),
+            "disturbed": one.disturbed,
+            "failed": one.failed,
+        }
+        for one in view.ratios
+    )
     made.attrs["caption"] = (
-        "Ratio of speeds, above 1 the lab is the faster: median over pairs of fresh processes "
-        f"[95 % interval], or, with fewer than {FEWEST} pairs, (smallest–largest)."
+        f"Above 0 the lab's speed is the higher, pair by pair of processes. {phrases.BRACKETS}"
     )
     return made
 
 
-def parts_table(parts: pd.DataFrame) -> pd.DataFrame:
-    """Return where a decoded token's time goes, in µs, one row per thread count.
-
-    Parameters
-    ----------
-    parts
-        :func:`llm_latency.questions.calibration.ratios.parts`.
-    """
-    words = {
-        "llama-bench": "llama-bench, µs",
-        "evaluation": "evaluation beyond it, µs",
-        "sampling": "sampling, µs",
-        "binding": "binding and stamps, µs",
-        "lab": "lab, µs",
-    }
-    shown = []
-    for threads, part in parts.groupby("n_threads"):
-        at = {row["part"]: row for row in part.to_dict("records")}
-        row: dict[str, Any] = {"threads": threads}
-        for name in PARTS:
-            value: dict[Hashable, Any] = at[name]
-            bounds = _bounds(value["low_s"] * US, value["high_s"] * US, value["kind"], 0)
-            row[words[name]] = f"{number(value['median_s'] * US, 0)} {bounds if value['n'] else ''}"
-        shown.append(row)
-    made = pd.DataFrame(shown)
-    made.attrs["caption"] = "Time of one decoded token: medians over pairs, so parts nearly add up."
+def parts_table(view: View) -> pd.DataFrame:
+    """Return where a decoded token's time goes, one row per number of threads."""
+    made = pd.DataFrame(
+        {"threads": threads} | {PARTS[name]: phrases.short(parts[name], "µs") for name in PARTS}
+        for threads, parts in view.parts.items()
+    )
+    made.attrs["caption"] = (
+        f"Time of one decoded token, in parts that add up only nearly. {phrases.BRACKETS}"
+    )
     return made
 
 
 @style.styled
-def figure(ratios: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw every ratio with its interval, and the band within which it counts as llama.cpp's.
-
-    Parameters
-    ----------
-    ratios
-        ``run.ratios()``.
-    ax
-        Axes to draw into; a new figure if not given.
-    """
-    ax = ax or style.new_axes(8.0, 1.4 + 0.38 * max(3, len(ratios)))
-    ax.set_title("The lab's speed over llama-bench's")
-    known = ratios[ratios["n"] > 0].reset_index(drop=True)
-    if known.empty:
+def figure(view: View, ax: Axes | None = None) -> Axes:
+    """Draw by how much the lab's speed differs in each test, with its interval."""
+    known = view.compared
+    ax = ax or style.new_axes(8.0, 1.4 + 0.38 * max(3, len(known)))
+    ax.set_title("The lab's speed beyond llama-bench's")
+    if not known:
         return style.say_empty(ax, "No pair could be compared.")
-    threads = sorted(known["n_threads"].unique())
+    threads = sorted({one.n_threads for one in known})
     colours = dict(zip(threads, style.ramp(len(threads)), strict=True))
-    ax.axvspan(*BAND, color=style.FAINT, linewidth=0)
-    ax.axvline(1.0, color=style.MUTED, linewidth=1.0)
-    for place, row in enumerate(known.to_dict("records")):
-        colour = colours[row["n_threads"]]
-        ax.hlines(place, row["low"], row["high"], color=colour, linewidth=2.2)
-        mark = style.MARKERS[threads.index(row["n_threads"]) % len(style.MARKERS)]
-        ax.plot([row["ratio"]], [place], mark, color=colour, markersize=7, markeredgecolor="white")
-    ax.set_yticks(range(len(known)), [_name(row) for row in known.to_dict("records")])
+    near = 100 * SMALLEST_EFFECT
+    ax.axvspan(-near, near, color=style.FAINT, linewidth=0)
+    ax.axvline(0.0, color=style.MUTED, linewidth=1.0)
+    for place, one in enumerate(known):
+        colour, value = colours[one.n_threads], one.beyond.times(100)
+        ax.hlines(place, value.low, value.high, color=colour, linewidth=2.2)
+        mark = style.MARKERS[threads.index(one.n_threads) % len(style.MARKERS)]
+        ax.plot([value.median], [place], mark, color=colour, markersize=7, markeredgecolor="white")
+    ax.set_yticks(range(len(known)), [one.words for one in known])
     ax.set_ylim(len(known) - 0.5, -0.5)
     ax.grid(axis="y", visible=False)
     ax.grid(axis="x", visible=True)
-    reach = max(1.5 * (BAND[1] - 1), (known[["low", "high"]] - 1).abs().to_numpy().max() * 1.1)
-    ax.set_xlim(1 - reach, 1 + reach)
-    ax.set_xlabel("ratio of speeds; above 1 the lab is the faster")
-    lines = "intervals" if (known["kind"] == "interval").all() else "intervals or ranges"
-    style.subtitle(
-        ax, f"Points: medians over pairs; lines: their {lines}; grey: {BAND[0]}–{BAND[1]}."
-    )
+    furthest = 100 * max(abs(bound) for one in known for bound in (one.beyond.low, one.beyond.high))
+    reach = max(1.5 * near, 1.1 * furthest)
+    ax.set_xlim(-reach, reach)
+    ax.set_xlabel("%; above 0 the lab's speed is the higher")
+    lines = "intervals" if all(o.beyond.kind == "interval" for o in known) else "ranges"
+    style.subtitle(ax, f"Points: medians over pairs; lines: their {lines}; grey: within {NEAR}.")
     return ax
 
 
-def answer(ratios: pd.DataFrame, parts: pd.DataFrame) -> Markdown:
-    """Return what the ratios say: how many lie in the band, which do not, and what the rest is.
-
-    Parameters
-    ----------
-    ratios
-        ``run.ratios()``.
-    parts
-        :func:`llm_latency.questions.calibration.ratios.parts`.
-    """
-    known = ratios[ratios["n"] > 0]
-    if known.empty:
-        return markdown("**No pair could be compared:** see the logs of the processes.")
-    inside = known["ratio"].between(*BAND)
-    whole = inside & (known["low"] >= BAND[0]) & (known["high"] <= BAND[1])
-    said = [
-        f"**{inside.sum()} of {several(len(known), 'median')} "
-        f"{'lies' if len(known) == 1 else 'lie'} within {BAND[0]}–{BAND[1]} of llama-bench's "
-        f"speed**, {whole.sum()} with the whole of {'its' if len(known) == 1 else 'their'} bounds."
-    ]
-    outside = [
-        f"{_name(row)}: {number(row['ratio'], 3)} "
-        f"{_bounds(row['low'], row['high'], row['kind'], 3)}"
-        for row in known[~inside].to_dict("records")
-    ]
-    if outside:
-        said.append(f"Outside: {enumerate_words(outside, most=12)}.")
-    said += [_rest(known, part) for _, part in parts.groupby("n_threads") if part["n"].all()]
-    tests = ratios.drop_duplicates(["n_threads", "test"])
-    disturbed, failed = int(tests["disturbed"].sum()), int(tests["failed"].sum())
-    if disturbed:
-        said.append(
-            f"**Disturbed by what else ran on this machine: {several(disturbed, 'pair')}**; "
-            "measure again when it is quiet."
-        )
-    if failed:
-        said.append(f"**Failed, and in no ratio: {several(failed, 'pair')}.**")
-    if (known["kind"] == "range").any():
-        said.append(f"With fewer than {FEWEST} pairs there is no interval, only a range.")
-    return markdown(" ".join(said))
-
-
-def _rest(ratios: pd.DataFrame, part: pd.DataFrame) -> str:
-    """Return where the difference of one thread count goes."""
-    at = (part.set_index("part")["median_s"] * US).to_dict()
-    threads = int(part["n_threads"].iloc[0])
-    here = ratios[ratios["n_threads"] == threads].set_index("measure")["ratio"]
-    seen = f"{number(here[USER], 3)} with sampling, {number(here[ENGINE], 3)} by evaluation alone"
-    return (
-        f"Decode with {_threads(threads)}: {seen}. Of the lab's {number(at['lab'], 0)} µs per "
-        f"token sampling takes {number(at['sampling'], 0)} µs "
-        f"({percent(at['sampling'] / at['lab'])}), which llama-bench does not do, and the "
-        f"binding with the time stamps {number(at['binding'], 0)} µs "
-        f"({percent(at['binding'] / at['lab'])})."
-    )
-
-
 def method(info: Mapping[str, Any]) -> Markdown:
-    """Return how it was measured, out of the plan.
+    """Return how a calibration was measured, out of its plan.
 
     Parameters
     ----------
@@ -215,7 +165,7 @@ def method(info: Mapping[str, Any]) -> Markdown:
 
 
 def data(path: Path) -> Markdown:
-    """Return where the calibration's data lies, and how to read it again.
+    """Return where a calibration's data lies, and how to read it again.
 
     Parameters
     ----------
@@ -223,8 +173,8 @@ def data(path: Path) -> Markdown:
         The calibration's folder.
     """
     return markdown(
-        f"Everything above is computed from what lies in **{escape(path)}**: the lab's records "
-        "(`trials.jsonl`), llama-bench's own lines (`llama-bench.jsonl`), and which belong "
-        f"together (`pairs.jsonl`). `calibration.open_run` reads them again, given the run&#95;id "
-        f"{escape(path.name)}."
+        "Every figure and sentence above is computed from what lies in the folder "
+        f"**{escape(path.name)}** under outputs/calibration: the lab's records (`trials.jsonl`), "
+        "llama-bench's own lines (`llama-bench.jsonl`), and which belong together "
+        f"(`pairs.jsonl`). `lab.calibration.open_run` reads them again, given the {code('run_id')}."
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from llm_latency.model import names
+from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name
 from llm_latency.plan.spec import (
     MAX_INT32,
@@ -82,6 +83,16 @@ class CalibrationPlan(Frozen):
         text = "\n".join(planned.model_dump_json() for planned in self.planned())
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+    @property
+    def cells(self) -> tuple[Trial, ...]:
+        """The lab's half of each test, once."""
+        return tuple(p.trial for p in self.planned() if p.trial.round == 0)
+
+    @property
+    def rounds(self) -> int:
+        """How often each is measured."""
+        return self.pairs
+
     def trials(self) -> list[Trial]:
         """Return the lab's half of every pair, in order."""
         return [planned.trial for planned in self.planned()]
@@ -132,38 +143,16 @@ class CalibrationPlan(Frozen):
 @closed("calibration")
 def plan(
     model: str = "synthetic:125m",
-    n_threads: Any = (1, 2),
-    prompt_tokens: Any = (128, 512),
-    max_tokens: int = 64,
-    pairs: int = 6,
-    repeats: int = 3,
+    n_threads: Annotated[Grid, "threads for prefill and decode alike; each is compared"] = (1, 2),
+    prompt_tokens: Annotated[Grid, "lengths of prefill, in tokens"] = (128, 512),
+    max_tokens: Annotated[int, "tokens of decode"] = 64,
+    pairs: Annotated[int, "pairs of fresh processes per test; an interval takes six"] = 6,
+    repeats: Annotated[int, "samples in each process, after a first one that is dropped"] = 3,
     seed: int = 0,
     wait_s: float = 0.0,
     run_id: str = "",
 ) -> CalibrationPlan:
     """Plan a comparison of the lab with llama-bench.
-
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
-    n_threads
-        Threads, one value or a list; each is compared.
-    prompt_tokens
-        Lengths of prefill, one value or a list.
-    max_tokens
-        Tokens of decode.
-    pairs
-        Pairs of fresh processes per test; six are the fewest that give a 95 % interval.
-    repeats
-        Samples in each process, after the first run that both tools drop.
-    seed
-        Of the order.
-    wait_s
-        How long to wait for another run that measures on this machine, in seconds; 0 refuses
-        at once.
-    run_id
-        A new name, or that of a calibration to go on with or to look at; empty makes a name.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """What a decoded token costs beside its evaluation.
 
-``python -m llm_latency.questions.calibration.probe``
+``python -m llm_latency.engine.probe``
 
 The lab's generation waits for the engine inside the sampling call, as an application does, and
 so cannot tell the two apart. This child can: it waits first, and clocks the sampling alone. One
@@ -27,7 +27,7 @@ from llm_latency.records.record import Part
 if TYPE_CHECKING:
     from llm_latency.engine.llama import Model
 
-COMMAND = (sys.executable, "-m", "llm_latency.questions.calibration.probe")
+COMMAND = (sys.executable, "-m", "llm_latency.engine.probe")
 
 
 class Request(Part):
