@@ -12,9 +12,8 @@ import pytest
 
 import llm_latency as lab
 from llm_latency.machine import page_cache as pagecache
-from llm_latency.machine.page_cache import prepare, problem, resident_fraction
-from llm_latency.plan.spec import PageCache
-from llm_latency.records.record import PageCacheState
+from llm_latency.machine.page_cache import prepare, resident_fraction
+from llm_latency.records.proof import EVICTED_AT_MOST, wrong_start
 
 MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and lets evict")
@@ -36,9 +35,9 @@ def test_a_file_goes_out_and_comes_in(file: Path) -> None:
     assert prepare(file, "resident").resident_before == 1.0
     out = prepare(file, "evicted")
     assert (out.in_force, out.why) == ("evicted", None)
-    assert (out.resident_before or 0) <= pagecache.EVICTED_AT_MOST
+    assert (out.resident_before or 0) <= EVICTED_AT_MOST
     assert resident_fraction(file) == out.resident_before  # asking brings nothing in
-    assert (prepare(file, "as_is").resident_before or 0) <= pagecache.EVICTED_AT_MOST
+    assert (prepare(file, "as_is").resident_before or 0) <= EVICTED_AT_MOST
     assert prepare(file, "resident").resident_before == 1.0
 
 
@@ -72,33 +71,11 @@ def test_a_file_that_another_process_holds_cannot_be_evicted_and_is_caught(file:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         state = prepare(file, "evicted")
-        cause = problem("evicted", state, None, file.stat().st_size)
+        cause = wrong_start("evicted", state, None, file.stat().st_size)
     finally:
         holder.communicate()
     assert (state.resident_before or 0) > 0.9
     assert "stayed in RAM" in str(cause)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "share", "read_mib", "word"),
-    [
-        ("evicted", 0.0, 100, None),
-        ("evicted", 0.0, None, None),
-        ("evicted", 0.3, 100, "30% of the model file stayed in RAM"),
-        ("evicted", 0.0, 12, "loading read 12 MiB of 100 MiB"),
-        ("resident", 1.0, 0, None),
-        ("resident", 0.6, 40, "only 60%"),
-        ("resident", 1.0, 90, "loading read 90 MiB from the disk"),
-        ("as_is", 0.5, 50, None),
-    ],
-)
-def test_a_start_that_was_not_as_asked_is_told(
-    wanted: PageCache, share: float, read_mib: int | None, word: str | None
-) -> None:
-    state = PageCacheState(in_force=wanted, resident_before=share)
-    read = None if read_mib is None else read_mib * MIB
-    cause = problem(wanted, state, read, 100 * MIB)
-    assert (cause is None) if word is None else (word in str(cause))
 
 
 def test_a_system_without_control_says_so(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +83,7 @@ def test_a_system_without_control_says_so(file: Path, monkeypatch: pytest.Monkey
     state = prepare(file, "evicted")
     assert (state.in_force, state.resident_before) == ("as_is", None)
     assert "darwin" in str(state.why)
-    assert problem("evicted", state, None, 1) is None  # unproven, and not called evicted
+    assert wrong_start("evicted", state, None, 1) is None  # unproven, and not called evicted
 
 
 def test_a_file_that_is_gone_is_for_the_child_to_report() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from llm_latency.plan.spec import Settings, Trial, Workload
-from llm_latency.records.proof import not_in_force, problem, proven
-from llm_latency.records.record import Effective, Generation, Record, Timings
+from llm_latency.plan.spec import PageCache, Settings, Trial, Workload
+from llm_latency.records.proof import not_in_force, problem, proven, wrong_start
+from llm_latency.records.record import Effective, Generation, PageCacheState, Record, Timings
 from llm_latency.records.rows import rows
 
 IN_FORCE: dict[str, Any] = {
@@ -99,3 +99,25 @@ def test_a_failed_proof_of_a_generation_marks_record_and_row() -> None:
     found = proven(record({}, {}, trouble="cold was asked, but …"), 0)
     assert (found.status, found.reason) == ("invalid", "cold was asked, but …")
     assert [row["status"] for row in rows(found)] == ["invalid"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "share", "read_mib", "word"),
+    [
+        ("evicted", 0.0, 100, None),
+        ("evicted", 0.0, None, None),
+        ("evicted", 0.3, 100, "30% of the model file stayed in RAM"),
+        ("evicted", 0.0, 12, "loading read 12 MiB of 100 MiB"),
+        ("resident", 1.0, 0, None),
+        ("resident", 0.6, 40, "only 60%"),
+        ("resident", 1.0, 90, "loading read 90 MiB from the disk"),
+        ("as_is", 0.5, 50, None),
+    ],
+)
+def test_a_start_that_was_not_as_asked_is_told(
+    wanted: PageCache, share: float, read_mib: int | None, word: str | None
+) -> None:
+    state = PageCacheState(in_force=wanted, resident_before=share)
+    read = None if read_mib is None else read_mib * 2**20
+    cause = wrong_start(wanted, state, read, 100 * 2**20)
+    assert (cause is None) if word is None else (word in str(cause))

@@ -20,10 +20,6 @@ from pathlib import Path
 from llm_latency.plan.spec import PageCache
 from llm_latency.records.record import PageCacheState
 
-EVICTED_AT_MOST = 0.02
-"""Resident share up to which a file counts as evicted: other files' readahead may bring pages."""
-RESIDENT_AT_LEAST = 0.98
-"""Resident share from which a file counts as resident."""
 _CHUNK_BYTES = 1 << 20
 _LOWEST_BIT = bytes(byte & 1 for byte in range(256))
 """The lowest bit of each of mincore's bytes says whether the page is there."""
@@ -107,44 +103,3 @@ def prepare(path: Path, wanted: PageCache) -> PageCacheState:
         except OSError as error:
             in_force, why = "as_is", f"the page cache could not be controlled: {error.strerror}"
     return PageCacheState(in_force=in_force, resident_before=resident_fraction(path), why=why)
-
-
-def problem(
-    wanted: PageCache, state: PageCacheState, read_bytes: int | None, size: int
-) -> str | None:
-    """Return why a trial did not start as it was to; ``None`` where it did.
-
-    Parameters
-    ----------
-    wanted, state
-        What was asked for, and what was prepared.
-    read_bytes
-        What the process had read from the disk when the model was loaded; ``None``: unknown.
-    size
-        Of the file, in bytes.
-    """
-    if state.in_force != wanted or state.resident_before is None:
-        return None
-    share = state.resident_before
-    if wanted == "evicted":
-        if share > EVICTED_AT_MOST:
-            return (
-                f"evicted was asked, but {share:.0%} of the model file stayed in RAM: another "
-                "process has it mapped, or its file system has no disk behind it"
-            )
-        if read_bytes is not None and read_bytes < 0.9 * size:
-            return (
-                f"evicted was asked, but loading read {read_bytes / 2**20:.0f} MiB of "
-                f"{size / 2**20:.0f} MiB from the disk"
-            )
-    if wanted == "resident":
-        if share < RESIDENT_AT_LEAST:
-            return (
-                f"resident was asked, but only {share:.0%} of the model file was in RAM: it is "
-                "larger than what the system keeps"
-            )
-        if read_bytes is not None and read_bytes > 0.05 * size + 2**22:
-            return (
-                f"resident was asked, but loading read {read_bytes / 2**20:.0f} MiB from the disk"
-            )
-    return None

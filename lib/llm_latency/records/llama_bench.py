@@ -15,16 +15,16 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_latency import __version__
 from llm_latency.errors import ParameterError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SOURCE = f"llm-latency-lab {__version__}"
+SOURCE = f"llm-latency-lab {metadata.version('llm-latency-lab')}"
 
 COLUMNS = (
     "experiment", "trial_id", "status", "test", "model", "prompt_tokens", "generated_tokens",

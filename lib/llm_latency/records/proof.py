@@ -7,8 +7,13 @@ cannot prove it is marked ``invalid`` with the reason: it is kept, and never ave
 
 from __future__ import annotations
 
-from llm_latency.machine import page_cache
-from llm_latency.records.record import Record
+from llm_latency.plan.spec import PageCache
+from llm_latency.records.record import PageCacheState, Record
+
+EVICTED_AT_MOST = 0.02
+"""Resident share up to which a file counts as evicted: other files' readahead may bring pages."""
+RESIDENT_AT_LEAST = 0.98
+"""Resident share from which a file counts as resident."""
 
 
 def problem(
@@ -52,7 +57,7 @@ def proven(record: Record, file_bytes: int) -> Record:
         return record
     read_bytes = record.between("before", "after_load", "read_bytes")
     asked = record.trial.start.page_cache
-    start = page_cache.problem(asked, record.page_cache, read_bytes, file_bytes)
+    start = wrong_start(asked, record.page_cache, read_bytes, file_bytes)
     reasons = [
         *([start] if start else []),
         *not_in_force(record),
@@ -64,6 +69,47 @@ def proven(record: Record, file_bytes: int) -> Record:
     return record.model_copy(
         update={"status": "invalid", "reason": "; ".join(dict.fromkeys(reasons))}
     )
+
+
+def wrong_start(
+    wanted: PageCache, state: PageCacheState, read_bytes: int | None, size: int
+) -> str | None:
+    """Return why a trial did not start as it was to; ``None`` where it did.
+
+    Parameters
+    ----------
+    wanted, state
+        What was asked for, and what was prepared.
+    read_bytes
+        What the process had read from the disk when the model was loaded; ``None``: unknown.
+    size
+        Of the file, in bytes.
+    """
+    if state.in_force != wanted or state.resident_before is None:
+        return None
+    share = state.resident_before
+    if wanted == "evicted":
+        if share > EVICTED_AT_MOST:
+            return (
+                f"evicted was asked, but {share:.0%} of the model file stayed in RAM: another "
+                "process has it mapped, or its file system has no disk behind it"
+            )
+        if read_bytes is not None and read_bytes < 0.9 * size:
+            return (
+                f"evicted was asked, but loading read {read_bytes / 2**20:.0f} MiB of "
+                f"{size / 2**20:.0f} MiB from the disk"
+            )
+    if wanted == "resident":
+        if share < RESIDENT_AT_LEAST:
+            return (
+                f"resident was asked, but only {share:.0%} of the model file was in RAM: it is "
+                "larger than what the system keeps"
+            )
+        if read_bytes is not None and read_bytes > 0.05 * size + 2**22:
+            return (
+                f"resident was asked, but loading read {read_bytes / 2**20:.0f} MiB from the disk"
+            )
+    return None
 
 
 def _unlimited(record: Record) -> str | None:
