@@ -57,7 +57,7 @@ def measure(path: Path, folder: Path, number: int) -> Record:
 def read(path: Path) -> float:
     """Let the lab's own readers read a damaged header; return the seconds of both."""
     start_s = time.perf_counter()
-    names.card("damaged", path)
+    names.describe("damaged", path)
     with contextlib.suppress(ParameterError):
         header.read_header(path)
     return time.perf_counter() - start_s

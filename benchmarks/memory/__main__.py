@@ -21,10 +21,9 @@ from llm_latency.engine.llama import Model
 from llm_latency.measure.runner import run
 from llm_latency.measure.trial import carry_out
 from llm_latency.memory import frontier, predict
-from llm_latency.memory.predict import PADDING
 from llm_latency.model import names
 from llm_latency.model.header import read_header
-from llm_latency.plan.spec import Plan, Settings
+from llm_latency.plan.spec import PADDING, Plan, Settings
 from tests.support import jobs
 
 MODELS = ("synthetic:tiny", "synthetic:tiny:q4_0", "synthetic:125m", "synthetic:125m:q4_0")

@@ -395,7 +395,7 @@ def test_a_wrong_name_is_told_the_nearest(server: Hub, commit: str, name: str, w
         names.resolve(name)
     assert "\n" not in str(caught.value)
     with pytest.raises(LabError, match=words):
-        header.header_of(name)
+        names.header_of(name)
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_first_byte(
@@ -430,24 +430,24 @@ def test_a_model_on_the_hub_is_judged_by_its_head(
 ) -> None:
     content = tiny.read_bytes()
     commit = server.repository("owner/repo").commit({"model.Q8_0.gguf": content})
-    monkeypatch.setattr(header, "FIRST_BYTES", 1 << 16)  # too few: it must ask for more
+    monkeypatch.setattr(download, "FIRST_BYTES", 1 << 16)  # too few: it must ask for more
     server.faults.breaks = [1000, 2000, 0]
-    assert header.header_of(NAME) == header.read_header(tiny)
+    assert names.header_of(NAME) == header.read_header(tiny)
     assert server.served < len(content) / 10
     # What is here is read here.
     names.resolve(NAME)
     served = server.served
-    assert header.header_of(NAME) == header.header_of(f"{NAME}@{commit}")
+    assert names.header_of(NAME) == names.header_of(f"{NAME}@{commit}")
     assert server.served == served
 
 
 def test_a_header_that_does_not_come_is_one_sentence(server: Hub, commit: str) -> None:
     server.faults.breaks = [0] * 99
     with pytest.raises(LabError, match=r"header of hf:owner.*cannot be read.*network"):
-        header.header_of(NAME)
+        names.header_of(NAME)
     server.faults.breaks = []
     with pytest.raises(ParameterError, match=r"model\.Q8_0\.gguf.*whole GGUF"):
-        header.header_of(NAME)
+        names.header_of(NAME)
 
 
 def test_fetching_has_a_bar(server: Hub, commit: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llm_latency.engine.facts import sizes_in_force
 from llm_latency.plan.parameters import grid
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records import rows
@@ -103,9 +104,7 @@ def record(
     }
     if failure and failure[0] != "invalid":
         return Record(status=failure[0], reason=failure[1], **common)
-    n_ctx = -(-settings.n_ctx // 256) * 256
-    n_batch = min(settings.n_ctx, settings.n_batch)
-    n_ubatch = min(settings.n_ubatch or 512, n_batch)
+    n_ctx, n_batch, n_ubatch = sizes_in_force(settings)
     generations = []
     for repeat in range(repeats + 1):
         count = evaluated(repeat) if evaluated else prompt - workload.prefix_tokens

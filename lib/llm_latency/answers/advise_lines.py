@@ -8,7 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from llm_latency.model.gguf import FORMATS
 from llm_latency.plan.builder import OPTIONS
+from llm_latency.plan.loading import load_mode
 from llm_latency.questions.advise.options import Option, settings_in_use
 from llm_latency.questions.advise.planning import plan
 from llm_latency.questions.notebook import defaults
@@ -16,19 +18,6 @@ from llm_latency.questions.notebook import defaults
 OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v")
 """Settings that are told only where they are not the usual ones."""
 
-GGML_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
-}  # fmt: skip
-"""Numbers of the KV cache's formats, ggml.h's ``enum ggml_type``."""
-
-
-LOAD_MODES = {
-    (True, False): "mmap",
-    (True, True): "mmap+mlock",
-    (False, True): "mlock",
-    (False, False): "none",
-}
-"""llama.cpp's one word for ``use_mmap`` and ``use_mlock`` (its ``common/arg.cpp``)."""
 LEFT_OUT = ("run_id", "repeat_disturbed", "wait_s")
 """Parameters of a run that another run of the same needs does not share."""
 
@@ -42,7 +31,7 @@ def llama(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
     for name in OTHERS:
         if settings[name] != OPTIONS[name]:
             value = settings[name]
-            values[name] = GGML_TYPES[value] if name.startswith("type") else value
+            values[name] = FORMATS[value].number if name.startswith("type") else value
     lines = ["from llama_cpp import Llama", "", "llm = Llama("]
     lines += [f"    model_path={_path(info)!r},"]
     lines += [f"    {name}={value!r}," for name, value in values.items()]
@@ -65,7 +54,7 @@ def server(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
             words += [flag, settings[name]]
     words += ["-ngl", "all" if settings["n_gpu_layers"] < 0 else settings["n_gpu_layers"]]
     words += ["-fa", "on" if settings["flash_attn"] else "off"]
-    mode = LOAD_MODES[settings["use_mmap"], settings["use_mlock"]]
+    mode = load_mode(settings["use_mmap"], settings["use_mlock"])
     words += ["-lm", mode] if mode != "mmap" else []
     words += ["--no-kv-offload"] * (not settings["offload_kqv"])
     for flag, name in (("-ctk", "type_k"), ("-ctv", "type_v")):

@@ -34,13 +34,9 @@ IMPORT_S = time.perf_counter() - _import_started_s
 from llm_latency.engine.log import LlamaLog  # noqa: E402
 from llm_latency.errors import EngineError  # noqa: E402
 from llm_latency.machine import host, limits  # noqa: E402
-from llm_latency.plan.spec import Settings  # noqa: E402
+from llm_latency.model.gguf import FORMATS  # noqa: E402
+from llm_latency.plan.spec import UBATCH, Settings  # noqa: E402
 from llm_latency.records.record import Effective, EngineCard, LoadTimings  # noqa: E402
-
-_GGML_TYPES = {
-    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "bf16": 30,
-}  # fmt: skip
-
 
 _log = LlamaLog()
 
@@ -176,7 +172,7 @@ class Model:
                     str(path),
                     n_ctx=settings.n_ctx,
                     n_batch=settings.n_batch,
-                    n_ubatch=settings.n_ubatch or 512,
+                    n_ubatch=settings.n_ubatch or UBATCH,
                     n_gpu_layers=settings.n_gpu_layers,
                     n_threads=threads,
                     n_threads_batch=settings.n_threads_batch or threads,
@@ -184,8 +180,8 @@ class Model:
                     use_mlock=settings.use_mlock,
                     flash_attn=settings.flash_attn,
                     offload_kqv=settings.offload_kqv,
-                    type_k=_GGML_TYPES[settings.type_k],
-                    type_v=_GGML_TYPES[settings.type_v],
+                    type_k=FORMATS[settings.type_k].number,
+                    type_v=FORMATS[settings.type_v].number,
                     verbose=True,  # False would send what llama.cpp prints to /dev/null
                 )
             except Exception as error:  # a damaged file fails anywhere, even in its chat template

@@ -15,12 +15,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from llm_latency.errors import LabError, ParameterError
+from llm_latency.errors import LabError
 from llm_latency.machine import devices, host, lock
 from llm_latency.measure.job import Job, ModelFile
 from llm_latency.measure.resume import check_origin, find
 from llm_latency.measure.trial import carry_out, engine_card
-from llm_latency.model import header, names
+from llm_latency.model import names
 from llm_latency.plan.spec import Trial
 from llm_latency.records.folders import make_folder, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
@@ -143,17 +143,17 @@ def session(
         make_folder(outputs_dir() / home)  # or refuse, before a model is made or fetched
         begun_with = stored.info if stored else {}
         path = names.resolve(names.pinned(plan.model, begun_with), progress=progress)
-        card = names.card(plan.model, path)
+        described = names.describe(plan.model, path)
         folder = _folder(plan, home)
         hold.take(folder / "run.lock", plan.wait_s)
         # Only now: another process may have begun the same run meanwhile.
         store = stored or find(plan, home)
         if store is not None:
-            check_origin(store.info, card)
+            check_origin(store.info, described.card)
         else:
-            store = RunStore.create(folder, _run_card(plan, path, card, folder) | dict(more or {}))
+            store = RunStore.create(folder, _run_card(plan, described, folder) | dict(more or {}))
         store.mend()
-        yield Session(store, path, ModelFile.of(card), plan.timeout_s, hold)
+        yield Session(store, path, ModelFile.of(described.card), plan.timeout_s, hold)
 
 
 def _folder(plan: Any, home: str) -> Path:
@@ -179,7 +179,7 @@ def new_run_id(plan: Any, home: str = "runs") -> str:
     return name
 
 
-def _run_card(plan: Any, path: Path, card: names.ModelCard, folder: Path) -> dict[str, Any]:
+def _run_card(plan: Any, model: names.Described, folder: Path) -> dict[str, Any]:
     """Return the content of ``run.json``: the plan and all that its figures depend on."""
     log = folder / "logs" / "engine.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -198,14 +198,6 @@ def _run_card(plan: Any, path: Path, card: names.ModelCard, folder: Path) -> dic
         "machine": host.machine_card().model_dump() | {"gpu": devices.gpu_card().model_dump()},
         "engine": engine.model_dump(),
         "versions": host.versions(),
-        "model": card.model_dump(),
-        "header": _header(path),
+        "model": model.card.model_dump(),
+        "header": model.header and model.header.model_dump(mode="json"),
     }
-
-
-def _header(path: Path) -> dict[str, Any] | None:
-    """Return what memory is predicted from; ``None`` for a file that has no header."""
-    try:
-        return header.read_header(path).model_dump(mode="json")
-    except ParameterError:
-        return None

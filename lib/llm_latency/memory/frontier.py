@@ -16,13 +16,12 @@ import pandas as pd
 
 from llm_latency.errors import ParameterError
 from llm_latency.memory.fits import largest, predict_at
-from llm_latency.memory.predict import PADDING
 from llm_latency.model import names
-from llm_latency.model.header import header_of
+from llm_latency.model.names import header_of
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.sizes import limit_bytes, size_bytes
-from llm_latency.plan.spec import Plan, Settings, Trial
+from llm_latency.plan.spec import PADDING, Plan, Settings, Trial
 from llm_latency.records.record import Record
 from llm_latency.records.store import RunStore
 

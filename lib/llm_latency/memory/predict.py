@@ -16,24 +16,10 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from llm_latency.engine.facts import REPACKED, sizes_in_force
 from llm_latency.model.header import Header, Tensor
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.spec import Settings, padded
 from llm_latency.records.record import Part
-
-BLOCK_BYTES = {
-    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32, "q5_1": 24 / 32, "q5_0": 22 / 32,
-    "q4_1": 20 / 32, "q4_0": 18 / 32,
-}  # fmt: skip
-"""Bytes per value of the KV cache's number formats: a block of 32 values and its scale."""
-
-PADDING = 256
-"""llama.cpp pads ``n_ctx`` to a multiple of this."""
-
-REPACKED = {
-    "x86_64": frozenset({"q4_0", "q4_k", "iq4_nl"}),
-    "aarch64": frozenset({"q4_0", "q4_k", "iq4_nl", "q8_0"}),
-}
-"""Number formats that llama.cpp's CPU backend holds in an order of its own."""
 
 
 class Peaks(NamedTuple):
@@ -88,27 +74,18 @@ class Prediction(Part):
         return self.host.total_bytes + self.gpu.total_bytes
 
 
-def sizes(settings: Settings) -> tuple[int, int]:
-    """Return the padded context and the batch that is computed at once, as llama.cpp has them."""
-    n_ctx = -(-settings.n_ctx // PADDING) * PADDING
-    n_batch = min(settings.n_ctx, settings.n_batch)
-    return n_ctx, min(n_batch, settings.n_ubatch or 512)
-
-
 def kv_bytes(header: Header, settings: Settings) -> list[int]:
     """Return the KV cache's bytes, layer by layer.
 
     Also with a sliding window: llama-cpp-python asks llama.cpp for the whole cache.
     """
-    n_ctx, _ = sizes(settings)
-    key = header.key_width * BLOCK_BYTES[settings.type_k]
-    value = header.value_width * BLOCK_BYTES[settings.type_v]
-    return [round(n_ctx * heads * (key + value)) for heads in header.n_head_kv]
+    n_ctx = padded(settings.n_ctx)
+    return [round(n_ctx * each) for each in header.kv_bytes(settings.type_k, settings.type_v)]
 
 
 def compute_bytes(header: Header, settings: Settings) -> int:
     """Return the bytes of the compute buffer, predicted."""
-    n_ctx, rows = sizes(settings)
+    n_ctx, _, rows = sizes_in_force(settings)
     flash = settings.flash_attn
     fitted = PEAKS[flash]
     heads_kv = max(header.n_head_kv)

@@ -10,17 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from llm_latency.errors import LabError
-from llm_latency.model import hub
+from llm_latency.errors import LabError, ParameterError
+from llm_latency.model import header, hub
 from llm_latency.model.hub_errors import explain
 
 BY_RANGE = 50 * 10**9
 """Largest file that the Hub gives by ranges, in bytes; a larger one comes through Xet alone."""
+FIRST_BYTES = 4 << 20
+"""How much is asked for first of a file of which only the header is wanted; a vocabulary of
+150,000 tokens needs as much."""
+LAST_BYTES = 1 << 28
+"""How much is asked for at most, for a header."""
 
 
 def fetch(name: hub.HubName, *, progress: bool = False) -> hub.Place:
@@ -70,6 +76,50 @@ def verify(place: hub.Place, sha256: str) -> None:
         found = digest.hexdigest()
     if place.checksum and found != place.checksum:
         raise _differs(place, found, place.path.resolve())
+
+
+def read_header(place: hub.Place) -> header.Header:
+    """Return a file's header, without fetching the file.
+
+    Raises
+    ------
+    ParameterError
+        If the file has none.
+    LabError
+        If the Hub cannot be reached.
+    """
+    if place.path is not None:
+        return header.read_header(place.path)
+    with tempfile.TemporaryDirectory() as folder:
+        return _read_head(place, Path(folder) / place.name.file.rpartition("/")[2])
+
+
+def _read_head(place: hub.Place, copy: Path) -> header.Header:
+    """Read as much of a file on the Hub as its header needs."""
+    address = place.name.at(place.commit)
+    if place.size is None:
+        raise LabError(f"the Hub does not say how large {address} is; fetch it and give its path")
+    have, wanted = 0, FIRST_BYTES
+    while True:
+        try:
+            with copy.open("ab") as file:
+                file.seek(file.truncate(have))
+                for chunk in hub.stream(place, have, min(wanted, place.size)):
+                    file.write(chunk)
+                have = file.tell()
+                # The header and a hole: the reader asks for tensors' places, not their content.
+                file.truncate(place.size)
+        except hub.Broken as broken:
+            raise LabError(
+                f"the header of {address} cannot be read: {broken}; check the network and call "
+                "again, or give the path of a file that you have"
+            ) from None
+        try:
+            return header.read_header(copy, known_bytes=have)
+        except ParameterError:
+            if have >= min(place.size, LAST_BYTES):
+                raise
+            wanted *= 2
 
 
 def _download(place: hub.Place, progress: bool) -> Path:

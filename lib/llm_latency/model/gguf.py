@@ -10,10 +10,31 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
+
+
+class Format(NamedTuple):
+    """A number format of ggml: its number, in files and in calls, and the blocks it stores."""
+
+    number: int
+    block_values: int
+    block_bytes: int
+
+    @property
+    def value_bytes(self) -> float:
+        """Bytes of one value; a block's scale is shared out among its values."""
+        return self.block_bytes / self.block_values
+
+
+FORMATS = {
+    "f32": Format(0, 1, 4), "f16": Format(1, 1, 2), "bf16": Format(30, 1, 2),
+    "q4_0": Format(2, 32, 18), "q4_1": Format(3, 32, 20), "q5_0": Format(6, 32, 22),
+    "q5_1": Format(7, 32, 24), "q8_0": Format(8, 32, 34),
+}  # fmt: skip
+"""Those that a KV cache can have, and that synthetic models are written in."""
 
 MOST_KEYS = 1 << 16
 MOST_TENSORS = 1 << 17

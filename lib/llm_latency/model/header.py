@@ -1,26 +1,24 @@
 """What a GGUF file's header says of a model's memory: shapes, types and sizes, before loading.
 
-A header is all that is read: a few MB at the head of a file of any size, so that a model that
-is still on the Hugging Face Hub can be judged before it is fetched.
+A header is all that is read: a few MB at the head of a file of any size. What readers are told of
+a model and what its memory is foretold from come from the same numbers.
 """
 
 from __future__ import annotations
 
-import tempfile
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from llm_latency.errors import LabError, ParameterError
-from llm_latency.model import hub, names
-from llm_latency.model.gguf import open_header
+from llm_latency.errors import ParameterError
+from llm_latency.model.gguf import FORMATS, open_header
 from llm_latency.records.record import Part
 
-FIRST_BYTES = 4 << 20
-"""How much of a remote file is asked for first; a vocabulary of 150,000 tokens needs as much."""
-LAST_BYTES = 1 << 28
-"""How much is asked for at most."""
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 
 class Tensor(Part):
@@ -45,7 +43,7 @@ class Header(Part):
     n_layer: int
     n_embd: int
     n_head: int = Field(description="Of the layer that has most")
-    n_head_kv: tuple[int, ...]
+    n_head_kv: tuple[int, ...] = Field(description="0 in a layer that has no attention")
     key_width: int
     value_width: int
     n_ff: int
@@ -60,59 +58,11 @@ class Header(Part):
         """Bytes of all tensors."""
         return sum(tensor.bytes for tensor in self.tensors)
 
-
-def header_of(model: str) -> Header:
-    """Return the header of a model by its name, without fetching the model.
-
-    Parameters
-    ----------
-    model
-        A path, ``synthetic:<shape>`` (written if it is not there) or
-        ``hf:owner/repo/file.gguf@revision`` (its first few MB are read over the network).
-
-    Raises
-    ------
-    ParameterError
-        If the name or the file cannot be right.
-    LabError
-        If the Hub cannot be reached.
-    """
-    name = names.check(model)
-    if not name.startswith("hf:"):
-        return read_header(names.resolve(name))
-    place = hub.find(hub.parse_name(name))
-    if place.path is not None:
-        return read_header(place.path)
-    with tempfile.TemporaryDirectory() as folder:
-        return _read_remote(place, Path(folder) / place.name.file.rpartition("/")[2])
-
-
-def _read_remote(place: hub.Place, copy: Path) -> Header:
-    """Read as much of a file on the Hub as its header needs."""
-    address = place.name.at(place.commit)
-    if place.size is None:
-        raise LabError(f"the Hub does not say how large {address} is; fetch it and give its path")
-    have, wanted = 0, FIRST_BYTES
-    while True:
-        try:
-            with copy.open("ab") as file:
-                file.seek(file.truncate(have))
-                for chunk in hub.stream(place, have, min(wanted, place.size)):
-                    file.write(chunk)
-                have = file.tell()
-                # The header and a hole: the reader asks for tensors' places, not their content.
-                file.truncate(place.size)
-        except hub.Broken as broken:
-            raise LabError(
-                f"the header of {address} cannot be read: {broken}; check the network and call "
-                "again, or give the path of a file that you have"
-            ) from None
-        try:
-            return read_header(copy, known_bytes=have)
-        except ParameterError:
-            if have >= min(place.size, LAST_BYTES):
-                raise
-            wanted *= 2
+    def kv_bytes(self, type_k: str, type_v: str) -> list[float]:
+        """Return the bytes that one token of context takes in each layer's KV cache."""
+        key = self.key_width * FORMATS[type_k].value_bytes
+        value = self.value_width * FORMATS[type_v].value_bytes
+        return [heads * (key + value) for heads in self.n_head_kv]
 
 
 def read_header(path: Path, known_bytes: int | None = None) -> Header:
@@ -134,7 +84,7 @@ def read_header(path: Path, known_bytes: int | None = None) -> Header:
         reader = open_header(path, known_bytes)
         if known_bytes is not None and reader.data_offset > known_bytes:
             raise ValueError("the header is longer than what is there of it")
-        return _header(reader)
+        return _header(_Metadata(reader))
     except Exception as error:  # a broken file can fail anywhere in the reader
         raise ParameterError(
             f"model={path.name!r} has no header that could be read ({type(error).__name__}: "
@@ -142,46 +92,122 @@ def read_header(path: Path, known_bytes: int | None = None) -> Header:
         ) from None
 
 
-def _header(reader: Any) -> Header:
-    def value(key: str, default: Any = None) -> Any:
-        field = reader.get_field(key)
-        return default if field is None else field.contents()
+def describe(path: Path) -> tuple[dict[str, Any], Header | None]:
+    """Return what a file says of itself, under the names of a model's card, and its header.
 
-    arch = str(value("general.architecture"))
+    Nothing is refused: ``why`` says what is wrong with a header that cannot be read, and one that
+    does not say what memory follows from is ``None``.
+    """
+    try:
+        metadata = _Metadata(open_header(path))
+        card = metadata.card()
+    except Exception as error:  # a broken file can fail anywhere in the reader
+        return {"why": f"the header cannot be read: {type(error).__name__}: {error}"}, None
+    try:
+        header = _header(metadata)
+    except Exception:
+        return card, None
+    per_token = round(sum(header.kv_bytes("f16", "f16")))
+    return card | {"n_head_kv": max(header.n_head_kv), "kv_bytes_per_token": per_token}, header
 
-    def number(key: str, default: int | None = None) -> int | None:
-        found = value(f"{arch}.{key}", default)
-        return None if found is None else int(max(found) if isinstance(found, list) else found)
 
-    tensors = tuple(
-        Tensor(
-            name=str(tensor.name),
-            kind=tensor.tensor_type.name.lower(),
-            dims=tuple(int(n) for n in tensor.shape),
-            bytes=int(tensor.n_bytes),
+class _Metadata:
+    """What a header holds, by its keys; sizes are under the name of the architecture."""
+
+    def __init__(self, reader: GGUFReader) -> None:
+        self._reader = reader
+        self.architecture = self.text("general.architecture")
+        self.tensors = tuple(
+            Tensor(
+                name=str(tensor.name),
+                kind=tensor.tensor_type.name.lower(),
+                dims=tuple(int(n) for n in tensor.shape),
+                bytes=int(tensor.n_bytes),
+            )
+            for tensor in reader.tensors
         )
-        for tensor in reader.tensors
-    )
-    n_layer, n_embd = int(value(f"{arch}.block_count")), int(value(f"{arch}.embedding_length"))
-    if not (0 < n_layer <= len(tensors) and n_embd > 0):
-        raise ValueError(f"{n_layer} layers of width {n_embd}, and {len(tensors)} tensors")
-    n_head = number("attention.head_count") or 1
-    kv = value(f"{arch}.attention.head_count_kv", n_head)
-    per_layer = tuple(int(n) for n in (kv if isinstance(kv, list) else [kv] * n_layer))
-    width = n_embd // n_head
-    embedding = next((t for t in tensors if t.name == "token_embd.weight"), None)
+
+    def value(self, key: str) -> Any:
+        """Return what is under a key; ``None`` where it is not there."""
+        field = self._reader.get_field(key)
+        return None if field is None else field.contents()
+
+    def text(self, key: str) -> str | None:
+        """Return what is under a key as text."""
+        value = self.value(key)
+        return None if value is None else str(value)
+
+    def size(self, key: str) -> Any:
+        """Return a size of the architecture: a number, or one per layer."""
+        return self.value(f"{self.architecture}.{key}")
+
+    def number(self, key: str) -> int | None:
+        """Return a size of the architecture, of the layer that has most of it."""
+        size = self.size(key)
+        if isinstance(size, list):
+            size = max(size, default=None)
+        return None if size is None else int(size)
+
+    def n_vocab(self) -> int | None:
+        """Return the size of the vocabulary, of which the embeddings are the best witness."""
+        rows = next((t.dims[-1] for t in self.tensors if t.name == "token_embd.weight"), None)
+        tokens = self._reader.get_field("tokenizer.ggml.tokens")
+        return rows or self.number("vocab_size") or (len(tokens.data) if tokens else None)
+
+    def card(self) -> dict[str, Any]:
+        """Return what a reader is told, as far as it is there."""
+        bytes_of: dict[str, int] = {}
+        for tensor in self.tensors:
+            bytes_of[tensor.kind] = bytes_of.get(tensor.kind, 0) + tensor.bytes
+        return {
+            "architecture": self.architecture,
+            "title": self.text("general.name"),
+            "quantisation": max(bytes_of, key=lambda kind: bytes_of[kind]).upper()
+            if bytes_of
+            else None,
+            "parameters": sum(math.prod(tensor.dims) for tensor in self.tensors),
+            "n_layer": self.number("block_count"),
+            "n_embd": self.number("embedding_length"),
+            "n_head": self.number("attention.head_count"),
+            "n_ff": self.number("feed_forward_length"),
+            "n_vocab": self.n_vocab(),
+            "n_ctx_train": self.number("context_length"),
+        }
+
+
+def _header(metadata: _Metadata) -> Header:
+    n_layer, n_embd = metadata.number("block_count"), metadata.number("embedding_length")
+    if not (n_layer and n_embd and 0 < n_layer <= len(metadata.tensors) and n_embd > 0):
+        count = len(metadata.tensors)
+        raise ValueError(f"{n_layer} layers of width {n_embd}, and {count} tensors")
+    n_head = metadata.number("attention.head_count") or 0
+    width = n_embd // n_head if n_head else 0
     return Header(
-        architecture=arch,
+        architecture=str(metadata.architecture),
         n_layer=n_layer,
         n_embd=n_embd,
         n_head=n_head,
-        n_head_kv=per_layer,
-        key_width=number("attention.key_length", width) or width,
-        value_width=number("attention.value_length", width) or width,
-        n_ff=number("feed_forward_length", 0) or 0,
-        n_vocab=embedding.dims[-1] if embedding else number("vocab_size", 0) or 0,
-        n_ctx_train=number("context_length"),
-        sliding_window=number("attention.sliding_window"),
-        recurrent=number("ssm.state_size") is not None or arch.startswith("rwkv"),
-        tensors=tensors,
+        n_head_kv=_heads_kv(metadata, n_layer),
+        key_width=metadata.number("attention.key_length") or width,
+        value_width=metadata.number("attention.value_length") or width,
+        n_ff=metadata.number("feed_forward_length") or 0,
+        n_vocab=metadata.n_vocab() or 0,
+        n_ctx_train=metadata.number("context_length"),
+        sliding_window=metadata.number("attention.sliding_window"),
+        recurrent=metadata.number("ssm.state_size") is not None
+        or str(metadata.architecture).startswith("rwkv"),
+        tensors=metadata.tensors,
     )
+
+
+def _heads_kv(metadata: _Metadata, n_layer: int) -> tuple[int, ...]:
+    """Return how many heads of each layer have keys and values of their own, as llama.cpp does."""
+    heads: int | Sequence[int] | None = metadata.size("attention.head_count_kv")
+    if heads is None:
+        heads = metadata.size("attention.head_count") or 0
+    per_layer = [int(n) for n in (heads if isinstance(heads, list) else [heads] * n_layer)]
+    if len(per_layer) != n_layer:
+        raise ValueError(f"{n_layer} layers, and heads of {len(per_layer)}")
+    # Of so many layers only the last has attention; the others keep a state.
+    interval = metadata.number("full_attention_interval") or 1
+    return tuple(n if not (at + 1) % interval else 0 for at, n in enumerate(per_layer))

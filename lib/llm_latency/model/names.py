@@ -20,10 +20,12 @@ from pydantic import Field, ValidationError
 
 from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.model import download, hub, synthetic, weights
-from llm_latency.model.gguf import open_header
+from llm_latency.model import header as gguf_header
+from llm_latency.model.header import Header, read_header
 from llm_latency.records.record import Part
 
-KV_BYTES_F16 = 2
+CARDS = 2
+"""Rises when more or something else is read of a file: what the cache keeps is then read anew."""
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 """Name of one file of a model that was split."""
 
@@ -50,8 +52,15 @@ class ModelCard(Part):
     n_vocab: int | None = None
     n_ctx_train: int | None = None
     kv_bytes_per_token: int | None = Field(
-        None, description="K and V of all layers in f16: 2 x 2 x layers x KV heads x head width"
+        None, description="In f16: over all layers, KV heads x (width of K + width of V) x 2"
     )
+
+
+class Described(Part):
+    """A model's card, and what its memory is foretold from; ``None``: its file says too little."""
+
+    card: ModelCard
+    header: Header | None
 
 
 def cache_dir() -> Path:
@@ -183,37 +192,64 @@ def pinned(name: str, info: Mapping[str, Any]) -> str:
     return hub.parse_name(name).at(commit) if commit and name.startswith("hf:") else name
 
 
+def header_of(model: str) -> Header:
+    """Return the header of a model by its name, without fetching the model.
+
+    Parameters
+    ----------
+    model
+        A path, ``synthetic:<shape>`` (written if it is not there) or
+        ``hf:owner/repo/file.gguf@revision`` (its first few MB are read over the network).
+
+    Raises
+    ------
+    ParameterError
+        If the name or the file cannot be right.
+    LabError
+        If the Hub cannot be reached.
+    """
+    name = check(model)
+    if name.startswith("hf:"):
+        return download.read_header(hub.find(hub.parse_name(name)))
+    return read_header(resolve(name))
+
+
 def card(name: str, path: Path) -> ModelCard:
-    """Return the card of a model's file; checksum and header are kept in the cache.
+    """Return the card of a model's file."""
+    return describe(name, path).card
+
+
+def describe(name: str, path: Path) -> Described:
+    """Return a model's card and header; a file is read once, and they are kept in the cache.
 
     A file whose header cannot be read still gets a card: that llama.cpp refuses it is a result.
     """
     stat = path.stat()
-    key = f"{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    key = f"{CARDS}\n{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
     stored = cache_dir() / "cards" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     # What the file's content says is kept; what its name says is said anew.
-    said = {
+    named = {
         "name": name,
         "revision": _revision(path) if name.startswith("hf:") else None,
         "notice": synthetic.RANDOM_WEIGHTS_NOTICE if synthetic.is_synthetic(name) else None,
     }
     try:
-        known = ModelCard.model_validate_json(stored.read_text(encoding="utf-8"))
-        return known.model_copy(update=said)
+        kept = Described.model_validate_json(stored.read_text(encoding="utf-8"))
+        return Described(card=kept.card.model_copy(update=named), header=kept.header)
     except (OSError, ValidationError):
         pass
-    made = ModelCard(
-        path=str(path.resolve()),
-        size_bytes=stat.st_size,
-        sha256=_sha256(path),
-        **said,
-        **_header(path),
-    )
+    about, file_header = gguf_header.describe(path)
+    content = {
+        "path": str(path.resolve()),
+        "size_bytes": stat.st_size,
+        "sha256": _sha256(path),
+    }
+    described = Described(card=ModelCard(**content, **named, **about), header=file_header)
     stored.parent.mkdir(parents=True, exist_ok=True)
     draft = stored.with_suffix(f".{os.getpid()}")
-    draft.write_text(made.model_dump_json(indent=1), encoding="utf-8")
+    draft.write_text(described.model_dump_json(), encoding="utf-8")
     draft.replace(stored)
-    return made
+    return described
 
 
 def _sha256(path: Path) -> str:
@@ -227,63 +263,3 @@ def _sha256(path: Path) -> str:
 def _revision(path: Path) -> str | None:
     # The Hub's cache keeps a file under snapshots/<commit>/.
     return next((p.name for p in path.parents if p.parent.name == "snapshots"), None)
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """Return what the header says, under the names of :class:`ModelCard`."""
-    try:
-        return _said(open_header(path))
-    except Exception as error:  # a broken file can fail anywhere in the reader
-        return {"why": f"the header cannot be read: {type(error).__name__}: {error}"}
-
-
-def _said(reader: Any) -> dict[str, Any]:
-    from gguf import GGMLQuantizationType
-
-    def value(key: str) -> Any:
-        field = reader.get_field(key)
-        found = field.contents() if field is not None else None
-        return found[0] if isinstance(found, list) and found else found
-
-    arch = value("general.architecture")
-
-    def number(key: str) -> int | None:
-        found = value(f"{arch}.{key}")
-        return int(found) if found is not None else None
-
-    sizes: dict[int, int] = {}
-    for tensor in reader.tensors:
-        kind = int(tensor.tensor_type)
-        sizes[kind] = sizes.get(kind, 0) + int(tensor.n_bytes)
-    n_layer, n_embd, n_head = (
-        number("block_count"),
-        number("embedding_length"),
-        number("attention.head_count"),
-    )
-    n_head_kv = number("attention.head_count_kv") or n_head
-    kv: int | None = None
-    if n_layer and n_embd and n_head and n_head_kv:
-        key_width = number("attention.key_length") or n_embd // n_head
-        value_width = number("attention.value_length") or n_embd // n_head
-        kv = KV_BYTES_F16 * n_layer * n_head_kv * (key_width + value_width)
-    tokens = reader.get_field("tokenizer.ggml.tokens")
-    return {
-        "architecture": _text(arch),
-        "title": _text(value("general.name")),
-        "quantisation": GGMLQuantizationType(max(sizes, key=lambda k: sizes[k])).name
-        if sizes
-        else None,
-        "parameters": sum(int(t.n_elements) for t in reader.tensors),
-        "n_layer": n_layer,
-        "n_embd": n_embd,
-        "n_head": n_head,
-        "n_head_kv": n_head_kv,
-        "n_ff": number("feed_forward_length"),
-        "n_vocab": number("vocab_size") or (len(tokens.data) if tokens is not None else None),
-        "n_ctx_train": number("context_length"),
-        "kv_bytes_per_token": kv,
-    }
-
-
-def _text(found: Any) -> str | None:
-    return None if found is None else str(found)

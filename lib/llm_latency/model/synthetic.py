@@ -28,6 +28,7 @@ import numpy as np
 import platformdirs
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
+from llm_latency.model.gguf import FORMATS
 from llm_latency.model.vocabulary import BEGIN, END, UNKNOWN, build_vocabulary
 from llm_latency.model.weights import (
     QUANTISATIONS,
@@ -238,10 +239,14 @@ def _write_gguf(
     _add_metadata(writer, shape, kind, name)
     layout = list(tensors(shape))
     for tensor in layout:
-        tensor_type = gguf.GGMLQuantizationType(0 if tensor.is_norm else kind.tensor_type)
+        stored = FORMATS["f32"] if tensor.is_norm else kind.stored
         n_bytes = stored_bytes(tensor, kind)
         writer.add_tensor_info(
-            tensor.name, tensor.dims, np.dtype(np.float32), n_bytes, raw_dtype=tensor_type
+            tensor.name,
+            tensor.dims,
+            np.dtype(np.float32),
+            n_bytes,
+            raw_dtype=gguf.GGMLQuantizationType(stored.number),
         )
     total = sum(stored_bytes(tensor, kind) for tensor in layout)
     try:

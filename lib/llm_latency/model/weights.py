@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llm_latency.errors import ParameterError, did_you_mean
+from llm_latency.model.gguf import FORMATS, Format
 from llm_latency.model.vocabulary import MIN_SIZE, N_UNWRITTEN
 
 _CHUNK_VALUES = 1 << 22  # a multiple of every block; a few chunks are all the memory needed
@@ -33,29 +34,27 @@ class Quantisation:
 
     Attributes
     ----------
-    block_values, block_bytes
-        Weights in a block, and bytes that hold them.
+    stored
+        The number format of a matrix.
     spread
         Standard deviation of the stored numbers, before the scale.
-    tensor_type, file_type
-        GGUF's numbers for a tensor and for a file of this kind.
+    file_type
+        GGUF's number for a file of this kind.
     """
 
-    block_values: int
-    block_bytes: int
+    stored: Format
     spread: float
-    tensor_type: int
     file_type: int
 
     def n_bytes(self, n_values: int) -> int:
         """Bytes that `n_values` weights take."""
-        return n_values // self.block_values * self.block_bytes
+        return n_values // self.stored.block_values * self.stored.block_bytes
 
 
 QUANTISATIONS: dict[str, Quantisation] = {
-    "q8_0": Quantisation(32, 34, math.sqrt((256**2 - 1) / 12 + 0.25), tensor_type=8, file_type=7),
-    "q4_0": Quantisation(32, 18, math.sqrt((16**2 - 1) / 12 + 0.25), tensor_type=2, file_type=2),
-    "f16": Quantisation(1, 2, 1.0, tensor_type=1, file_type=1),
+    "q8_0": Quantisation(FORMATS["q8_0"], math.sqrt((256**2 - 1) / 12 + 0.25), file_type=7),
+    "q4_0": Quantisation(FORMATS["q4_0"], math.sqrt((16**2 - 1) / 12 + 0.25), file_type=2),
+    "f16": Quantisation(FORMATS["f16"], 1.0, file_type=1),
 }
 """Allowed quantisations; the first is the default."""
 
@@ -190,13 +189,14 @@ def draw(tensor: Tensor, kind: Quantisation, seed: int) -> Iterator[Bytes]:
         n_bytes = kind.n_bytes(min(_CHUNK_VALUES, n_values - start))
         words = stream.random_raw(-(-n_bytes // 8))
         drawn: Bytes = words.astype("<u8", copy=False).view(np.uint8)[:n_bytes]
-        if kind.block_values == 1:
+        if kind.stored.block_values == 1:
             drawn = _f16_levels(tensor.deviation)[drawn.view("<u2")].view(np.uint8)
         else:
             # Of each block's random scale only the sign is kept. Without it the weights would
             # have a mean of minus half a step, which grows from layer to layer.
             size = np.array([tensor.deviation / kind.spread], dtype="<f2").view("<u2")[0]
-            scales = drawn.view([("scale", "<u2"), ("values", "u1", kind.block_bytes - 2)])["scale"]
+            values_bytes = kind.stored.block_bytes - 2
+            scales = drawn.view([("scale", "<u2"), ("values", "u1", values_bytes)])["scale"]
             scales &= np.uint16(0x8000)
             scales |= size
         drawn[: kind.n_bytes(max(0, silent - start))] = 0

@@ -17,6 +17,14 @@ READING: dict[str, dict[str, bool]] = {
 """By name: the settings that make it."""
 REPLACED = {"use_mmap": "reading", "use_mlock": "reading"}
 """Settings that a question which varies ``reading`` sets itself, for its request."""
+LOAD_MODES: dict[str, tuple[bool, bool]] = {
+    "none": (False, False),
+    "mmap": (True, False),
+    "mlock": (False, True),
+    "mmap+mlock": (True, True),
+    "dio": (False, False),
+}
+"""llama.cpp's one word for ``use_mmap`` and ``use_mlock``; its ``auto`` says nothing of them."""
 
 
 def reading_of(use_mmap: bool, use_mlock: bool) -> str:
@@ -24,6 +32,11 @@ def reading_of(use_mmap: bool, use_mlock: bool) -> str:
     if use_mlock:
         return "mlock" if use_mmap else "read and lock"
     return "mmap" if use_mmap else "read"
+
+
+def load_mode(use_mmap: bool, use_mlock: bool) -> str:
+    """Return llama.cpp's word for what two settings make."""
+    return next(mode for mode, flags in LOAD_MODES.items() if flags == (use_mmap, use_mlock))
 
 
 def ranked(names: Iterable[str]) -> list[str]:

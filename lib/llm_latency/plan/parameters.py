@@ -20,14 +20,12 @@ from typing import Any, ParamSpec, TypeVar
 from pydantic import ValidationError
 
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan.spec import MAX_INT32, Frozen, Trial
+from llm_latency.plan.spec import MAX_INT32, Frozen, Trial, padded
 
 MOST = 10_000
 """Values of one parameter, and cells of one grid, above which a request is taken for a slip."""
 LONGEST = 1_000
 """Letters of a text, and binary digits of a number, that no parameter needs."""
-PADDING = 256
-"""llama.cpp rounds a context up to a multiple of this."""
 WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 """How YAML, JSON and Python write what is no number."""
 
@@ -243,7 +241,7 @@ def check_room(cell: Trial) -> None:
     if (need := prompt + answer) > n_ctx:
         raise ParameterError(
             f"n_ctx={n_ctx} is refused: prompt_tokens={prompt} and max_tokens={answer} need "
-            f"{need} tokens of context; give n_ctx={-(-need // PADDING) * PADDING} or more, or "
+            f"{need} tokens of context; give n_ctx={padded(need)} or more, or "
             "fewer tokens."
         )
 

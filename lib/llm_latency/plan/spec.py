@@ -27,6 +27,10 @@ Via = Literal["engine", "generate", "stream"]
 
 MAX_INT32 = 2**31 - 1
 """llama.cpp holds counts in 32-bit integers."""
+PADDING = 256
+"""llama.cpp rounds a context up to a multiple of this."""
+UBATCH = 512
+"""Most tokens that llama.cpp computes at once where nobody says."""
 
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
@@ -60,6 +64,11 @@ def _folder_name(name: str) -> str:
 RunId = Annotated[str, AfterValidator(_folder_name)]
 
 
+def padded(n_tokens: int) -> int:
+    """Return the smallest context on llama.cpp's grid that holds so many tokens."""
+    return -(-n_tokens // PADDING) * PADDING
+
+
 class Frozen(BaseModel):
     """Immutable, strictly typed, and closed to names that it does not know."""
 
@@ -77,11 +86,12 @@ class Settings(Frozen):
     """
 
     n_ctx: Count = Field(
-        2048, description="Tokens the context can hold; padded to 256 by llama.cpp"
+        2048, description=f"Tokens the context can hold; padded to {PADDING} by llama.cpp"
     )
     n_batch: Count = Field(512, description="Most prompt tokens handed to llama.cpp in one call")
     n_ubatch: Count | None = Field(
-        None, description="Most tokens computed at once; None: the engine's own, min(n_batch, 512)"
+        None,
+        description=f"Most tokens computed at once; None: the engine's own, min(n_batch, {UBATCH})",
     )
     n_gpu_layers: Annotated[int, Field(ge=-1, le=MAX_INT32)] = Field(
         -1, description="Layers kept on the GPU; -1: all; 0: none"

@@ -20,8 +20,8 @@ from matplotlib.ticker import NullLocator
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
-from llm_latency.plan.parameters import PADDING, as_list, whole
-from llm_latency.plan.spec import Plan
+from llm_latency.plan.parameters import as_list, whole
+from llm_latency.plan.spec import Plan, padded
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
 from llm_latency.report import phrases, style
@@ -244,7 +244,7 @@ def _held(need: Need, size: int | None) -> str:
     turns = f"{about}{need.tokens:,} tokens for {several(need.turns, 'turn')}"
     if size is not None:
         return f"{turns}: **{code('n_ctx')} {size}** is enough"
-    least = -(-need.tokens // PADDING) * PADDING
+    least = padded(need.tokens)
     return f"{turns}: **none that ran holds them**, measure {least} or more"
 
 

@@ -18,11 +18,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullLocator
 
+from llm_latency.engine.facts import sizes_in_force
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
-from llm_latency.plan.parameters import PADDING
-from llm_latency.plan.spec import MAX_INT32, Plan, Settings
+from llm_latency.plan.spec import MAX_INT32, PADDING, UBATCH, Plan, Settings, padded
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
 from llm_latency.report import phrases, style
@@ -80,7 +80,7 @@ def plan(
 def _context(given: Any, longest: int, answer: int, n_batch: int) -> Any:
     needed = longest + answer
     # llama.cpp limits n_batch to the context.
-    enough = -(-max(needed, n_batch) // PADDING) * PADDING
+    enough = padded(max(needed, n_batch))
     if enough > MAX_INT32:
         raise ParameterError(
             f"prompt_tokens={longest}, max_tokens={answer} and n_batch={n_batch} are refused: a "
@@ -101,7 +101,7 @@ def _finest(lengths: list[int], settings: Settings) -> int:
 
     The smallest difference that is asked for lies there, so there the noise must be known.
     """
-    size = min(settings.n_batch, settings.n_ubatch or 512)
+    size = sizes_in_force(settings).n_ubatch
     above = (i for i, n in enumerate(lengths) if n > size and 0 < n % size <= size // 16)
     return next(above, -1)
 
@@ -332,7 +332,7 @@ def _bent(view: View) -> str:
 def _edge(view: View) -> str:
     """Say whether it shows where one batch more begins."""
     if view.batch_sizes is None or not view.edges:
-        size = view.batch_sizes[1] if view.batch_sizes else 512
+        size = view.batch_sizes[1] if view.batch_sizes else UBATCH
         return (
             f"What another batch costs was not measured: give {code('prompt_tokens')} on either "
             f"side of a multiple of {code('n_ubatch')}, such as {size} and {size + size // 64}."

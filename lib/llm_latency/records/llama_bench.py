@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llm_latency.errors import ParameterError
+from llm_latency.plan.loading import LOAD_MODES, load_mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,15 +42,6 @@ _TAKEN = frozenset(
      "avg_ts", "stddev_ts", "samples_ns", "samples_ts", *_SAME}
 )  # fmt: skip
 _OLD_BACKENDS = ("cuda", "opencl", "vulkan", "kompute", "metal", "sycl", "rpc", "gpu_blas", "blas")
-_LOAD_MODES: dict[str, tuple[bool, bool]] = {
-    "none": (False, False),
-    "mmap": (True, False),
-    "mlock": (False, True),
-    "mmap+mlock": (True, True),
-    "dio": (False, False),
-}
-"""What a load mode says of ``use_mmap`` and ``use_mlock``; ``auto`` says nothing."""
-
 DEFAULTS: dict[str, Any] = {
     "build_number": 0, "cpu_info": "", "gpu_info": "", "cpu_mask": "0x0", "cpu_strict": False,
     "poll": 50, "n_cpu_moe": 0, "split_mode": "layer", "main_gpu": 0, "devices": "auto",
@@ -181,7 +173,7 @@ def rows(line: Mapping[str, Any], number: int = 1) -> Iterator[dict[str, Any]]:
 
 def _loaded(line: Mapping[str, Any]) -> tuple[bool | None, bool | None]:
     if "load_mode" in line:
-        return _LOAD_MODES.get(line["load_mode"], (None, None))
+        return LOAD_MODES.get(line["load_mode"], (None, None))
     flags = (line.get(name) for name in ("use_mmap", "use_mlock"))
     use_mmap, use_mlock = (None if flag is None else bool(flag) for flag in flags)
     return use_mmap, use_mlock
@@ -253,7 +245,7 @@ def _common(row: Mapping[Any, Any]) -> dict[str, Any]:
         found = (row.get(key) for key in (f"effective_{name}", name))
         return next((v for v in found if v is not None and v == v), otherwise)
 
-    mode = (bool(known("use_mmap", True)), bool(known("use_mlock", False)))
+    loading = (bool(known("use_mmap", True)), bool(known("use_mlock", False)))
     size = known("weights_bytes")
     return {
         "source": SOURCE,
@@ -269,7 +261,7 @@ def _common(row: Mapping[Any, Any]) -> dict[str, Any]:
         "type_v": known("type_v", "f16"),
         "no_kv_offload": not known("offload_kqv", True),
         "flash_attn": int(bool(known("flash_attn", False))),
-        "load_mode": next(k for k, v in _LOAD_MODES.items() if v == mode),
+        "load_mode": load_mode(*loading),
         "test_time": str(known("started_at", "")),
     }
 

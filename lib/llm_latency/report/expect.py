@@ -13,9 +13,8 @@ import pandas as pd
 
 from llm_latency.errors import LabError
 from llm_latency.machine.bandwidth import read_bytes_per_s
-from llm_latency.memory.predict import kv_bytes, sizes
 from llm_latency.model import names
-from llm_latency.model.header import Header, header_of
+from llm_latency.model.header import Header
 from llm_latency.plan.spec import Plan
 from llm_latency.words import MIB, number, several
 
@@ -42,7 +41,7 @@ def expect(plan: Plan) -> pd.DataFrame:
         + f": {trials:,} fresh processes",
     }
     try:
-        lines |= _of_model(plan, header_of(plan.model))
+        lines |= _of_model(plan, names.header_of(plan.model))
     except LabError as error:
         lines["model"] = f"{NOT_FORETOLD}: {error}"
     card = pd.DataFrame(list(lines.items()), columns=["to expect", ""], dtype=object)
@@ -64,7 +63,7 @@ def token_bytes(header: Header) -> int | None:
 def _of_model(plan: Plan, header: Header) -> dict[str, Any]:
     """Return the lines that follow from the model's header."""
     settings = plan.cells[0].settings
-    per_token = sum(kv_bytes(header, settings)) / sizes(settings)[0]
+    per_token = sum(header.kv_bytes(settings.type_k, settings.type_v))
     lines = {"weights": f"{number(header.file_bytes * MIB)} MiB in the file"}
     if header.recurrent:
         lines["KV cache"] = f"{NOT_FORETOLD} for {header.architecture}: it keeps a state instead"

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llm_latency.memory.predict import PADDING, Prediction, predict
+from llm_latency.memory.predict import Prediction, predict
 from llm_latency.model.header import Header
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.spec import Settings, padded
 from llm_latency.questions.advise.needs import Needs
 
 BATCHES = (64, 128, 256, 512, 1024, 2048)
@@ -70,7 +70,7 @@ def candidates(
     flash
         Values of ``flash_attn``.
     """
-    n_ctx = -(-needs.n_ctx // PADDING) * PADDING
+    n_ctx = padded(needs.n_ctx)
     found = []
     for ubatch in batches or ladder(needs.prompt_tokens):
         for flash_attn in flash:

@@ -15,9 +15,9 @@ from pydantic import Field
 from llm_latency.errors import ParameterError
 from llm_latency.machine import host, limits
 from llm_latency.machine.devices import gpu_card
-from llm_latency.plan.parameters import PADDING, build, plain
+from llm_latency.plan.parameters import build, plain
 from llm_latency.plan.sizes import size_bytes
-from llm_latency.plan.spec import MAX_INT32, Count, Frozen
+from llm_latency.plan.spec import MAX_INT32, PADDING, Count, Frozen
 
 Use = Literal["start_up", "on_demand"]
 Side = Literal["cpu", "gpu"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
-from llm_latency.model.header import header_of
+from llm_latency.model.names import header_of
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import plain, shown, whole
 from llm_latency.plan.spec import Plan, Settings, Trial

@@ -25,6 +25,7 @@ from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, host
 from llm_latency.measure.outcome import exit_in_words
 from llm_latency.model import names
+from llm_latency.plan.loading import load_mode
 from llm_latency.plan.spec import Settings
 from llm_latency.records import llama_bench
 from llm_latency.records.record import HostState
@@ -120,7 +121,6 @@ class Test:
                 f"n_threads={asked.n_threads} and n_threads_batch={asked.n_threads_batch}: "
                 "llama-bench has one number of threads for both; give the same."
             )
-        flags = {(True, False): "mmap", (False, False): "none", (False, True): "mlock"}
         named: dict[str, Any] = {
             "-m": model,
             "-p": self.n_prompt,
@@ -133,7 +133,7 @@ class Test:
             "-ctk": asked.type_k,
             "-ctv": asked.type_v,
             "-fa": "on" if asked.flash_attn else "off",
-            "-lm": flags.get((asked.use_mmap, asked.use_mlock), "mmap+mlock"),
+            "-lm": load_mode(asked.use_mmap, asked.use_mlock),
             "-nkvo": 0 if asked.offload_kqv else 1,
             "-o": "jsonl",
         }

@@ -13,6 +13,7 @@ from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name
 from llm_latency.plan.spec import (
     MAX_INT32,
+    PADDING,
     Count,
     Frozen,
     RunId,
@@ -21,6 +22,7 @@ from llm_latency.plan.spec import (
     Trial,
     Wait,
     Workload,
+    padded,
 )
 
 BATCH = 512
@@ -30,7 +32,7 @@ TIMEOUT_S = 900.0
 """Longest life of one process of either tool, in seconds."""
 
 Tool = Literal["lab", "llama-bench"]
-Length = Annotated[int, Field(ge=1, le=MAX_INT32 - 256)]
+Length = Annotated[int, Field(ge=1, le=MAX_INT32 - PADDING)]
 """A number of tokens whose context, with room for one more, llama.cpp can still count."""
 
 
@@ -119,7 +121,7 @@ class CalibrationPlan(Frozen):
         self, threads: int, kind: str, tokens: int, number: int, order: int, first: Tool
     ) -> Planned:
         prompt, answer = (tokens, 1) if kind == "pp" else (1, tokens)
-        n_ctx = -(-(prompt + answer) // 256) * 256
+        n_ctx = padded(prompt + answer)
         settings = Settings(
             n_ctx=n_ctx,
             n_batch=min(BATCH, n_ctx),
