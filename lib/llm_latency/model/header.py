@@ -7,7 +7,6 @@ a model and what its memory is foretold from come from the same numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,7 +201,7 @@ def _header(metadata: _Metadata) -> Header:
 
 def _heads_kv(metadata: _Metadata, n_layer: int) -> tuple[int, ...]:
     """Return how many heads of each layer have keys and values of their own, as llama.cpp does."""
-    heads: int | Sequence[int] | None = metadata.size("attention.head_count_kv")
+    heads = metadata.size("attention.head_count_kv")
     if heads is None:
         heads = metadata.size("attention.head_count") or 0
     per_layer = [int(n) for n in (heads if isinstance(heads, list) else [heads] * n_layer)]
