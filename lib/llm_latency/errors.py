@@ -19,10 +19,10 @@ class ParameterError(LabError, ValueError):
     """A parameter that the lab refuses before any model is loaded."""
 
 
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest allowed name, or an empty string."""
+def did_you_mean(name: str, allowed: Iterable[str], otherwise: str = ".") -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest allowed name, or how a sentence ends."""
     near = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return f"; did you mean {near[0]!r}?" if near else otherwise
 
 
 class EngineError(LabError):

@@ -43,9 +43,10 @@ def test_what_is_no_size_is_refused(value: Any) -> None:
         size_bytes("budget", value)
 
 
-def test_a_limit_too_small_for_any_process_is_refused() -> None:
-    with pytest.raises(ParameterError, match="16 MiB at least"):
-        limit_bytes("memory_limit", "1 MiB")
+@pytest.mark.parametrize("value", ["1 MiB", 64])
+def test_a_limit_too_small_for_any_process_is_refused(value: Any) -> None:
+    with pytest.raises(ParameterError, match="16 MiB at least; give more, with its unit"):
+        limit_bytes("memory_limit", value)
 
 
 def test_a_share_of_the_file_needs_no_file(tmp_path: Path) -> None:

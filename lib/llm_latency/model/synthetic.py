@@ -124,7 +124,7 @@ def parse_name(name: str) -> SyntheticName:
     if shape_name not in SHAPES:
         raise ParameterError(
             f"{shape_name!r} is not a shape of synthetic model (allowed: {', '.join(SHAPES)}"
-            f"{did_you_mean(shape_name, SHAPES)}): write one of these, for example "
+            f"{did_you_mean(shape_name, SHAPES, '')}): write one of these, for example "
             "'synthetic:tiny'."
         )
     if quantisation is None:

@@ -216,7 +216,7 @@ def check_quantisation(name: str) -> Quantisation:
     if kind is None:
         raise ParameterError(
             f"{name!r} is not a quantisation of synthetic models (allowed: "
-            f"{', '.join(QUANTISATIONS)}{did_you_mean(name, QUANTISATIONS)}): write one of these, "
-            "for example 'synthetic:tiny:q8_0'."
+            f"{', '.join(QUANTISATIONS)}{did_you_mean(name, QUANTISATIONS, '')}): write one of "
+            "these, for example 'synthetic:tiny:q8_0'."
         )
     return kind
