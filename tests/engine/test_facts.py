@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 
 from llm_latency.engine import facts
+from llm_latency.engine.facts import Sizes
 from llm_latency.model.gguf import FORMATS
 from llm_latency.plan.spec import PADDING, UBATCH, KvType, Settings, padded
 
@@ -63,3 +64,16 @@ def test_facts_are_read_without_the_engine() -> None:
     lines = "import sys, llm_latency.engine.facts; print('llama_cpp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", lines], capture_output=True, encoding="utf-8")
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_call_is_computed_in_parts() -> None:
+    uneven = Sizes(2048, 768, 512)  # calls of 768, each computed as 512 and 256
+    assert [uneven.passes(n) for n in (1, 512, 513, 768, 769, 1536)] == [1, 1, 2, 2, 3, 4]
+    assert uneven.borders(1600) == [512, 768, 1280, 1536]
+    assert Sizes(2048, 2048, 2048).borders(2048) == []
+
+
+def test_one_token_past_a_border_takes_one_pass_more() -> None:
+    for sizes in (Sizes(2048, 2048, 512), Sizes(2048, 512, 512), Sizes(2048, 100, 64)):
+        steps = [n for n in range(1, 2000) if sizes.passes(n + 1) > sizes.passes(n)]
+        assert steps == sizes.borders(2000)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_latency.measure import outcome
-from llm_latency.measure.outcome import Circumstances, exit_in_words, outcome_of
+from llm_latency.measure.outcome import Circumstances, exit_in_words, outcome_of, where_ended
 from llm_latency.measure.process import Transcript
 from llm_latency.records.record import MemoryLimit
 
@@ -88,3 +88,18 @@ def test_the_end_of_a_log_is_bounded_and_begins_where_others_stopped(tmp_path: P
     assert len(outcome.tail_of(log)) == outcome.TAIL_BYTES
     assert outcome.tail_of(log, 200_003) == "new\N{REPLACEMENT CHARACTER}"
     assert outcome.tail_of(log, 300_000) == ""  # it became shorter meanwhile
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("it was killed in phase 'load'; llama.cpp's log: a.log", "while loading"),
+        ("killed in phase 'generation 0'; log: a.log", "in the first generation"),
+        ("killed in phase 'generation 3'; log: a.log", "in generation 4"),
+        ("killed in phase 'warm-up'; log: a.log", "between loading and the first generation"),
+        ("killed in phase 'start'; log: a.log", "in phase start"),
+        ("no idea", ""),
+    ],
+)
+def test_where_a_process_ended(reason: str, expected: str) -> None:
+    assert where_ended(reason) == expected

@@ -14,7 +14,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.plan import loading
 from llm_latency.plan.spec import Settings, Start, Workload
 from llm_latency.questions import memory_locking
-from llm_latency.questions.memory_locking import Kind, where_ended
+from llm_latency.questions.memory_locking import Kind
 from llm_latency.records.record import Buffers, MemoryLimit, ProcessMemory, Record
 from llm_latency.report.page import Rows
 from tests.support import factories
@@ -285,21 +285,6 @@ def test_spreads_are_those_of_the_tokens() -> None:
     assert seen.estimate("itl_mad_s", kind).median == pytest.approx(0.0063 * 0.05 * 0.67, rel=0.2)
     assert seen.estimate("ttft_range_s", kind).median > 0
     assert seen.good(kind)["ttft_off_s"].max() < seen.good(kind)["ttft_s"].median()
-
-
-@pytest.mark.parametrize(
-    ("reason", "expected"),
-    [
-        (KILLED.format("load"), "while loading"),
-        (KILLED.format("generation 0"), "in the first generation"),
-        (KILLED.format("generation 3"), "in generation 4"),
-        (KILLED.format("warm-up"), "between loading and the first generation"),
-        (KILLED.format("start"), "in phase start"),
-        ("no idea", ""),
-    ],
-)
-def test_where_a_process_ended(reason: str, expected: str) -> None:
-    assert where_ended(reason) == expected
 
 
 # ------------------------------------------------------------------------------- the figure

@@ -158,7 +158,6 @@ def test_edges_are_those_of_the_batches_in_force() -> None:
     small = view(settings=Settings(n_ctx=2304, n_batch=768, n_ubatch=512))
     # Calls of 768, each computed as 512 and 256.
     assert small.borders == [512, 768, 1280, 1536]
-    assert [small.batches(n) for n in (1, 512, 513, 768, 769, 1536)] == [1, 1, 2, 2, 3, 4]
     assert [(e.below, e.above, e.batches) for e in small.edges] == [(512, 520, 1)]
     assert view(settings=Settings(n_ctx=2304, n_batch=2048)).edges
     unbroken = view(settings=Settings(n_ctx=2304, n_batch=2048, n_ubatch=2048))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llm_latency.stats.estimate import estimate
-from llm_latency.stats.fit import line, parabolas
+from llm_latency.stats.fit import bend, line, parabolas
 
 
 def test_a_line_has_an_interval_that_holds_the_truth() -> None:
@@ -62,3 +62,18 @@ def test_parabolas_need_four_places_and_leave_out_what_is_missing() -> None:
     (row,) = parabolas(x, y, [0] * 4 + [1] * 4)
     assert row == pytest.approx([0, 0, 1], abs=1e-9)
     assert parabolas([], [], []).shape == (0, 3)
+
+
+def test_a_bend_says_what_the_square_adds_and_which_way_it_turns() -> None:
+    x, group = np.tile([0, 100, 500, 1000], 6), np.repeat(range(6), 4)
+    curve = bend(x, 1 + 0.01 * x + 1e-6 * x**2, group, 1000)
+    assert curve is not None and curve.turn == "upwards"
+    assert curve.added.median == pytest.approx(1.0)
+    assert curve.share.median == pytest.approx(1 / 12)
+    assert curve.noticeable.median == pytest.approx(1000)  # 1e-6 x = 0.1 * 0.01
+    assert curve.at(1000) == pytest.approx(12)
+    turned = bend(x, 1 + 0.01 * x - 1e-6 * x**2, group, 1000)
+    assert turned is not None and turned.turn == "downwards" and turned.noticeable.n == 0
+    few = bend(x[:20], x[:20] ** 2, group[:20], 1000)
+    assert few is not None and few.turn == "undecided"
+    assert bend([1, 2, 3], [1, 2, 3], [0, 0, 0], 3) is None

@@ -21,11 +21,26 @@ REPACKED = {
 
 
 class Sizes(NamedTuple):
-    """Context and batches in force, in tokens."""
+    """Context and batches in force, in tokens.
+
+    A prompt is handed over in calls of ``n_batch``, each of which is computed in passes over the
+    weights of at most ``n_ubatch``.
+    """
 
     n_ctx: int
     n_batch: int
     n_ubatch: int
+
+    def passes(self, tokens: int) -> int:
+        """Return in how many passes a prompt of that length is computed."""
+        calls, rest = divmod(tokens, self.n_batch)
+        return calls * -(-self.n_batch // self.n_ubatch) + -(-rest // self.n_ubatch)
+
+    def borders(self, longest: int) -> list[int]:
+        """Return the lengths below ``longest`` beyond which one pass more begins."""
+        inside = (*range(self.n_ubatch, self.n_batch, self.n_ubatch), self.n_batch)
+        every = {start + border for start in range(0, longest, self.n_batch) for border in inside}
+        return sorted(border for border in every if border < longest)
 
 
 def sizes_in_force(settings: Settings) -> Sizes:

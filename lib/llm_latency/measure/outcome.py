@@ -8,6 +8,7 @@ C++ library or Python tells why.
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,6 +38,12 @@ WINDOWS_EXIT_CODES = {
     0xC0000409: "SIGABRT",
 }
 """Exit codes by which Windows says the same."""
+PHASES = {
+    "load": "while loading",
+    "warm-up": "between loading and the first generation",
+    "generation 0": "in the first generation",
+}
+"""Phases of a child in words; those of later generations are counted."""
 
 
 def system_kills() -> int | None:
@@ -121,6 +128,17 @@ def outcome_of(transcript: Transcript, circumstances: Circumstances) -> tuple[St
         return "timeout", f"{idle}: no CPU time, nothing read; llama.cpp's log: {log}"
     killed = _killed(transcript.exit_code, circumstances, where)
     return killed or _died(transcript, circumstances, where)
+
+
+def where_ended(reason: str) -> str:
+    """Return in which phase a process ended, in words; empty where the reason does not say."""
+    match = re.search(r"in phase '([^']+)'", reason)
+    if match is None:
+        return ""
+    later = re.fullmatch(r"generation (\d+)", match[1])
+    if match[1] not in PHASES and later:
+        return f"in generation {int(later[1]) + 1}"
+    return PHASES.get(match[1], f"in phase {match[1]}")
 
 
 def _done(

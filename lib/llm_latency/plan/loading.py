@@ -25,6 +25,12 @@ LOAD_MODES: dict[str, tuple[bool, bool]] = {
     "dio": (False, False),
 }
 """llama.cpp's one word for ``use_mmap`` and ``use_mlock``; its ``auto`` says nothing of them."""
+STATES = {
+    "resident": "file in RAM",
+    "evicted": "file on the disk",
+    "as_is": "page cache as it was",
+}
+"""States of the model's file when a process starts, in words."""
 
 
 def reading_of(use_mmap: bool, use_mlock: bool) -> str:

@@ -24,7 +24,7 @@ from llm_latency.plan.parameters import check_room
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimates, per_process
@@ -255,16 +255,11 @@ ALIKE = 0.01
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw prefill speed and compute buffers by ``n_ubatch``, a line per ``n_batch``."""
-    own = axes is None
-    left, right = style.two_axes(axes)
-    _draw_prefill(view, left)
-    _draw_compute(view, right)
-    style.say_below(left, style.say_failures(view.data), own)
-    return np.array([left, right])
+    panels = {"Prefill by n_ubatch": _draw_prefill, "Compute buffers by n_ubatch": _draw_compute}
+    return layout.pair(axes, view, panels)
 
 
-def _draw_prefill(view: View, ax: Axes) -> None:
-    ax.set_title("Prefill by n_ubatch")
+def _draw_prefill(ax: Axes, view: View) -> None:
     each = per_process(view.data, "prefill_tps", BY).dropna()
     if each.empty:
         style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
@@ -283,8 +278,7 @@ def _draw_prefill(view: View, ax: Axes) -> None:
     )
 
 
-def _draw_compute(view: View, ax: Axes) -> None:
-    ax.set_title("Compute buffers by n_ubatch")
+def _draw_compute(ax: Axes, view: View) -> None:
     good = fr.ok(view.data)
     sizes = (good.groupby(BY)["compute_bytes"].max().dropna() * MIB).unstack(0)
     if sizes.empty:

@@ -21,7 +21,7 @@ from llm_latency.plan import loading
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import PageCache, Plan
 from llm_latency.records import frame as fr
-from llm_latency.report import clock, phrases, style
+from llm_latency.report import clock, layout, phrases, style
 from llm_latency.report import figure as fig
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -42,12 +42,6 @@ PARTS = {
     "to the last token": "after_first_s",
 }
 """Columns of the parts of a start, in their order."""
-STATES = {
-    "evicted": "file on the disk",
-    "resident": "file in RAM",
-    "as_is": "page cache as it was",
-}
-"""States of the model's file when a process starts, in words."""
 
 
 def plan(
@@ -201,7 +195,8 @@ class View:
 def _starts(rows: pd.DataFrame) -> list[Start]:
     """Return the starts of some rows: the disk before RAM, the ways in their own order."""
     pairs = {Start(p, w) for p, w in zip(rows["page_cache"], rows["reading"], strict=True)}
-    ways, states = loading.ranked([start.way for start in pairs]), list(STATES)
+    ways = loading.ranked([start.way for start in pairs])
+    states = sorted(loading.STATES, key=lambda state: state != "evicted")
     return sorted(pairs, key=lambda s: (states.index(s.page_cache), ways.index(s.way)))
 
 
@@ -212,9 +207,9 @@ def answer(view: View) -> Answer:
     start = view.measured[0]
     whole, (part, part_s) = view.estimate("start_s", start), view.largest_part(start)
     sentences = [
-        f"With {model_name(view.info)}, the {STATES[start.page_cache]}, brought in by {start.way}, "
-        f"a start takes {phrases.estimate(whole, 'ms')} from the engine's import to the last "
-        f"token; its largest part is **{part}**, {phrases.amount(part_s, 'ms')} "
+        f"With {model_name(view.info)}, the {loading.STATES[start.page_cache]}, brought in by "
+        f"{start.way}, a start takes {phrases.estimate(whole, 'ms')} from the engine's import to "
+        f"the last token; its largest part is **{part}**, {phrases.amount(part_s, 'ms')} "
         f"({percent(part_s / whole.median)})."
     ]
     disk, compared = _disk(view)
@@ -338,7 +333,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
     y, ticks, state = 0.0, [], ""
     for start in view.planned:
         if start.page_cache != state:
-            head = f"{STATES[start.page_cache]} at the start"
+            head = f"{loading.STATES[start.page_cache]} at the start"
             ax.text(0, y, head, va="center", fontweight="bold", fontsize=9.5)
             state, y = start.page_cache, y + 0.85
         ticks.append((y, start.way))
@@ -350,11 +345,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
         else:
             style.hatch_box(ax, 0, y - HEIGHT / 2, reach / 2, HEIGHT, view.how_ended(start))
         y += 1.0
-    ax.set_ylim(y - 0.4, -0.6)
-    ax.set_yticks([at for at, _ in ticks], [way for _, way in ticks])
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
-    ax.grid(visible=False, axis="y")
+    layout.rows(ax, ticks, -0.6, y - 0.4)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("ms; parts: medians; black: median and interval of the whole; points: processes")
     ax.legend(
@@ -382,12 +373,4 @@ def _mark_whole(ax: Axes, view: View, start: Start, y: float, end: float) -> Non
     ax.plot([whole.low, whole.high], [low, low], linewidth=1.4, zorder=1.5, **ink)
     ax.plot([whole.median] * 2, [y - HEIGHT / 2, low + 0.06], linewidth=2.0, **ink)
     right = max(end, whole.high, float(points.max()))
-    ax.annotate(
-        f"{number(whole.median)} ms",
-        (right, y),
-        (6, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=9.5,
-        fontweight="bold",
-    )
+    layout.write(ax, f"{number(whole.median)} ms", (right, y), (6, 0), fontweight="bold")

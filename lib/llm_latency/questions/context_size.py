@@ -24,7 +24,7 @@ from llm_latency.plan.parameters import as_list, whole
 from llm_latency.plan.spec import Plan, padded
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.labels import End
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -334,16 +334,11 @@ LINES = {
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw memory by ``n_ctx`` at its fullest, and time per token by tokens in the context."""
-    own = axes is None
-    left, right = style.two_axes(axes)
-    _draw_memory(view, left)
-    _draw_tokens(view, right)
-    style.say_below(left, style.say_failures(view.data), own)
-    return np.array([left, right])
+    panels = {"Memory by n_ctx": _draw_memory, "Decode by tokens in the context": _draw_tokens}
+    return layout.pair(axes, view, panels)
 
 
-def _draw_memory(view: View, ax: Axes) -> None:
-    ax.set_title("Memory by n_ctx")
+def _draw_memory(ax: Axes, view: View) -> None:
     # A context that is full has touched all that it will: the largest of its processes.
     sizes = view.good.groupby("n_ctx")[[column for column, *_ in LINES.values()]].max() * MIB
     known = sizes.dropna(how="all")
@@ -372,8 +367,7 @@ def _draw_memory(view: View, ax: Axes) -> None:
     fig.name_ends(ax, ends)
 
 
-def _draw_tokens(view: View, ax: Axes) -> None:
-    ax.set_title("Decode by tokens in the context")
+def _draw_tokens(ax: Axes, view: View) -> None:
     each = per_process(view.data, "token_s", ["n_ctx", "prompt_tokens"]).dropna()
     if each.empty:
         why = "one token shows no decode" if len(view.good) else fr.status_words(view.data)

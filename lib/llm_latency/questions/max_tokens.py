@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
@@ -24,7 +23,8 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import as_list, check_room
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
-from llm_latency.report import phrases, style
+from llm_latency.report import figure as fig
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import FEWEST, Estimate, estimate, estimates
@@ -215,16 +215,9 @@ def answer(view: View) -> Answer:
     text = f"what a further token costs is **undecided** below {FEWEST} processes of two lengths."
     line_text = "what a further token costs is undecided"
     if fitted is not None:
-        bounds = [number(slope * MS) for slope in (fitted.slope_low, fitted.slope_high)]
-        speed = f"{number(1 / fitted.slope)} tok/s"
-        if fitted.slope_low <= 0:
-            speed = "**not told from nothing**"
-        text = (
-            f"each further token takes **{number(fitted.slope * MS)} ms** ({phrases.INTERVAL} "
-            f"{bounds[0]} to {bounds[1]} ms, n = {fitted.n} processes), {speed}, and prefill and "
-            f"all else {number(fitted.intercept * MS)} ms."
-        )
-        line_text = f"{number(fitted.intercept * MS)} ms + {number(fitted.slope * MS)} ms per token"
+        (cost, basis), rest = phrases.slope(fitted, "ms"), phrases.amount(fitted.intercept, "ms")
+        text = f"each further token takes **{cost}** {basis}, and prefill and all else {rest}."
+        line_text = f"{rest} + {cost} per token"
     sentences = [f"With {model_name(view.info)}, {text}"]
     if found:
         sentences.append(
@@ -327,18 +320,14 @@ LOOKS = {"fixed": ("o", 0), "natural": ("s", 2), "generated": ("o", 0), "asked":
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw total latency by tokens generated with its line, and errors where it saw nothing."""
-    own, pair = axes is None, style.two_axes(axes, 4.1)
-    titles = ("Latency by tokens generated", "Error at held-out lengths")
-    for ax, title, draw in zip(pair, titles, (_draw_time, _draw_errors), strict=True):
-        ax.set_title(title)
-        if view.asked:
-            draw(ax, view)
-        else:
-            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
-    if view.asked:
-        style.say_above(pair[0], "Points: processes; hollow: held out from the line.", own)
-        style.say_below(pair[0], style.say_failures(view.data), own)
-    return np.array(pair)
+    return layout.pair(
+        axes,
+        view,
+        {"Latency by tokens generated": _draw_time, "Error at held-out lengths": _draw_errors},
+        measured=bool(view.asked),
+        above="Points: processes; hollow: held out from the line.",
+        height=4.1,
+    )
 
 
 def _draw_time(ax: Axes, view: View) -> None:
@@ -359,15 +348,13 @@ def _draw_time(ax: Axes, view: View) -> None:
         )
     if (fitted := view.lines["generated"]) is not None:
         xs = np.linspace(0, far, 60)
-        low, high = np.array([fitted.bounds(x) for x in xs]).T * MS
-        ax.fill_between(xs, low, high, color=style.INK, alpha=0.12, linewidth=0, label="_band")
-        text = f"{number(fitted.intercept * MS)} ms + {number(fitted.slope * MS)} ms × tokens"
-        ax.plot(xs, [fitted.at(x) * MS for x in xs], color=style.INK, label=text, zorder=2)
+        rest, cost = phrases.amount(fitted.intercept, "ms"), phrases.slope(fitted, "ms")[0]
+        fig.straight(ax, fitted, xs, f"{rest} + {cost} × tokens", "ms", style.INK)
     ax.set_xlim(0, far * 1.06)
     ax.set_ylim(0, float(points["total_s"].max()) * MS * 1.3 or 1)
     ax.set_xlabel("tokens generated")
     ax.set_ylabel("total latency, ms")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.yaxis.set_major_formatter(layout.WHOLE)
     ax.legend(loc="upper left", borderaxespad=0.0)
 
 
@@ -379,9 +366,8 @@ def _draw_errors(ax: Axes, view: View) -> None:
     palette, ticks, reach = style.ramp(4), dict[float, str](), 1.0
     for row, place in enumerate(view.unseen_places):
         top = row * (len(FORMULAS) + 1.2)
-        at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-        words = place.words.replace(" tokens", " asked")
-        ax.annotate(words, (0, top), (4, 0), va="center", fontsize=9.5, fontweight="bold", **at)
+        at: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontweight": "bold"}
+        layout.write(ax, place.words.replace(" tokens", " asked"), (0, top), (4, 0), **at)
         for step, over in enumerate(FORMULAS, start=1):
             tested = view.test(over, place)
             if tested is None:
@@ -394,9 +380,5 @@ def _draw_errors(ax: Axes, view: View) -> None:
             reach = max(reach, abs(error.low), abs(error.high))
     ax.axvline(0, color=style.INK, linewidth=0.9, zorder=0.8)
     ax.set_xlim(-reach * 1.15, reach * 1.15)
-    ax.set_yticks(list(ticks), list(ticks.values()), fontsize=8.8)
-    ax.set_ylim(max(ticks) + 0.8, -0.8)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(False, axis="y")
-    ax.grid(True, axis="x")
+    layout.rows(ax, list(ticks.items()), -0.8, max(ticks) + 0.8)
     ax.set_xlabel("error of the prediction, %")

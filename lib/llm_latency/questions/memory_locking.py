@@ -9,23 +9,23 @@ copied or locked ones end the process.
 
 from __future__ import annotations
 
-import functools
 import math
-import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from llm_latency.measure.outcome import where_ended
 from llm_latency.model import names
 from llm_latency.plan import loading
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.sizes import limit_bytes
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate
@@ -48,11 +48,6 @@ SPREADS = {
     "ITL off the median": "itl_off_s",
 }
 """Spreads within a process (range, median absolute deviation) and between processes."""
-PHASES = {
-    "load": "while loading",
-    "warm-up": "between loading and the first generation",
-    "generation 0": "in the first generation",
-}
 
 
 def plan(
@@ -78,7 +73,7 @@ def plan(
     """
     request = Request("memory_locking", locals(), names.check, REPLACED)
     ways = request.chosen("reading", loading.READING)
-    size = functools.partial(names.file_bytes, request.model)
+    size = partial(names.file_bytes, request.model)
     named = request.many("memory_limit")
     limits = list(dict.fromkeys(limit_bytes("memory_limit", value, size) for value in named))
     cells = {
@@ -128,8 +123,8 @@ class View:
         self.counting = fr.counted(self.each)
         limits = self.counting.groupby("memory")["memory_limit_bytes"].max().fillna(math.inf)
         self.memories = [str(m) for m in limits.sort_values(ascending=False, kind="stable").index]
-        pairs = {Kind(m, w) for m, w in zip(self.counting["memory"], self.counting["reading"],
-                                           strict=True)}  # fmt: skip
+        kinds = self.counting[["memory", "reading"]].drop_duplicates()
+        pairs = {Kind(*kind) for kind in kinds.itertuples(index=False, name=None)}
         ways = loading.ranked(pair.way for pair in pairs)
         every = [Kind(memory, way) for memory in self.memories for way in ways]
         self.planned = [kind for kind in every if kind in pairs]
@@ -206,17 +201,6 @@ def _memory_words(limit: float) -> str:
     return NO_LIMIT if math.isnan(limit) else f"{limit * MIB:.5g} MiB"
 
 
-def where_ended(reason: str) -> str:
-    """Return in which phase a process ended, in words; empty where the reason does not say."""
-    match = re.search(r"in phase '([^']+)'", reason)
-    if match is None:
-        return ""
-    later = re.fullmatch(r"generation (\d+)", match[1])
-    if match[1] not in PHASES and later:
-        return f"in generation {int(later[1]) + 1}"
-    return PHASES.get(match[1], f"in phase {match[1]}")
-
-
 def answer(view: View) -> Answer:
     """Answer whether locking is honoured, whether it is steadier, and what a limit does."""
     if nothing := no_answer(view.data):
@@ -224,9 +208,9 @@ def answer(view: View) -> Answer:
     lead = f"With {model_name(view.info)}"
     memory = view.memories[0]
     base, lock = Kind(memory, BASE), Kind(memory, "mlock")
+    limits = [s for s in map(partial(_short, view), view.memories[1:]) if s]
     if not {base, lock} <= set(view.measured):
         sentence = f"{lead}, **undecided**: mmap and mlock were not both measured ({memory})."
-        limits = [s for s in map(functools.partial(_short, view), view.memories[1:]) if s]
         return Answer("mmap and mlock were not both measured", "undecided", "",
                       (sentence, *limits[:3]))  # fmt: skip
     total = view.compare("total_s", base, lock)
@@ -236,12 +220,10 @@ def answer(view: View) -> Answer:
         f"With enough memory ({memory}) a generation takes {phrases.difference(total)} with mlock "
         f"than with mmap, and the scatter of its tokens is "
         f"{phrases.difference(spread, 'wider', 'narrower', STEADY)}.",
-    ]
-    sentences += [s for s in map(functools.partial(_short, view), view.memories[1:3]) if s]
-    sentences.append(
+        *limits[:2],
         f"{phrases.noise([total]).removesuffix('.')}; a spread must differ by "
-        f"{percent(SMALLEST_SPREAD)} to matter."
-    )
+        f"{percent(SMALLEST_SPREAD)} to matter.",
+    ]
     line = f"mlock: {total.verdict} in time, {STEADY.get(spread.verdict, spread.verdict)}"
     return Answer(line, total.verdict, phrases.sureness(total), tuple(sentences))
 
@@ -292,12 +274,11 @@ def table(view: View) -> pd.DataFrame:
             row[label] = phrases.short(view.estimate(column, kind), "ms")
         base, plenty = Kind(kind.memory, BASE), view.plenty(kind)
         both = kind != base and {kind, base} <= set(view.measured)
-        for label, column in {"load": "load_s", "TTFT": "ttft_s", "total": "total_s"}.items():
+        times = {"load": "load_s", "TTFT": "ttft_s", "total": "total_s"}
+        for label, column in {**times, **SPREADS}.items():
             found = view.compare(column, base, kind) if both else None
-            row[f"{label} against mmap"] = phrases.change(found) if found else "–"
-        for label, column in SPREADS.items():
-            found = view.compare(column, base, kind) if both else None
-            row[f"{label} against mmap"] = phrases.change(found, STEADY) if found else "–"
+            words = STEADY if label in SPREADS else None
+            row[f"{label} against mmap"] = phrases.change(found, words) if found else "–"
         slower = plenty and kind in view.measured and view.compare("total_s", plenty, kind)
         row["total against most memory"] = phrases.change(slower) if slower else "–"
         rows.append(row)
@@ -349,20 +330,20 @@ def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     A point per process, a bar at the median with its interval. A kind of which no process ended
     well is a hatched box with its status. Major faults stand over the points that had them.
     """
-    own, pair = axes is None, style.two_axes(axes, 4.2)
-    panels = (
-        ("total_s", "Total latency", "a whole generation, ms"),
-        ("itl_mad_s", "Spread of the ITL within a process", "median absolute deviation, ms"),
+    return layout.pair(
+        axes,
+        view,
+        {
+            "Total latency": partial(_panel, column="total_s", label="a whole generation, ms"),
+            "Spread of the ITL within a process": partial(
+                _panel, column="itl_mad_s", label="median absolute deviation, ms"
+            ),
+        },
+        measured=bool(view.measured),
+        above="Points: processes; lines: medians with their interval.",
+        below="",
+        height=4.2,
     )
-    for ax, (column, title, label) in zip(pair, panels, strict=True):
-        ax.set_title(title)
-        if view.measured:
-            _panel(ax, view, column, label)
-        else:
-            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
-    if view.measured:
-        style.say_above(pair[0], "Points: processes; lines: medians with their interval.", own)
-    return np.array(pair)
 
 
 def _panel(ax: Axes, view: View, column: str, label: str) -> None:
@@ -374,10 +355,9 @@ def _panel(ax: Axes, view: View, column: str, label: str) -> None:
     place, ticks = 0.0, []
     for memory in view.memories:
         kinds = [kind for kind in view.planned if kind.memory == memory]
-        at: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "annotation_clip": False}
-        text: dict[str, Any] = {"ha": "center", "va": "top", "fontweight": "bold", "fontsize": 9.5}
-        middle = (place + (len(kinds) - 1) / 2, 0)
-        ax.annotate(memory, middle, (0, -24), textcoords="offset points", **text, **at)
+        text = {"ha": "center", "va": "top", "fontweight": "bold"}
+        middle = (place + (len(kinds) - 1) / 2, 0.0)
+        layout.write(ax, memory, middle, (0, -24), xycoords=ax.get_xaxis_transform(), **text)
         for kind in kinds:
             ticks.append((place, kind.way))
             if kind in view.measured:
@@ -414,13 +394,6 @@ def _points(
         notes.append(f"{span(faults.min(), faults.max())}\nmajor faults")
     bad = view.of(kind)["status"].loc[lambda status: status != "ok"]
     notes += [counts(bad)] if len(bad) else []
-    ax.annotate(
-        "\n".join(reversed(notes)),
-        (x, float(values.max()) if len(values) else 0.0),
-        (0, 6),
-        textcoords="offset points",
-        ha="center",
-        va="bottom",
-        fontsize=9,
-        annotation_clip=False,
-    )
+    at = (x, float(values.max()) if len(values) else 0.0)
+    text = {"ha": "center", "va": "bottom", "fontsize": 9}
+    layout.write(ax, "\n".join(reversed(notes)), at, (0, 6), **text)

@@ -8,37 +8,34 @@ so a prompt one token longer than a multiple of it begins another pass over all 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from llm_latency.engine.facts import sizes_in_force
+from llm_latency.engine.facts import Sizes, sizes_in_force
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import MAX_INT32, PADDING, UBATCH, Plan, Settings, padded
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import FEWEST, Estimate, estimate, estimates, per_process
-from llm_latency.stats.fit import FEWEST_PLACES, Line, line, parabolas
+from llm_latency.stats.fit import FEWEST_PLACES, Bend, Line, bend, line
 from llm_latency.words import MS, counts, number, percent
 
 PER = 1000
 """Tokens for which a slope is told."""
 CLOSE = 0.05
 """Two lengths no further apart than this share can tell the cost of an edge between them."""
-NOTICEABLE = 0.10
-"""Share of the straight part from which on a bend is called noticeable."""
-Turn = Literal["upwards", "downwards", "none", "undecided"]
 
 
 def plan(
@@ -114,41 +111,6 @@ class Edge(NamedTuple):
     batches: int
 
 
-@dataclass(frozen=True)
-class Bend:
-    """How far prefill departs from a straight line; estimates over rounds.
-
-    Attributes
-    ----------
-    added, share
-        Seconds that the square adds at the longest prompt, and that as a share of prefill there.
-    noticeable
-        Tokens from which on the square is a tenth of the straight part.
-    coefficients
-        Medians of the constant, the slope at 0, and the square.
-    """
-
-    square: Estimate
-    added: Estimate
-    share: Estimate
-    noticeable: Estimate
-    coefficients: tuple[float, float, float]
-
-    @property
-    def turn(self) -> Turn:
-        """Which way the line bends, if the interval leaves zero out."""
-        if self.square.kind != "interval":
-            return "undecided"
-        if self.square.low > 0:
-            return "upwards"
-        return "downwards" if self.square.high < 0 else "none"
-
-    def at(self, tokens: float) -> float:
-        """Return the parabola's prefill time, in seconds."""
-        constant, slope, square = self.coefficients
-        return constant + slope * tokens + square * tokens**2
-
-
 class View:
     """One combination of settings, measured with prompts of several lengths.
 
@@ -187,20 +149,7 @@ class View:
         """How far prefill departs from a line; ``None`` below four lengths."""
         points = self.points("prefill_s")
         rounds = zip(points["run_id"], points["round"], strict=True)
-        fitted = parabolas(points["prompt_tokens"], points["prefill_s"], rounds)
-        if not len(fitted):
-            return None
-        constant, slope, square = fitted.T
-        far = self.lengths[-1]
-        added, bent = square * far**2, (square > 0) & (slope > 0)
-        middle = [estimate(values).median for values in fitted.T]
-        return Bend(
-            estimate(square),
-            estimate(added),
-            estimate(added / (constant + slope * far + added)),
-            estimate(NOTICEABLE * slope[bent] / square[bent]),
-            (middle[0], middle[1], middle[2]),
-        )
+        return bend(points["prompt_tokens"], points["prefill_s"], rounds, self.lengths[-1])
 
     def samples(self, column: str, tokens: float) -> pd.Series[float]:
         """Return one number per round at one length."""
@@ -212,42 +161,28 @@ class View:
         return compare(*pair, noise_floor(self.rows, column))
 
     @cached_property
-    def batch_sizes(self) -> tuple[int, int] | None:
-        """``n_batch`` and ``n_ubatch`` in force; ``None`` where they differ or nobody knows."""
-        names_in_force = ["effective_n_batch", "effective_n_ubatch"]
-        pairs = self.good[names_in_force].drop_duplicates().to_numpy()
-        if len(pairs) != 1 or np.isnan(pairs).any():
-            return None
-        return int(pairs[0][0]), int(pairs[0][1])
+    def sizes(self) -> Sizes | None:
+        """The batches in force; ``None`` where they differ or nobody knows."""
+        columns = [f"effective_{name}" for name in Sizes._fields]
+        rows = self.good[columns].drop_duplicates().to_numpy()
+        return None if len(rows) != 1 or np.isnan(rows).any() else Sizes(*map(int, rows[0]))
 
-    def batches(self, tokens: float) -> int | None:
-        """Return in how many batches llama.cpp computes a prompt of that length."""
-        if self.batch_sizes is None:
-            return None
-        n_batch, n_ubatch = self.batch_sizes
-        whole, rest = divmod(int(tokens), n_batch)
-        return whole * -(-n_batch // n_ubatch) + -(-rest // n_ubatch)
-
-    @cached_property
+    @property
     def borders(self) -> list[int]:
         """Lengths up to the longest beyond which one batch more begins."""
-        if self.batch_sizes is None or not self.lengths:
-            return []
-        n_batch, n_ubatch = self.batch_sizes
-        inside = (*range(n_ubatch, n_batch, n_ubatch), n_batch)
-        starts = range(0, int(self.lengths[-1]), n_batch)
-        every = {start + border for start in starts for border in inside}
-        return sorted(border for border in every if border < self.lengths[-1])
+        return self.sizes.borders(int(self.lengths[-1])) if self.sizes else []
 
     @cached_property
     def edges(self) -> list[Edge]:
         """Neighbouring lengths that can tell what one batch more costs."""
-        pairs = []
-        for below, above in zip(self.lengths, self.lengths[1:], strict=False):
-            fewer, more = self.batches(below), self.batches(above)
-            if fewer is not None and more is not None and more > fewer:
-                pairs += [Edge(below, above, fewer)] if above - below <= CLOSE * below else []
-        return pairs
+        if self.sizes is None:
+            return []
+        near = [
+            Edge(below, above, self.sizes.passes(int(below)))
+            for below, above in itertools.pairwise(self.lengths)
+            if above - below <= CLOSE * below
+        ]
+        return [edge for edge in near if self.sizes.passes(int(edge.above)) > edge.batches]
 
     def across(self, edge: Edge) -> Comparison:
         """Compare the time per token above an edge with that below it, round by round."""
@@ -292,7 +227,7 @@ def answer(view: View) -> Answer:
     ]
     line_text = f"TTFT at {last:,.0f} tokens {phrases.median(ttft[last], 'ms')}"
     if prefill is not None:
-        line_text = f"{number(prefill.slope * PER * MS)} ms per {PER:,} prompt tokens"
+        line_text = f"{phrases.slope(prefill, 'ms', PER)[0]} per {PER:,} prompt tokens"
     sure = phrases.sureness(found)
     return Answer(line_text, found.verdict, sure, tuple(filter(None, sentences)))
 
@@ -301,38 +236,30 @@ def _slope(view: View, prefill: Line | None) -> str:
     """Say what a thousand tokens cost along a straight line."""
     if prefill is None:
         return f"What a further token costs is **undecided** below {FEWEST} processes."
-    bounds = [number(slope * PER * MS) for slope in (prefill.slope_low, prefill.slope_high)]
-    speed = (
-        f"{number(1 / prefill.slope)} tok/s"
-        if prefill.slope_low > 0
-        else "**not told from nothing**"
-    )
-    return (
-        f"**{PER:,} further tokens cost {number(prefill.slope * PER * MS)} ms** of prefill "
-        f"({phrases.INTERVAL} {bounds[0]} to {bounds[1]} ms, n = {prefill.n} processes at "
-        f"{len(view.lengths)} lengths): {speed}."
-    )
+    cost, basis = phrases.slope(prefill, "ms", PER)
+    places = f"at {len(view.lengths)} lengths"
+    return f"**{PER:,} further tokens cost {cost}** of prefill {places} {basis}."
 
 
 def _bent(view: View) -> str:
     """Say whether the square of the length shows, and how much it adds at the longest prompt."""
-    if (bend := view.bend) is None:
+    if (curve := view.bend) is None:
         return f"Whether it stays a line is **undecided** below {FEWEST_PLACES} lengths in a round."
     added = (
-        f"the square of the length adds {phrases.estimate(bend.added, 'ms', bold=False)} at "
-        f"{view.lengths[-1]:,.0f} tokens, {percent(bend.share.median)} of prefill"
+        f"the square of the length adds {phrases.estimate(curve.added, 'ms', bold=False)} at "
+        f"{view.lengths[-1]:,.0f} tokens, {phrases.minus(percent(curve.share.median))} of prefill"
     )
-    if bend.turn in ("upwards", "downwards"):
-        reach = f", noticeable from {number(bend.noticeable.median)} tokens on"
-        return f"It bends **{bend.turn}**: {added}{reach if bend.noticeable.n else ''}."
-    word = "**undecided**" if bend.turn == "undecided" else "not told from none"
+    if curve.turn in ("upwards", "downwards"):
+        reach = f", noticeable from {number(curve.noticeable.median)} tokens on"
+        return f"It bends **{curve.turn}**: {added}{reach if curve.noticeable.n else ''}."
+    word = "**undecided**" if curve.turn == "undecided" else "not told from none"
     return f"A bend is {word}: {added}."
 
 
 def _edge(view: View) -> str:
     """Say whether it shows where one batch more begins."""
-    if view.batch_sizes is None or not view.edges:
-        size = view.batch_sizes[1] if view.batch_sizes else UBATCH
+    if not view.edges:
+        size = view.sizes.n_ubatch if view.sizes else UBATCH
         return (
             f"What another batch costs was not measured: give {code('prompt_tokens')} on either "
             f"side of a multiple of {code('n_ubatch')}, such as {size} and {size + size // 64}."
@@ -367,7 +294,7 @@ def table(view: View) -> pd.DataFrame:
             {
                 "tokens": f"{n:,.0f}",
                 "words": number(view.words(n), 0),
-                "batches": str(view.batches(n) or "–"),
+                "batches": str(view.sizes.passes(int(n))) if view.sizes else "–",
                 "trials": fr.status_words(part),
                 "TTFT, ms": phrases.short(at["ttft_s"], "ms"),
                 "TTFT against the shortest": phrases.change(view.compare(base, n))
@@ -394,29 +321,24 @@ MOST_BORDERS = 16
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw prefill time by prompt tokens with its line, and prefill speed; edges are dotted."""
-    own, pair = axes is None, style.two_axes(axes, 4.0)
-    titles = ("Prefill by length of the prompt", "Prefill speed")
-    for ax, title, draw in zip(pair, titles, (_draw_time, _draw_speed), strict=True):
-        ax.set_title(title)
-        if view.lengths:
-            draw(ax, view)
-        else:
-            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
-    if view.lengths:
-        legend = "Points: processes; bars: intervals of medians."
-        if view.borders and view.batch_sizes is not None:
-            dotted = len(view.borders) <= MOST_BORDERS
-            legend += f" {'Dotted: a' if dotted else 'A'} further batch begins (n_ubatch "
-            legend += f"{view.batch_sizes[1]})."
-        style.say_above(pair[0], legend, own)
-        failed = view.failed()
-        style.say_below(pair[0], f"Not drawn: prompts of {failed}." if failed else "", own)
-    return np.array(pair)
+    above = "Points: processes; bars: intervals of medians."
+    if view.borders and view.sizes:
+        begins = "Dotted: a" if len(view.borders) <= MOST_BORDERS else "A"
+        above += f" {begins} further batch begins (n_ubatch {view.sizes.n_ubatch})."
+    failed = view.failed() if view.lengths else ""
+    return layout.pair(
+        axes,
+        view,
+        {"Prefill by length of the prompt": _draw_time, "Prefill speed": _draw_speed},
+        measured=bool(view.lengths),
+        above=above,
+        below=f"Not drawn: prompts of {failed}." if failed else "",
+        height=4.0,
+    )
 
 
 def _draw_time(ax: Axes, view: View) -> None:
-    colour, other = style.ramp(4)[0], style.ramp(4)[3]
-    points = view.points("prefill_s")
+    colour, points = style.ramp(4)[0], view.points("prefill_s")
     if points.empty:
         style.say_empty(ax, "No prefill time is known")
         return
@@ -424,23 +346,21 @@ def _draw_time(ax: Axes, view: View) -> None:
     xs = np.linspace(view.lengths[0] if len(view.lengths) > 1 else 0, far, 120)
     samples_ = points["prompt_tokens"], points["prefill_s"] * MS
     ax.scatter(*samples_, s=16, color=colour, alpha=0.45, linewidths=0, label="_processes")
-    if (straight := view.line("prefill_s")) is not None:
-        low, high = np.array([straight.bounds(x) for x in xs]).T * MS
-        ax.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0, label="_band")
-        label = f"line: {number(straight.slope * PER * MS)} ms per {PER:,} tokens"
-        ax.plot(xs, [straight.at(x) * MS for x in xs], color=colour, label=label)
-    if (bend := view.bend) is not None and bend.turn in ("upwards", "downwards"):
-        look: dict[str, Any] = {"color": other, "linestyle": style.DASHES[1]}
-        label = f"with a square: bends {bend.turn}"
-        ax.plot(xs, [bend.at(x) * MS for x in xs], label=label, **look)
+    if (fitted := view.line("prefill_s")) is not None:
+        label = f"line: {phrases.slope(fitted, 'ms', PER)[0]} per {PER:,} tokens"
+        fig.straight(ax, fitted, xs, label, "ms", colour)
+    if (curve := view.bend) is not None and curve.turn in ("upwards", "downwards"):
+        look: dict[str, Any] = {"color": style.ramp(4)[3], "linestyle": style.DASHES[1]}
+        label = f"with a square: bends {curve.turn}"
+        ax.plot(xs, [curve.at(x) * MS for x in xs], label=label, **look)
     _draw_borders(ax, view)
     ax.set_xlim(0, far * 1.04)
     ax.set_ylim(0, float(points["prefill_s"].max()) * MS * 1.22 or 1)
     ax.set_xlabel("prompt, tokens")
     ax.set_ylabel("prefill, ms")
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    if straight is not None:
+        axis.set_major_formatter(layout.WHOLE)
+    if fitted is not None:
         box = {"frameon": True, "facecolor": "white", "edgecolor": "none"}
         ax.legend(loc="upper left", borderaxespad=0.0, **box)
 
@@ -465,7 +385,7 @@ def _draw_speed(ax: Axes, view: View) -> None:
     ax.set_xticks(ticks)
     ax.xaxis.set_minor_locator(NullLocator())
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axis.set_major_formatter(layout.WHOLE)
     ax.set_xlabel("prompt, tokens (log scale)")
     ax.set_ylabel("prefill, tok/s")
 

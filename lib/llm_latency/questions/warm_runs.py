@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.labels import End
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -294,20 +295,17 @@ def table(view: View) -> pd.DataFrame:
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw TTFT and total latency by run: thin for a process, thick for the median of all."""
-    own = axes is None
-    pair = style.two_axes(axes, 4.0)
-    for ax, column, title in zip(
-        pair, ("ttft_s", "total_s"), ("TTFT by run", "Total latency by run"), strict=True
-    ):
-        ax.set_title(title)
-        if view.measured:
-            _draw(ax, view, column)
-        else:
-            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
-    if view.measured:
-        style.say_above(pair[0], "Thin: processes; thick: medians. Labels: cache · prompt.", own)
-    style.say_below(pair[0], style.say_failures(view.data), own)
-    return np.array(pair)
+    return layout.pair(
+        axes,
+        view,
+        {
+            "TTFT by run": partial(_draw, column="ttft_s"),
+            "Total latency by run": partial(_draw, column="total_s"),
+        },
+        measured=bool(view.measured),
+        above="Thin: processes; thick: medians. Labels: cache · prompt.",
+        height=4.0,
+    )
 
 
 def _draw(ax: Axes, view: View, column: str) -> None:

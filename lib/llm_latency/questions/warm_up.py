@@ -11,21 +11,22 @@ demand it must save more than it costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
 
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
-from llm_latency.plan.builder import Grid, Request, unknown_value
+from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.loading import STATES
 from llm_latency.plan.parameters import whole
-from llm_latency.plan.spec import PREFIX_WARM_UPS, PageCache, Plan, WarmUp
+from llm_latency.plan.spec import PREFIX_WARM_UPS, Plan, WarmUp
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
@@ -34,13 +35,9 @@ from llm_latency.words import MIB, MS, escape, number, percent
 MOST_TOKENS = 2**30
 """Two of such a length are still a number of tokens that llama.cpp can count."""
 NONE = "none"
+PLACE = ["page_cache", "prompt_tokens"]
+"""Columns of a :class:`Place`."""
 ORDER: tuple[str, ...] = get_args(WarmUp)
-STATES: dict[PageCache, str] = {
-    "resident": "file in RAM",
-    "evicted": "file on the disk",
-    "as_is": "page cache as it was",
-}
-"""States of the model's file at start, in words; the first that was measured leads."""
 
 
 def plan(
@@ -63,7 +60,8 @@ def plan(
     show how the costs grow.
     """
     request = Request("warm_up", locals(), names.check)
-    kinds, states = _kinds(request.many("warm_up")), request.many("page_cache")
+    kinds = _kinds(request.chosen("warm_up", ("all", *ORDER)))
+    states = request.many("page_cache")
     lengths = sorted(
         whole("system_tokens", n, most=MOST_TOKENS) for n in request.many("system_tokens")
     )
@@ -93,12 +91,9 @@ def plan(
     return request.plan(list(cells.values()), twins=twins)
 
 
-def _kinds(named: list[Any]) -> list[Any]:
+def _kinds(named: list[str]) -> list[str]:
     """Return the warm-ups that are meant, none among them."""
     kinds = list(ORDER) if "all" in named else named
-    for kind in kinds:
-        if kind not in ORDER:
-            raise unknown_value("warm_up", kind, ["all", *ORDER])
     if kinds == [NONE]:
         raise ParameterError("warm_up='none' is refused: give a warm-up to compare it with.")
     return list(dict.fromkeys([NONE, *kinds]))
@@ -113,7 +108,7 @@ class Place(NamedTuple):
     @property
     def words(self) -> str:
         """The state of the model's file in words."""
-        return STATES[self.page_cache]  # type: ignore[index]
+        return STATES[self.page_cache]
 
 
 class View:
@@ -132,7 +127,6 @@ class View:
         rows = rows.assign(
             bare_load_s=rows["load_s"] - rows["warm_up_s"],
             load_and_ttft_s=rows["load_s"] + rows["ttft_s"],
-            warm_up_and_ttft_s=rows["warm_up_s"] + rows["ttft_s"],
         )
         self.info = run.info
         self.data = fr.by_cell(rows)
@@ -167,14 +161,14 @@ class View:
         """Return the estimate over the processes of one warm-up."""
         return estimate(self.samples(column, place, kind, later=later))
 
-    def difference(self, column: str, place: Place, kind: str, base: str = NONE) -> Estimate:
+    def difference(self, column: str, place: Place, kind: str) -> Estimate:
         """Return by how much a warm-up's figure exceeds none's, round by round."""
-        a, b = (self.samples(column, place, one) for one in (base, kind))
+        a, b = (self.samples(column, place, one) for one in (NONE, kind))
         return estimate((b - a).dropna())
 
-    def compare(self, column: str, place: Place, kind: str, base: str = NONE) -> Comparison:
-        """Compare a warm-up with another, by default with none, by the noise of its state."""
-        a, b = (self.samples(column, place, one) for one in (base, kind))
+    def compare(self, column: str, place: Place, kind: str) -> Comparison:
+        """Compare a warm-up with none, by the noise of its state."""
+        a, b = (self.samples(column, place, one) for one in (NONE, kind))
         of_state = self.first[self.first["page_cache"] == place.page_cache]
         return compare(a, b, noise_floor(of_state, column))
 
@@ -193,12 +187,9 @@ class View:
 def _by_place(rows: pd.DataFrame) -> dict[Place, list[str]]:
     """Return the warm-ups of some rows by place: the longest prompt first, then the states."""
     found: dict[Place, set[str]] = {}
-    for state, tokens, kind in rows[["page_cache", "prompt_tokens", "warm_up"]].itertuples(
-        index=False, name=None
-    ):
-        found.setdefault(Place(state, float(tokens)), set()).add(kind)
-    states = list(STATES)
-    places = sorted(found, key=lambda p: (-p.tokens, states.index(p.page_cache)))  # type: ignore[arg-type]
+    for *place, kind in rows[[*PLACE, "warm_up"]].itertuples(index=False, name=None):
+        found.setdefault(Place(*place), set()).add(kind)
+    places = sorted(found, key=lambda p: (-p.tokens, list(STATES).index(p.page_cache)))
     return {place: sorted(found[place], key=ORDER.index) for place in places}
 
 
@@ -238,13 +229,11 @@ def answer(view: View) -> Answer:
 def _cost(view: View, place: Place, kind: str) -> str:
     """Say what a warm-up costs in time, RAM and disk, and when it saves time over many loads."""
     spent = view.estimate("warm_up_s", place, kind)
-    costs = [phrases.estimate(spent, "ms", bold=False)]
     ram = view.difference("rss_after_load_bytes", place, kind)
-    if ram.n:
-        costs.append(f"{phrases.median(ram, 'MiB')} of RAM")
     size = view.estimate("state_bytes", place, kind)
-    if size.n:
-        costs.append(f"a file of {phrases.median(size, 'MiB')}")
+    costs = [phrases.estimate(spent, "ms", bold=False)]
+    costs += [f"{phrases.median(ram, 'MiB')} of RAM"] if ram.n else []
+    costs += [f"a file of {phrases.median(size, 'MiB')}"] if size.n else []
     worth = view.worth(place, kind)
     if worth is None:
         return f"It costs {', '.join(costs)}."
@@ -282,21 +271,19 @@ def table(view: View) -> pd.DataFrame:
             }.items():
                 compared = NONE in kinds and kind != NONE
                 row[name] = phrases.change(view.compare(column, *at)) if compared else "–"
-            ram, peak, size = (
-                number(view.estimate(column, *at).median * MIB)
-                for column in ("rss_after_load_bytes", "rss_peak_bytes", "state_bytes")
-            )
             row |= {
                 "warm-up, ms": phrases.short(view.estimate("warm_up_s", *at), "ms"),
                 "saves if asked after": percent(worth) if worth is not None else "–",
                 "load with it, ms": phrases.short(view.estimate("load_s", *at), "ms"),
-                "RAM after load, MiB": ram,
-                "RAM peak, MiB": peak,
-                "file, MiB": size,
             }
-            for name in ("evaluate", "save"):
-                made_s = view.estimate(f"state_{name}_s", *at).median
-                row[f"file: {name}, ms"] = number(made_s * MS)
+            for name, (column, factor) in {
+                "RAM after load, MiB": ("rss_after_load_bytes", MIB),
+                "RAM peak, MiB": ("rss_peak_bytes", MIB),
+                "file, MiB": ("state_bytes", MIB),
+                "file: evaluate, ms": ("state_evaluate_s", MS),
+                "file: save, ms": ("state_save_s", MS),
+            }.items():
+                row[name] = number(view.estimate(column, *at).median * factor)
             rows.append(row)
     made = pd.DataFrame(rows)
     made.attrs["caption"] = (
@@ -321,35 +308,28 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
     own = ax is None
     longest = max((place.tokens for place in view.planned), default=0.0)
     groups = {place: kinds for place, kinds in view.planned.items() if place.tokens == longest}
-    rows = sum(map(len, groups.values()))
-    ax = ax or style.new_axes(8.0, 1.5 + 0.33 * (rows + len(groups)))
+    ax = ax or style.new_axes(8.0, 1.5 + 0.33 * sum(1 + len(kinds) for kinds in groups.values()))
     ax.set_title("Warm-up and first reply")
     if not view.measured:
         return style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
     left, right = _reach(view, groups)
     y, ticks = 0.0, []
     for place, kinds in groups.items():
-        head = f"model's {place.words}"
-        ax.text(-left * 1.18, y, head, va="center", fontweight="bold", fontsize=9.5)
+        layout.write(ax, f"model's {place.words}", (-left * 1.18, y), (0, 0), fontweight="bold")
         for kind in kinds:
             y += 1
             ticks.append((y, kind))
             if kind in view.measured.get(place, []):
                 _bar(ax, view, y, place, kind)
             else:
-                lost = view.data[(view.data["warm_up"] == kind)]
-                lost = lost[lost["page_cache"] == place.page_cache]
-                words = fr.status_words(lost[lost["prompt_tokens"] == place.tokens])
+                cell = view.data[[*PLACE, "warm_up"]] == [*place, kind]
+                words = fr.status_words(view.data[cell.all(axis=1)])
                 style.hatch_box(ax, 0, y - HEIGHT / 2, right * 0.5, HEIGHT, words)
         y += 1.3
     ax.axvline(0, color=style.INK, linewidth=1.0)
     ax.set_xlim(-left * 1.2, right * 1.16)
-    ax.set_ylim(y - 0.6, -0.8)
-    ax.set_yticks([at for at, _ in ticks], [kind for _, kind in ticks])
-    ax.tick_params(axis="y", length=0)
-    ax.grid(visible=False, axis="y")
-    ax.grid(visible=True, axis="x")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{abs(x):,.10g}"))
+    layout.rows(ax, ticks, -0.8, y - 0.6)
+    ax.xaxis.set_major_formatter(lambda x, _: f"{abs(x):,.10g}")
     ax.set_xlabel("◀ warm-up, paid before the question   |   first TTFT, waited ▶   (ms)")
     style.subtitle(ax, f"First prompt of {longest:,.0f} tokens. Bars: medians; points: processes.")
     style.say_below(ax, style.say_failures(view.data), own)
@@ -377,52 +357,44 @@ def _bar(ax: Axes, view: View, y: float, place: Place, kind: str) -> None:
         ax.barh(y, sign * middle, HEIGHT, color=colour, label=f"_{name} {kind}")
         below = np.full(len(each), y + HEIGHT / 2 + 0.1)  # the bar's end has the number
         ax.scatter(sign * each, below, s=13, color=style.MUTED, zorder=3, label="_samples")
-        ax.annotate(
-            number(middle),
-            (sign * middle, y),
-            (sign * 6, 0),
-            textcoords="offset points",
-            va="center",
-            ha="left" if sign > 0 else "right",
-            fontsize=9.5,
-            color=style.INK if sign > 0 else style.MUTED,
-        )
+        ha, color = ("left", style.INK) if sign > 0 else ("right", style.MUTED)
+        layout.write(ax, number(middle), (sign * middle, y), (sign * 6, 0), ha=ha, color=color)
 
 
 @style.styled
 def by_prompt(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw warm-up and first TTFT against the length of the first prompt, a line per warm-up."""
-    own, pair = axes is None, style.two_axes(axes)
-    titles = {"warm_up_s": "Warm-up, paid before", "ttft_s": "First TTFT, waited"}
-    for ax, (column, title) in zip(pair, titles.items(), strict=True):
-        ax.set_title(title)
-        if not view.measured:
-            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
-            continue
-        state = next(iter(view.measured)).page_cache
-        rows = view.first[view.first["page_cache"] == state]
-        each = per_process(rows, column, ["warm_up", "prompt_tokens"]).dropna()
-        palette = style.ramp(len(ORDER))
-        drawn = [
-            fig.line_of(
-                kind,
-                each[each["warm_up"] == kind],
-                "prompt_tokens",
-                column,
-                "ms",
-                colour=palette[index],
-                marker=style.MARKERS[index],
-                dash="-",
-            )
-            for index, kind in enumerate(ORDER)
-            if not (kind == NONE and column == "warm_up_s")
-        ]
-        fig.lines(ax, drawn)
-        ax.set_xticks(sorted(each["prompt_tokens"].unique()))
-        ax.set_xlabel("first prompt, tokens")
-        ax.set_ylabel("ms")
-    if view.measured:
-        state_words = next(iter(view.measured)).words
-        style.say_above(pair[0], f"Model's {state_words}. Points: processes; lines: medians.", own)
-    style.say_below(pair[0], style.say_failures(view.data), own)
-    return np.array(pair)
+    leading = next(iter(view.measured), None)
+    return layout.pair(
+        axes,
+        view,
+        {
+            "Warm-up, paid before": partial(_lines, column="warm_up_s"),
+            "First TTFT, waited": partial(_lines, column="ttft_s"),
+        },
+        measured=leading is not None,
+        above=f"Model's {leading.words}. Points: processes; lines: medians." if leading else "",
+    )
+
+
+def _lines(ax: Axes, view: View, column: str) -> None:
+    rows = view.first[view.first["page_cache"] == next(iter(view.measured)).page_cache]
+    each = per_process(rows, column, ["warm_up", "prompt_tokens"]).dropna()
+    drawn = [
+        fig.line_of(
+            kind,
+            each[each["warm_up"] == kind],
+            "prompt_tokens",
+            column,
+            "ms",
+            colour=style.ramp(len(ORDER))[index],
+            marker=style.MARKERS[index],
+            dash="-",
+        )
+        for index, kind in enumerate(ORDER)
+        if not (kind == NONE and column == "warm_up_s")
+    ]
+    fig.lines(ax, drawn)
+    ax.set_xticks(sorted(each["prompt_tokens"].unique()))
+    ax.set_xlabel("first prompt, tokens")
+    ax.set_ylabel("ms")

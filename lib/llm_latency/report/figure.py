@@ -1,23 +1,25 @@
-"""What figures are made of: lines with intervals, stacked bars, two axes side by side.
+"""What figures are made of: lines with intervals, fitted lines, stacked bars.
 
 A question names what is drawn, this room knows how: points are samples (one per process, since
 the process is the sample), lines are medians with their interval, or the range where there are
 fewer than six processes; what failed is drawn as what it is. Colours, fonts and notes are in
-:mod:`llm_latency.report.style`.
+:mod:`llm_latency.report.style`, what lies where in :mod:`llm_latency.report.layout`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from llm_latency.report import style
 from llm_latency.report.labels import End, label_ends
 from llm_latency.report.phrases import FACTORS
+from llm_latency.stats import fit
 from llm_latency.stats.estimate import Estimate, estimate
 from llm_latency.words import number
 
@@ -192,3 +194,29 @@ def stack(
             ax.text(*middle, number(size), ha="center", va="center", color=ink, fontsize=9)
         base += size
     return base
+
+
+def straight(
+    ax: Axes, line: fit.Line, places: Iterable[float], label: str, unit: str, colour: Any
+) -> None:
+    """Draw a fitted line, and the band of all slopes within its interval.
+
+    Parameters
+    ----------
+    ax
+        Axes to draw into.
+    line
+        What was fitted, in SI units.
+    places
+        Where on the axis.
+    label
+        Its name in the legend.
+    unit
+        Unit of the screen, ``ms`` or ``MiB``.
+    colour
+        Of both.
+    """
+    xs, factor = list(places), FACTORS.get(unit, 1.0)
+    low, high = np.array([line.bounds(x) for x in xs]).T * factor
+    ax.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0, label="_band")
+    ax.plot(xs, [line.at(x) * factor for x in xs], color=colour, label=label)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from llm_latency.stats.compare import Comparison
 from llm_latency.stats.estimate import FEWEST, Estimate
+from llm_latency.stats.fit import Line
 from llm_latency.words import MIB, MS, decimals, number, percent, several
 
 FACTORS = {"ms": MS, "µs": 1e6, "MiB": MIB, "%": 100.0}
@@ -145,6 +146,22 @@ def share(value: Estimate) -> str:
     kind = INTERVAL if value.kind == "interval" else RANGE
     bounds = f"{percent(value.low).removesuffix(' %')} to {percent(value.high)}"
     return minus(f"**{percent(value.median)}** ({kind} {bounds}, n = {value.n})")
+
+
+def slope(fitted: Line, unit: str, per: float = 1.0) -> tuple[str, str]:
+    """Return what a line costs in so many steps, and what that rests on and comes to.
+
+    ``("12 ms", "(95 % interval 11 to 13 ms, n = 66 processes), 83.3 tok/s")``
+    """
+    low, high = (amount(each * per, unit) for each in (fitted.slope_low, fitted.slope_high))
+    bounds = f"{low.removesuffix(f' {unit}')} to {high}"
+    speed = f"{number(1 / fitted.slope)} tok/s"
+    if fitted.slope_low <= 0:
+        speed = "**not told from nothing**"
+    return (
+        amount(fitted.slope * per, unit),
+        f"({INTERVAL} {bounds}, n = {fitted.n} processes), {speed}",
+    )
 
 
 def sureness(found: Comparison | Sequence[Comparison]) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from llm_latency.stats.estimate import FEWEST
+from llm_latency.stats.estimate import FEWEST, Estimate, estimate
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,62 @@ def parabolas(
         if len({a for a, _ in points}) >= FEWEST_PLACES
     ]
     return np.array(rows, dtype=float).reshape(-1, 3)
+
+
+Turn = Literal["upwards", "downwards", "none", "undecided"]
+NOTICEABLE = 0.10
+"""Share of the straight part from which on a bend is called noticeable."""
+
+
+@dataclass(frozen=True)
+class Bend:
+    """How far something departs from a straight line; estimates over groups.
+
+    Attributes
+    ----------
+    added, share
+        What the square adds at the largest x, and that as a share of the whole there.
+    noticeable
+        The x from which on the square is a tenth of the straight part.
+    coefficients
+        Medians of the constant, the slope at 0, and the square.
+    """
+
+    square: Estimate
+    added: Estimate
+    share: Estimate
+    noticeable: Estimate
+    coefficients: tuple[float, float, float]
+
+    @property
+    def turn(self) -> Turn:
+        """Which way the line bends, if the interval leaves zero out."""
+        if self.square.kind != "interval":
+            return "undecided"
+        if self.square.low > 0:
+            return "upwards"
+        return "downwards" if self.square.high < 0 else "none"
+
+    def at(self, x: float) -> float:
+        """Return the parabola's value."""
+        constant, slope, square = self.coefficients
+        return constant + slope * x + square * x**2
+
+
+def bend(
+    x: Iterable[float], y: Iterable[float], group: Iterable[object], far: float
+) -> Bend | None:
+    """Fit :func:`parabolas` and say how far they bend up to ``far``; ``None`` without any."""
+    fitted = parabolas(x, y, group)
+    if not len(fitted):
+        return None
+    constant, slope, square = fitted.T
+    added, bent = square * far**2, (square > 0) & (slope > 0)
+    middle = [estimate(values).median for values in fitted.T]
+    return Bend(
+        estimate(square),
+        estimate(added),
+        estimate(added / (constant + slope * far + added)),
+        estimate(NOTICEABLE * slope[bent] / square[bent]),
+        (middle[0], middle[1], middle[2]),
+    )

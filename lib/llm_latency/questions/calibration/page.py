@@ -11,7 +11,7 @@ from IPython.display import Markdown
 from matplotlib.axes import Axes
 
 from llm_latency.questions.calibration.ratios import View
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.page import Answer, code, markdown
 from llm_latency.stats.compare import SMALLEST_EFFECT
 from llm_latency.stats.estimate import FEWEST
@@ -127,10 +127,8 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
         ax.hlines(place, value.low, value.high, color=colour, linewidth=2.2)
         mark = style.MARKERS[threads.index(one.n_threads) % len(style.MARKERS)]
         ax.plot([value.median], [place], mark, color=colour, markersize=7, markeredgecolor="white")
-    ax.set_yticks(range(len(known)), [one.words for one in known])
-    ax.set_ylim(len(known) - 0.5, -0.5)
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", visible=True)
+    names = [(float(place), one.words) for place, one in enumerate(known)]
+    layout.rows(ax, names, -0.5, len(known) - 0.5)
     furthest = 100 * max(abs(bound) for one in known for bound in (one.beyond.low, one.beyond.high))
     reach = max(1.5 * near, 1.1 * furthest)
     ax.set_xlim(-reach, reach)
