@@ -55,7 +55,8 @@ calibration: setup ## compare the lab with llama-bench, built from the same sour
 gpu-test: setup ## run the tests that need an NVIDIA card (and ENGINE=cuda)
 	$(PY) -m pytest -m gpu
 
-format: setup ## let ruff and nbstripout tidy the sources and notebooks
+format: setup ## write the notebooks' parameters anew, let ruff and nbstripout tidy the rest
+	$(PY) -m llm_latency.questions.notebook notebooks/*.ipynb
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/nbstripout --extra-keys "metadata.papermill cell.metadata.papermill" notebooks/*.ipynb

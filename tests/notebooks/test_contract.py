@@ -112,7 +112,8 @@ def test_notebooks_are_thin(any_notebook: Any) -> None:
         for node in ast.walk(python(cell.source)):
             kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
             assert not isinstance(node, kinds), cell.source
-        assert len(cell.source.splitlines()) <= 30
+        written = "parameters" in cell.metadata.get("tags", [])  # from the shapes, all of them
+        assert written or len(cell.source.splitlines()) <= 30
 
 
 def test_the_question_comes_first(any_notebook: Any) -> None:
