@@ -20,9 +20,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llm_latency.base import Part
 from llm_latency.machine.devices import without_gpus
 from llm_latency.plan.spec import Settings
-from llm_latency.records.record import Part
 
 if TYPE_CHECKING:
     from llm_latency.engine.llama import Model

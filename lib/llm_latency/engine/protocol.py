@@ -13,6 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from llm_latency.base import Part
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import (
     Buffers,
@@ -20,7 +21,6 @@ from llm_latency.records.record import (
     EngineCard,
     Generation,
     LoadTimings,
-    Part,
     ProcessMemory,
     StateFile,
 )

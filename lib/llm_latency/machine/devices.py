@@ -19,7 +19,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from pydantic import Field
 
-from llm_latency.records.record import GpuState, Part, Vram
+from llm_latency.base import Part
+from llm_latency.records.record import GpuState, Vram
 
 OURS: set[int] = set()
 """Processes of the lab's own on the card: they disturb nobody."""

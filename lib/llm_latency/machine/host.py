@@ -21,8 +21,9 @@ from typing import Any
 import psutil
 from pydantic import Field
 
+from llm_latency.base import Part
 from llm_latency.machine import limits
-from llm_latency.records.record import Generation, HostState, Part, ProcessMemory
+from llm_latency.records.record import Generation, HostState, ProcessMemory
 
 OTHER_LIMIT = 0.05
 """Share of CPU time taken by others above which a trial is called disturbed."""

@@ -23,8 +23,8 @@ import psutil
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
+from llm_latency.base import Frozen
 from llm_latency.errors import LabError
-from llm_latency.plan.spec import Frozen
 
 VARIABLE = "LLM_LATENCY_LOCK"
 """Environment variable that names another file for the machine's lock."""

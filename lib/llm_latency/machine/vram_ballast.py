@@ -22,9 +22,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from llm_latency.base import Part
 from llm_latency.errors import LabError
 from llm_latency.machine import devices
-from llm_latency.records.record import Part
 
 COMMAND = (sys.executable, "-m", "llm_latency.machine.vram_ballast")
 """The command line of a ballast; the bytes to leave follow."""

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
+from llm_latency.base import Frozen
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, host
 from llm_latency.model.names import ModelCard
-from llm_latency.plan.spec import Frozen, Plan, Trial
+from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.folders import outputs_dir
 from llm_latency.records.store import RunStore
 

@@ -14,10 +14,11 @@ from typing import Any, overload
 
 from tqdm import tqdm
 
+from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError
 from llm_latency.measure.resume import SEARCHES, check_offload, check_vram, find, next_trials
 from llm_latency.measure.session import session
-from llm_latency.plan.spec import Frozen, Plan
+from llm_latency.plan.spec import Plan
 from llm_latency.records.store import RunStore
 
 OTHER_PLANS = {

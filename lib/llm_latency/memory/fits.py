@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from llm_latency.base import Part
 from llm_latency.errors import ParameterError
 from llm_latency.memory.predict import Parts, Prediction, predict
 from llm_latency.model.header import Header
@@ -11,7 +12,6 @@ from llm_latency.model.names import header_of
 from llm_latency.plan.parameters import build
 from llm_latency.plan.sizes import size_bytes
 from llm_latency.plan.spec import MAX_INT32, PADDING, Settings
-from llm_latency.records.record import Part
 from llm_latency.words import MIB, number
 
 

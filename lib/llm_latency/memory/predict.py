@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from llm_latency.base import Part
 from llm_latency.engine.facts import REPACKED, sizes_in_force
 from llm_latency.model.header import Header, Tensor
 from llm_latency.plan.spec import Settings, padded
-from llm_latency.records.record import Part
 
 
 class Peaks(NamedTuple):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from llm_latency.base import Part
 from llm_latency.errors import ParameterError
 from llm_latency.model.gguf import FORMATS, open_header
-from llm_latency.records.record import Part
 
 if TYPE_CHECKING:
     from gguf import GGUFReader

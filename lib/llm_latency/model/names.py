@@ -18,11 +18,11 @@ from typing import Any
 import platformdirs
 from pydantic import Field, ValidationError
 
+from llm_latency.base import Part
 from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.model import download, hub, synthetic, weights
 from llm_latency.model import header as gguf_header
 from llm_latency.model.header import Header, read_header
-from llm_latency.records.record import Part
 
 CARDS = 2
 """Rises when more or something else is read of a file: what the cache keeps is then read anew."""

@@ -19,8 +19,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from pydantic import ValidationError
 
+from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan.spec import MAX_INT32, Frozen, Trial, padded
+from llm_latency.plan.spec import MAX_INT32, Trial, padded
 
 MOST = 10_000
 """Values of one parameter, and cells of one grid, above which a request is taken for a slip."""

@@ -16,7 +16,9 @@ import random
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from llm_latency.base import Frozen
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 PageCache = Literal["as_is", "resident", "evicted"]
@@ -67,13 +69,6 @@ RunId = Annotated[str, AfterValidator(_folder_name)]
 def padded(n_tokens: int) -> int:
     """Return the smallest context on llama.cpp's grid that holds so many tokens."""
     return -(-n_tokens // PADDING) * PADDING
-
-
-class Frozen(BaseModel):
-    """Immutable, strictly typed, and closed to names that it does not know."""
-
-    # Built when first used: a measured process starts sooner, and uses few of them.
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
 class Settings(Frozen):

@@ -17,12 +17,13 @@ from IPython.display import Markdown
 from pydantic import Field
 from tqdm import tqdm
 
+from llm_latency.base import Frozen
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.machine import lock
 from llm_latency.measure import resume, runner
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
-from llm_latency.plan.spec import Frozen, Plan, RunId
+from llm_latency.plan.spec import Plan, RunId
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.records.folders import outputs_dir, project_dir
 from llm_latency.records.store import RunStore

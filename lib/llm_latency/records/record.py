@@ -20,8 +20,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from llm_latency.base import Part
 from llm_latency.plan.spec import PageCache, Trial
 
 SCHEMA_VERSION = 2
@@ -35,12 +36,6 @@ STATUSES: dict[Status, str] = {
     "timeout": "not finished within the time allowed",
     "refused": "llama.cpp would not load or run it",
 }
-
-
-class Part(BaseModel):
-    """Base of all parts of a record: immutable, closed to unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Timings(Part):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from llm_latency.base import Part
 from llm_latency.plan.loading import reading_of
 from llm_latency.plan.spec import Settings, Start, Workload
 from llm_latency.records.record import (
@@ -25,7 +26,6 @@ from llm_latency.records.record import (
     GpuState,
     HostState,
     LoadTimings,
-    Part,
     ProcessMemory,
     Record,
     StateFile,

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError
 from llm_latency.machine import host, limits
 from llm_latency.machine.devices import gpu_card
 from llm_latency.plan.parameters import build, plain
 from llm_latency.plan.sizes import size_bytes
-from llm_latency.plan.spec import MAX_INT32, PADDING, Count, Frozen
+from llm_latency.plan.spec import MAX_INT32, PADDING, Count
 
 Use = Literal["start_up", "on_demand"]
 Side = Literal["cpu", "gpu"]

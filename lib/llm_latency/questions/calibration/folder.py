@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from llm_latency.base import Part
 from llm_latency.engine.probe import Costs
 from llm_latency.errors import LabError
 from llm_latency.questions.calibration.planning import CalibrationPlan, Tool
 from llm_latency.records import files, llama_bench, versions
 from llm_latency.records.folders import outputs_dir
-from llm_latency.records.record import Generation, Part, Record
+from llm_latency.records.record import Generation, Record
 from llm_latency.records.rows import to_frame
 from llm_latency.records.store import RunStore
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from llm_latency.base import Frozen
 from llm_latency.engine import probe
 from llm_latency.errors import ParameterError
 from llm_latency.machine import host
 from llm_latency.measure.resume import find
 from llm_latency.measure.session import Session, session
-from llm_latency.plan.spec import Frozen
 from llm_latency.questions.calibration import bench
 from llm_latency.questions.calibration.folder import (
     HOME,

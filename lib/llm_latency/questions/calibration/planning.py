@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from llm_latency.base import Frozen
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name
@@ -15,7 +16,6 @@ from llm_latency.plan.spec import (
     MAX_INT32,
     PADDING,
     Count,
-    Frozen,
     RunId,
     Seed,
     Settings,
