@@ -21,8 +21,9 @@ class ParameterError(LabError, ValueError):
 
 def did_you_mean(name: str, allowed: Iterable[str], otherwise: str = ".") -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest allowed name, or how a sentence ends."""
-    near = difflib.get_close_matches(name.lower(), list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else otherwise
+    by_lower = {other.lower(): other for other in allowed if other != name}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[near[0]]!r}?" if near else otherwise
 
 
 class EngineError(LabError):

@@ -7,10 +7,8 @@ the nearest name where a name is wrong.
 from __future__ import annotations
 
 import contextlib
-import difflib
-from collections.abc import Sequence
 
-from llm_latency.errors import LabError, ParameterError
+from llm_latency.errors import LabError, ParameterError, did_you_mean
 
 DENIED = (401, 403)
 """Answers of a Hub that wants to know who asks, or that the licence was accepted."""
@@ -43,7 +41,7 @@ def explain(error: Exception, repo: str, file: str, revision: str | None) -> Lab
     if isinstance(error, RevisionNotFoundError):
         return LabError(
             f"{repo} has no revision {revision!r} on the Hub"
-            f"{_nearest(revision or '', _revisions(repo))} Give a branch, a tag or a commit."
+            f"{did_you_mean(revision or '', _revisions(repo))} Give a branch, a tag or a commit."
         )
     if isinstance(error, RepositoryNotFoundError):
         return LabError(
@@ -58,7 +56,7 @@ def explain(error: Exception, repo: str, file: str, revision: str | None) -> Lab
     if is_missing(error):
         where = f"{repo}@{revision}" if revision else repo
         return LabError(
-            f"{file} is not in {where} on the Hub{_nearest(file, _files(repo, revision))} "
+            f"{file} is not in {where} on the Hub{did_you_mean(file, _files(repo, revision))} "
             "Give the name of a file that is there."
         )
     missing = f"{full} is not in the cache ({constants.HF_HUB_CACHE})"
@@ -125,10 +123,3 @@ def _revisions(repo: str) -> list[str]:
         told = HfApi(endpoint=constants.ENDPOINT).list_repo_refs(repo)
         return [ref.name for ref in (*told.branches, *told.tags)]
     return []
-
-
-def _nearest(wanted: str, there: Sequence[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest name, whatever its capitals."""
-    by_lower = {name.lower(): name for name in there if name != wanted}
-    near = difflib.get_close_matches(wanted.lower(), by_lower, n=1, cutoff=0.5)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else "."
