@@ -57,6 +57,12 @@ def test_the_table_has_a_column_per_answer() -> None:
     assert made.loc["decode, tok/s", "one"] == made.loc["ITL, median, ms", "one"] == "–"
 
 
+def test_a_percentile_stands_only_where_the_tokens_carry_it() -> None:
+    gaps = [0.004] * 55 + [0.010] * 4
+    made = clock.table({"59": answer(0.05, *gaps), "58": answer(0.05, *gaps[1:])}).set_index("")
+    assert list(made.loc["ITL, 95th percentile, ms"]) == ["10.0", "–"]
+
+
 def test_an_answer_that_failed_its_proof_says_so() -> None:
     failed = answer(0.052, 0.004, problem="7 tokens were evaluated")
     text = str(clock.answer(LOAD, {"first": failed}).data)

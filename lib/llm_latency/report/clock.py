@@ -24,6 +24,7 @@ from llm_latency.report import style
 from llm_latency.report.labels import End, label_ends
 from llm_latency.report.page import markdown
 from llm_latency.report.phrases import amount
+from llm_latency.stats.estimate import percentile
 from llm_latency.words import MARKER, MS, number, several
 
 COLOURS = {
@@ -81,6 +82,8 @@ def answer(load: LoadTimings, answers: Mapping[str, Generation]) -> Markdown:
 def table(answers: Mapping[str, Generation]) -> pd.DataFrame:
     """Return each answer as a column: its tokens, and its times in ms.
 
+    A percentile is of the gaps between the tokens of that answer, if it has enough of them.
+
     Parameters
     ----------
     answers
@@ -89,6 +92,7 @@ def table(answers: Mapping[str, Generation]) -> pd.DataFrame:
     columns = {}
     for name, one in answers.items():
         times, gaps = one.timings, one.timings.itl_s[1:]
+        slow_s = percentile(gaps, 0.95)
         columns[name] = {
             "prompt, tokens": f"{one.prompt_tokens:,}",
             "evaluated of it": f"{one.evaluated_tokens:,}",
@@ -96,6 +100,7 @@ def table(answers: Mapping[str, Generation]) -> pd.DataFrame:
             "TTFT, ms": number(times.ttft_s * MS),
             "prefill, tok/s": number(one.prefill_tps),
             "ITL, median, ms": number(statistics.median(gaps) * MS) if gaps else "–",
+            "ITL, 95th percentile, ms": "–" if slow_s is None else number(slow_s * MS),
             "ITL, longest, ms": number(max(gaps) * MS) if gaps else "–",
             "decode, tok/s": number(one.decode_tps),
             "total, ms": number(times.total_s * MS),
