@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from llm_latency.errors import LabError
-from llm_latency.measure import process
+from llm_latency.measure import process, transcript
 from llm_latency.measure.job import Job
 from llm_latency.measure.trial import carry_out
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
@@ -141,7 +141,8 @@ def test_every_way_to_fail_has_a_status_and_a_reason(
 def test_a_child_that_speaks_otherwise_is_never_ok(
     tmp_path: Path, fake_child: FakeChild, monkeypatch: pytest.MonkeyPatch, lines: str
 ) -> None:
-    monkeypatch.setattr(process, "MAX_LINE_BYTES", 1 << 20)
+    for module in (process, transcript):
+        monkeypatch.setattr(module, "MAX_LINE_BYTES", 1 << 20)
     fake_child(lines)
     record = carry_out(job(tmp_path, timeout_s=20))
     assert record.status == "crashed"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llm_latency.engine import log as llama_log
-from llm_latency.measure.process import Transcript
+from llm_latency.measure.transcript import Transcript
 from llm_latency.records.record import MemoryLimit, Status
 
 TAIL_BYTES = 1 << 16

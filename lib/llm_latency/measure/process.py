@@ -1,9 +1,8 @@
 """A child process, started, supervised and ended: whatever it does, it is gone afterwards.
 
-What it reports comes line by line on a private pipe, and is bounded: a child that floods its
-pipe cannot fill this process's memory. A line that is no event is never passed over, or a figure
-might be missing and nobody know. A child is ended at its deadline, and sooner where it has come
-to a standstill.
+What it reports comes line by line on a private pipe (:mod:`llm_latency.measure.transcript`). A
+child is ended at its deadline, and sooner where it has come to a standstill
+(:mod:`llm_latency.measure.activity`).
 
 Lines of JSON on a plain pipe, and not :mod:`multiprocessing.connection`: whatever a broken child
 writes is still a line that can be shown, not a length that cannot be believed.
@@ -19,165 +18,20 @@ import subprocess
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import IO, Literal
+from typing import IO
 
-import psutil
-
-from llm_latency.engine.protocol import Event, Request
+from llm_latency.engine.protocol import Request
 from llm_latency.errors import LabError
 from llm_latency.machine.devices import GpuWatch, without_gpus
+from llm_latency.measure.activity import Activity
+from llm_latency.measure.transcript import MAX_LINE_BYTES, StoppedAt, Transcript
 
 GPU_POLL_S = 0.05
 """How often the GPU is sampled while a child works, in seconds; not at all without a GPU."""
-CHECK_S = 5.0
-"""How often a process is asked for signs of activity, in seconds, at most."""
 IDLE_LIMIT_S = 60.0
 """How long a child may do nothing, in seconds; never longer than its trial may take."""
 DRAIN_S = 1.0
 """How long a pipe is read whose child is gone: somebody else may hold it open."""
-MAX_LINE_BYTES = 1 << 25
-"""Longest line that is taken for an event; the times of a million tokens need less."""
-MAX_BYTES = 1 << 30
-"""Most that a child may report in all."""
-EXTRA_EVENTS = 16
-"""Events that a child may send beside one for each generation."""
-
-StoppedAt = Literal["deadline", "standstill"]
-
-
-@dataclass
-class Transcript:
-    """What a child reported, and how it ended.
-
-    Attributes
-    ----------
-    max_events : int
-        How many events it may report.
-    phase : str
-        What the child was at last doing.
-    events : list of Event
-        All that it reported, in order.
-    final_event : Event or None
-        The one that says how it ended, if it came so far.
-    protocol_error : str or None
-        Head of the first line that was no event, or one too many.
-    stopped_at : str or None
-        Why it was ended from here; ``None`` where it ended by itself.
-    idle_limit_s : float
-        How long it may do nothing, in seconds.
-    received_bytes : int
-        How much it has reported.
-    exit_code : int
-        Its exit code; negative: a signal.
-    pid : int
-        Its number.
-    """
-
-    max_events: int = EXTRA_EVENTS
-    phase: str = "start"
-    events: list[Event] = field(default_factory=list)
-    final_event: Event | None = None
-    protocol_error: str | None = None
-    stopped_at: StoppedAt | None = None
-    idle_limit_s: float = IDLE_LIMIT_S
-    received_bytes: int = 0
-    exit_code: int = 0
-    pid: int = 0
-
-    def receive(self, line: bytes) -> None:
-        """Take one line; half a line is what a child leaves that dies while it writes."""
-        torn = not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES
-        if torn and self.final_event is None:
-            return
-        try:
-            event = Event.model_validate_json(line)
-        except ValueError:
-            event = None
-        self.received_bytes += len(line)
-        flood = len(self.events) >= self.max_events or self.received_bytes > MAX_BYTES
-        if event is None or self.final_event is not None or flood:
-            self.protocol_error = line[:80].decode("utf-8", "replace").strip()
-            return
-        self.events.append(event)
-        if event.ended:
-            self.final_event = event
-        else:
-            self.phase = event.phase
-
-    def latest(self, name: str) -> object:
-        """Return the latest value that was reported of an event's field; ``None``: none was."""
-        values = (getattr(event, name) for event in reversed(self.events))
-        return next((value for value in values if value is not None), None)
-
-
-class Activity:
-    """Whether a process that reports nothing still does something, asked of the system.
-
-    A child that got no CPU time, read and wrote nothing and is not waiting for a disk has come to
-    a standstill (stopped, or its threads wait for each other), and to wait for its deadline would
-    be to wait for nothing. It is asked every few seconds only, by the parent: a thread that wakes
-    up in the measured process would disturb it.
-
-    Parameters
-    ----------
-    pid
-        The process.
-    limit_s
-        How long it may do nothing, in seconds.
-    """
-
-    def __init__(self, pid: int, limit_s: float) -> None:
-        self._limit_s = limit_s
-        self._interval_s = min(CHECK_S, limit_s / 4)
-        self._counters: tuple[float, ...] | None = None
-        self._checked_s = time.perf_counter()
-        self._process: psutil.Process | None = None
-        with contextlib.suppress(psutil.Error):
-            self._process = psutil.Process(pid)
-        self._idle_s = 0.0
-
-    @property
-    def next_check_s(self) -> float:
-        """When to check again."""
-        return self._checked_s + self._interval_s
-
-    def reported(self) -> None:
-        """Begin the time anew: it reported something."""
-        self._idle_s = 0.0
-
-    def is_idle(self) -> bool:
-        """Check, if it is time to, and return whether it did nothing for too long."""
-        now_s = time.perf_counter()
-        passed_s = now_s - self._checked_s
-        if passed_s < self._interval_s:
-            return False
-        self._checked_s = now_s
-        before, self._counters = self._counters, self._read_counters()
-        if self._counters is None or self._counters != before:
-            self._idle_s = 0.0
-        else:
-            # A machine that slept, or a stopped parent, is no idleness of the child.
-            self._idle_s += min(passed_s, 2 * self._interval_s)
-        return self._idle_s >= self._limit_s
-
-    def _read_counters(self) -> tuple[float, ...] | None:
-        """Return counts that only grow while it does something; ``None``: nobody can tell.
-
-        Whoever waits for a disk does so until it answers, be it to write (``fsync``), which no
-        count shows: only the deadline ends that.
-        """
-        if self._process is None:
-            return None
-        try:
-            if self._process.status() == psutil.STATUS_DISK_SLEEP:
-                return None
-            times = self._process.cpu_times()
-            # macOS does not count what a process reads.
-            counters: tuple[int, ...] = getattr(self._process, "io_counters", tuple)()
-        except psutil.Error:
-            return None
-        return (times.user, times.system, *counters)
 
 
 def run_child(

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from llm_latency.measure import process
-from llm_latency.measure.process import CHECK_S, Activity
+from llm_latency.measure import activity
+from llm_latency.measure.activity import CHECK_S, Activity
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs the counts of Linux")
 
@@ -28,7 +28,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(process, "time", made)
+    monkeypatch.setattr(activity, "time", made)
     return made
 
 
