@@ -7,7 +7,6 @@ All return Markdown for the page; foreign text in them is escaped. A figure of
 from __future__ import annotations
 
 from llm_latency.answers.advise import advise, advise_table
-from llm_latency.answers.memory_ledger import memory_ledger, memory_ledger_table
 from llm_latency.answers.page import completeness, data, method, model_notice
 from llm_latency.answers.readings import (
     latency_by_memory,
@@ -25,8 +24,6 @@ __all__ = [
     "latency_by_memory",
     "latency_by_tokens",
     "memory_by_n_ctx",
-    "memory_ledger",
-    "memory_ledger_table",
     "method",
     "model_notice",
     "speed_heatmap",

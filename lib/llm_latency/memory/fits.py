@@ -106,18 +106,30 @@ def fits(
         raise ParameterError(f"on={on!r} is refused: give 'gpu' or 'cpu'.")
     limit, extra = size_bytes("budget", budget), size_bytes("overhead", overhead)
     asked = build(Settings, settings)
-    header = header_of(model)
+    return fit_of(model, header_of(model), asked, limit, on=on, overhead_bytes=extra)
+
+
+def fit_of(
+    model: str,
+    header: Header,
+    settings: Settings,
+    budget_bytes: int,
+    *,
+    on: Literal["gpu", "cpu"],
+    overhead_bytes: int = 0,
+) -> Fit:
+    """Predict whether a model whose header is known fits into a budget; see :func:`fits`."""
 
     def parts(n_ctx: int) -> Parts:
-        return _side(predict_at(header, asked, n_ctx, on=on, overhead_bytes=extra), on)
+        return _side(predict_at(header, settings, n_ctx, on=on, overhead_bytes=overhead_bytes), on)
 
     return Fit(
         model=model,
-        settings=asked,
+        settings=settings,
         on=on,
-        budget_bytes=limit,
-        parts=parts(asked.n_ctx),
-        largest_n_ctx=largest(lambda n_ctx: parts(n_ctx).total_bytes <= limit),
+        budget_bytes=budget_bytes,
+        parts=parts(settings.n_ctx),
+        largest_n_ctx=largest(lambda n_ctx: parts(n_ctx).total_bytes <= budget_bytes),
     )
 
 

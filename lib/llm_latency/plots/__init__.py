@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from llm_latency.plots.advise import advise
 from llm_latency.plots.memory import latency_by_memory, memory_by_n_ctx
-from llm_latency.plots.memory_ledger import memory_ledger
 from llm_latency.plots.speed import speed_heatmap
 from llm_latency.plots.tokens import latency_by_tokens, total_by_generated, ttft_by_prompt
 
@@ -19,7 +18,6 @@ __all__ = [
     "latency_by_memory",
     "latency_by_tokens",
     "memory_by_n_ctx",
-    "memory_ledger",
     "speed_heatmap",
     "total_by_generated",
     "ttft_by_prompt",
