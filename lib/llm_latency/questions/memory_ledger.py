@@ -29,7 +29,7 @@ from llm_latency.plan.spec import Plan, Settings
 from llm_latency.records import frame as fr
 from llm_latency.records.record import PLACES
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style
 from llm_latency.report.expect import NOT_FORETOLD
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.estimate import Estimate, estimate
@@ -355,9 +355,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
         ax.text(0, at - 0.75, one.cell, fontsize=9.5, fontweight="bold", va="center")
         for label, parts, colours in _bars(one):
             end = fig.stack(ax, at, parts, colours, thickness=0.66, lying=True)
-            ax.annotate(
-                number(end), (end, at), (4, 0), textcoords="offset points", va="center", fontsize=9
-            )
+            layout.write(ax, number(end), (end, at), (4, 0), fontsize=9)
             ticks.append((at, label))
             at, reach = at + 0.82, max(reach, end)
         if one.processes.empty:
@@ -365,12 +363,8 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
             ticks.append((at, "measured"))
             at += 0.82
         at += 1.0
-    ax.set_yticks([y for y, _ in ticks], [label for _, label in ticks])
-    ax.tick_params(axis="y", length=0)
-    ax.set_ylim(at - 1.1, -1.2)
+    layout.rows(ax, ticks, -1.2, at - 1.1)
     ax.set_xlim(0, reach * 1.1)
-    ax.grid(axis="x")
-    ax.grid(visible=False, axis="y")
     ax.set_xlabel("MiB; medians over processes")
     _name_colours(ax)
     if left_out := len(every) - len(shown):
