@@ -18,7 +18,7 @@ from llm_latency.questions.notebook import defaults, parameters_cell
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-BY_HAND = {"memory_ledger", "advise", "sweep"}
+BY_HAND = {"advise", "sweep"}
 """Their parameters are still to be described by their plans; this set may only become smaller."""
 # What papermill --help-notebook can show; a union hides the parameter.
 ANNOTATIONS = {"int", "float", "str", "bool"} | {
