@@ -51,6 +51,14 @@ def percent(fraction: float) -> str:
     return f"{value:.0f} %" if abs(value) >= 9.95 else f"{value:.1f} %"
 
 
+def duration(seconds: float) -> str:
+    """Return how long something takes in the unit in which it reads well: ms, s, minutes, hours."""
+    for unit, unit_s, least in (("hours", 3600.0, 2), ("minutes", 60.0, 2), ("s", 1.0, 1)):
+        if seconds >= least * unit_s:
+            return f"{number(seconds / unit_s)} {unit}"
+    return f"{number(seconds * MS)} ms"
+
+
 def missing(value: Any) -> bool:
     """Return whether a value is ``None`` or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))

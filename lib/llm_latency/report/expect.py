@@ -16,7 +16,7 @@ from llm_latency.machine.bandwidth import read_bytes_per_s
 from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan.spec import Plan
-from llm_latency.words import MIB, number, several
+from llm_latency.words import MIB, duration, number, several
 
 NOT_FORETOLD = "not foretold"
 
@@ -81,7 +81,12 @@ def _of_model(plan: Plan, header: Header) -> dict[str, Any]:
         f"{number(ceiling)} tok/s from RAM; a GPU reads its own memory, and small models may come "
         "from the CPU's cache, which is faster"
     )
-    tokens = sum(c.workload.max_tokens * (c.workload.repeats + 1) for c in plan.cells)
-    minutes = tokens * plan.rounds / ceiling / 60
-    lines["time"] = f"no less than {number(minutes)} minutes, for decode at that ceiling alone"
+    if any(cell.workload.length == "natural" for cell in plan.cells):
+        lines["time"] = f"{NOT_FORETOLD}: answers end where the model ends them"
+        return lines
+    tokens = plan.rounds * sum(c.workload.max_tokens * (c.workload.repeats + 1) for c in plan.cells)
+    lines["time"] = (
+        f"{duration(tokens / ceiling)} for {tokens:,} tokens at that ceiling; a process's start, "
+        "loading and its prompts come on top"
+    )
     return lines
