@@ -155,9 +155,8 @@ def slope(fitted: Line, unit: str, per: float = 1.0) -> tuple[str, str]:
     """
     low, high = (amount(each * per, unit) for each in (fitted.slope_low, fitted.slope_high))
     bounds = f"{low.removesuffix(f' {unit}')} to {high}"
-    speed = f"{number(1 / fitted.slope)} tok/s"
-    if fitted.slope_low <= 0:
-        speed = "**not told from nothing**"
+    told = fitted.slope_low > 0  # then none of the three is nothing, which no speed follows from
+    speed = f"{number(1 / fitted.slope)} tok/s" if told else "**not told from nothing**"
     return (
         amount(fitted.slope * per, unit),
         f"({INTERVAL} {bounds}, n = {fitted.n} processes), {speed}",
