@@ -18,7 +18,7 @@ from llm_latency.questions.notebook import defaults, parameters_cell
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-BY_HAND = {"advise", "sweep"}
+BY_HAND = {"sweep"}
 """Their parameters are still to be described by their plans; this set may only become smaller."""
 # What papermill --help-notebook can show; a union hides the parameter.
 ANNOTATIONS = {"int", "float", "str", "bool"} | {
@@ -122,8 +122,8 @@ def test_notebooks_are_thin(any_notebook: Any) -> None:
         for node in ast.walk(python(cell.source)):
             kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
             assert not isinstance(node, kinds), cell.source
-        written = "parameters" in cell.metadata.get("tags", [])  # from the shapes, all of them
-        assert written or len(cell.source.splitlines()) <= 30
+        parameters = "parameters" in cell.metadata.get("tags", [])  # a line for each
+        assert len(cell.source.splitlines()) <= (40 if parameters else 30)
 
 
 def test_the_question_comes_first(any_notebook: Any) -> None:

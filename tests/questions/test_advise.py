@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import ast
-import html
 import itertools
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 
 import llm_latency as lab
-from llm_latency import answers, experiments, plots
-from llm_latency.answers.advise_lines import parameters_to_verify
+from llm_latency import experiments
 from llm_latency.errors import ParameterError
+from llm_latency.machine import host, limits
+from llm_latency.machine.devices import GpuCard
 from llm_latency.measure import session
 from llm_latency.measure.job import Job
 from llm_latency.memory.predict import predict
 from llm_latency.model.header import Header, read_header
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
+from llm_latency.questions import advise
+from llm_latency.questions.advise import needs as needs_module
+from llm_latency.questions.advise import planning
 from llm_latency.questions.advise.candidates import candidates, ladder, most_layers, worth_measuring
-from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import needs_of
+from llm_latency.questions.advise.pasting import parameters_to_verify
 from llm_latency.records.record import Record
+from llm_latency.report.page import Rows
 from tests.support import factories
-from tests.support.pages import CarriedOut
+from tests.support.pages import CarriedOut, plain, words
 
 MIB = 2**20
-ROOT = Path(__file__).parents[2]
 Ttft = Callable[[Settings, int], float]
 FILLED = Workload(prompt_tokens=2044, max_tokens=4, repeats=0)
+GIVEN: dict[str, Any] = {
+    "n_ctx": 2048, "prompt_tokens": 512, "max_tokens": 32, "ttft_s": 0, "load_s": 0,
+    "use": "start_up", "memory": "", "keep_free": 0,
+    "n_ubatch": [], "flash_attn": [False, True], "n_gpu_layers": [],
+}  # fmt: skip
+"""What is needed and varied, as a run stores it beside the memory that there was."""
 
 
 @pytest.fixture
@@ -42,8 +51,9 @@ def header(tiny: Path) -> Header:
 
 
 def plan_of(**given: Any) -> Plan:
+    """Return a plan as it is carried out here, on the CPU."""
     usual = {"n_ubatch": [128, 512], "flash_attn": False, "keep_free": "0", "n_gpu_layers": 0}
-    return experiments.advise(**{**usual, **given})
+    return planning.for_this_machine(experiments.advise(**{**usual, **given}))
 
 
 def info_of(plan: Plan, header: Header) -> dict[str, Any]:
@@ -86,7 +96,9 @@ def frame_records(
     ]
 
 
-def frame(plan: Plan, *how: Any, filled: tuple[str, ...] = ("ok",), **options: Any) -> pd.DataFrame:
+def run_of(
+    plan: Plan, header: Header, *how: Any, filled: tuple[str, ...] = ("ok",), **options: Any
+) -> Rows:
     """Return what a run would leave; ``filled``: how each try of a full window ended, in order."""
     made = frame_records(plan, *how, **options)
     sizes = [c.settings for c in plan.cells if not c.twin]
@@ -100,17 +112,33 @@ def frame(plan: Plan, *how: Any, filled: tuple[str, ...] = ("ok",), **options: A
                 settings, workload=FILLED, start=start, failure=failure, model=plan.model
             )
         )
-    return factories.to_frame(made)
+    return Rows(factories.to_frame(made), info_of(plan, header))
 
 
-def said(df: pd.DataFrame, info: dict[str, Any]) -> str:
-    text = html.unescape(str(answers.advise(df, info).data))
-    return text.replace("\N{NO-BREAK SPACE}", " ")
+def view_of(plan: Plan, header: Header, *how: Any, **options: Any) -> advise.View:
+    return advise.View(run_of(plan, header, *how, **options))
 
 
-def advised(plan: Plan, header: Header, **options: Any) -> tuple[Advice, str]:
-    df, info = frame(plan, **options), info_of(plan, header)
-    return judge(df, info), said(df, info)
+def size(view: advise.View) -> int | None:
+    """Return the batch that is advised."""
+    chosen = view.advice.chosen
+    return chosen.settings.n_ubatch if chosen else None
+
+
+def reasons(view: advise.View) -> dict[str, str]:
+    """Return the table's reason of each candidate."""
+    table = advise.table(view)
+    return dict(zip(table["candidate"], table["reason"], strict=True))
+
+
+def broken(view: advise.View, n_ubatch: int) -> list[tuple[str, bool]]:
+    """Return the needs that a candidate breaks, and how surely."""
+    (one,) = (one for one in view.advice.options if one.settings.n_ubatch == n_ubatch)
+    return [tuple(breach) for breach in one.breaches]
+
+
+def said(view: advise.View) -> str:
+    return plain(advise.answer(view).text)
 
 
 def test_the_plan_varies_what_matters() -> None:
@@ -120,7 +148,49 @@ def test_the_plan_varies_what_matters() -> None:
     assert {c.settings.n_ctx for c in plan.cells} == {2048}
     assert all(c.settings.n_batch == c.settings.n_ubatch for c in plan.cells)
     assert plan.rounds == 6 and sum(c.twin for c in plan.cells) == 1
-    assert plan.parameters["memory_there_bytes"] > 0
+
+
+def test_a_plan_looks_at_no_machine_and_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a plan is pure data")
+
+    for room, name in (
+        (needs_module, "gpu_card"), (host, "engine_build"), (limits, "memory_limit_bytes"),
+        (planning, "header_of"),
+    ):  # fmt: skip
+        monkeypatch.setattr(room, name, refuse)
+    plan = experiments.advise()
+    assert not {"on", "memory_there_bytes"} & set(plan.parameters)
+    assert {c.settings.n_gpu_layers for c in plan.cells} == {-1}
+
+
+@pytest.mark.parametrize(("engine", "layers"), [("cuda", 3), ("cpu", 0)])
+def test_the_machine_decides_the_layers_when_a_plan_is_carried_out(
+    engine: str, layers: int, header: Header, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = experiments.advise(n_ubatch=128, flash_attn=False, keep_free="0")
+    one = asked.cells[0].settings.model_copy(update={"n_gpu_layers": 3})
+    there = predict(header, one, gpu=True).gpu.total_bytes
+    card = GpuCard(available=True, name="a card", total_bytes=there)
+    monkeypatch.setattr(needs_module, "gpu_card", lambda: card)
+    monkeypatch.setattr(host, "engine_build", lambda: {"engine": engine})
+    monkeypatch.setattr(limits, "memory_limit_bytes", lambda: 2**30)
+    plan = planning.for_this_machine(asked)
+    assert [c.settings.n_gpu_layers for c in plan.cells] == [layers, layers]  # and its twin
+    on_card = engine == "cuda"
+    assert plan.parameters["on"] == ("gpu" if on_card else "cpu")
+    assert plan.parameters["memory_there_bytes"] == (there if on_card else 2**30)
+    # A stored run is judged, and gone on with, by the memory that there was.
+    monkeypatch.setattr(limits, "memory_limit_bytes", lambda: 1)
+    assert planning.for_this_machine(plan) == plan
+
+
+def test_memory_that_is_not_there_is_refused_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "memory_limit_bytes", lambda: 2**28)
+    with pytest.raises(ParameterError, match="keep_free='1 GiB' leaves nothing"):
+        plan_of(keep_free="1 GiB")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +210,7 @@ def test_the_plan_varies_what_matters() -> None:
         ({"n_gpu_layers": -2}, "n_gpu_layers=-2"),
         ({"page_cache": "hot"}, "page_cache='hot'"),
         ({"n_bacth": 1}, "n_bacth is not a parameter of advise"),
+        ({"n_batch": 512}, "n_batch=512 is refused: .* give n_ubatch"),
     ],
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], words: str) -> None:
@@ -155,13 +226,11 @@ def test_batches_reach_up_to_the_prompt() -> None:
 
 
 def test_what_cannot_fit_is_not_measured_but_the_smallest_always_is(header: Header) -> None:
-    needs = needs_of(
-        {"n_ctx": 2048, "prompt_tokens": 512, "max_tokens": 32, "ttft_s": 0, "load_s": 0,
-         "use": "start_up", "memory": "100 MiB", "keep_free": 0, "n_gpu_layers": 0}
-    )  # fmt: skip
-    every = candidates(header, Settings(n_gpu_layers=0), needs, batches=[64, 512, 2048])
+    given = GIVEN | {"n_ubatch": [64, 512, 2048], "n_gpu_layers": 0, "on": "cpu"}
+    needs = needs_of(given | {"memory_there_bytes": 100 * MIB})
+    every = candidates(header, Settings(), needs, given)
     kept = worth_measuring(every, needs)
-    assert 0 < len(kept) < len(every)
+    assert 0 < len(kept) < len(every) == 6
     assert max(c.predicted_bytes for c in kept) <= 1.1 * needs.limit_bytes
     none = needs.model_copy(update={"memory_bytes": MIB})
     (smallest,) = worth_measuring(every, none)
@@ -169,9 +238,7 @@ def test_what_cannot_fit_is_not_measured_but_the_smallest_always_is(header: Head
 
 
 def test_as_many_layers_as_fit_on_the_gpu(header: Header) -> None:
-    given = {"n_ctx": 2048, "prompt_tokens": 512, "max_tokens": 32, "ttft_s": 0, "load_s": 0,
-             "use": "start_up", "memory": "", "keep_free": 0, "n_gpu_layers": [], "on": "gpu",
-             "memory_there_bytes": 1}  # fmt: skip
+    given = GIVEN | {"on": "gpu", "memory_there_bytes": 1}
     settings = Settings(n_ctx=2048, n_batch=64, n_ubatch=64)
 
     def taken(layers: int) -> int:
@@ -180,187 +247,201 @@ def test_as_many_layers_as_fit_on_the_gpu(header: Header) -> None:
 
     for layers in range(1, header.n_layer + 2):
         needs = needs_of(given | {"memory_there_bytes": taken(layers)})
-        found = most_layers(header, settings, needs)
-        assert taken(found) <= needs.limit_bytes
-        assert found == -1 or taken(found + 1) > needs.limit_bytes
+        most = most_layers(header, settings, needs)
+        assert taken(most) <= needs.limit_bytes
+        assert most == -1 or taken(most + 1) > needs.limit_bytes
     assert most_layers(header, settings, needs_of(given | {"memory_there_bytes": taken(-1)})) == -1
     assert most_layers(header, settings, needs_of(given)) == 0
 
 
 def test_the_soonest_is_advised_and_the_slower_rejected_with_its_figure(header: Header) -> None:
-    found, text = advised(plan_of(), header)
-    assert found.chosen is not None and found.chosen.settings.n_ubatch == 512
-    assert "set **n_ctx 2048, n_batch 512, n_ubatch 512, flash_attn False**" in text
-    assert "Confidence: **high**" in text and found.confidence == "high"
-    assert "n_ubatch 128: its answer takes" in text and "**slower**, against the one" in text
+    view = view_of(plan_of(), header)
+    advice = view.advice
+    assert size(view) == 512 and advice.confidence == "high"
     # The factory: 100 + 16 + (20 + 46.08 + 8.39) + 0.125 + 60 MiB.
-    assert "It takes **251 MiB of RAM**" in text
-    limit = found.needs.limit_bytes
-    assert found.margin_bytes == pytest.approx(limit - 250.6 * MIB, abs=MIB)
+    assert advice.margin_bytes == pytest.approx(advice.needs.limit_bytes - 250.6 * MIB, abs=MIB)
+    slower = advice.options[1].against
+    assert slower is not None and slower.verdict == "slower"
+    assert slower.ratio.median == pytest.approx(2.5, rel=0.1)
+    answer = advise.answer(view)
+    assert answer.verdict == "measured" and len(answer.sentences) == 5
+    assert "set **n_ctx 2048, n_batch 512, n_ubatch 512, flash_attn False**" in said(view)
+    assert "Confidence is **high**" in said(view)
 
 
 def test_of_equals_the_one_that_takes_least_is_advised(header: Header) -> None:
-    found, text = advised(plan_of(), header, ttft=alike, between=1e-4, filled=("ok", "ok"))
-    assert found.chosen is not None and found.chosen.settings.n_ubatch == 128
-    assert "n_ubatch 512: answers as soon, within" in text
-    assert "and takes 40.9 MiB more" in text
+    view = view_of(plan_of(), header, ttft=alike, between=1e-4, filled=("ok", "ok"))
+    assert size(view) == 128
+    assert reasons(view)["n_ubatch 512"].endswith("takes 40.9 MiB more")
 
 
 def test_the_margin_in_tokens_is_what_the_prediction_has_room_for(header: Header) -> None:
-    found, text = advised(plan_of(memory="300 MiB"), header)
-    assert found.chosen is not None and found.edge_n_ctx is not None
-    assert found.margin_bytes == pytest.approx((300 - 250.6) * MIB, abs=MIB)
+    view = view_of(plan_of(memory="300 MiB"), header)
+    advice, chosen = view.advice, view.advice.chosen
+    assert chosen is not None and advice.edge_n_ctx is not None
+    assert advice.margin_bytes == pytest.approx((300 - 250.6) * MIB, abs=MIB)
 
     def taken(n_ctx: int) -> int:
-        one = found.chosen.settings.model_copy(update={"n_ctx": n_ctx})  # type: ignore[union-attr]
+        one = chosen.settings.model_copy(update={"n_ctx": n_ctx})
         return predict(header, one).host.total_bytes
 
-    room = taken(2048) + found.margin_bytes
-    assert taken(found.edge_n_ctx) <= room < taken(found.edge_n_ctx + 256)
-    assert f"room for **{found.edge_n_ctx - 2048:,} more tokens**" in text
-    assert "under a cap of 300 MiB" in text
+    room = taken(2048) + advice.margin_bytes
+    assert taken(advice.edge_n_ctx) <= room < taken(advice.edge_n_ctx + 256)
+    assert f"room for **{advice.edge_n_ctx - 2048:,} more tokens**" in said(view)
+    assert "under a cap of 300 MiB" in said(view)
 
 
 def test_nothing_soon_enough_is_refused_with_the_nearest(header: Header) -> None:
-    found, text = advised(plan_of(ttft_s=0.1), header, filled=())
-    assert found.chosen is None
-    assert "**Nothing meets these needs**" in text and "of 2 candidates, 2 were measured" in text
-    assert "Nearest comes n_ubatch 512: TTFT 19" in text
-    assert "at most 100 ms asked for" in text and "It would do with ttft_s of 0.19" in text
-    assert "n_ubatch 128: TTFT 78" in text
-    assert "Llama(" not in text and "llama-server" not in text
+    view = view_of(plan_of(ttft_s=0.1), header, filled=())
+    nearest = view.advice.options[0]
+    assert size(view) is None and advise.answer(view).verdict == "none"
+    assert nearest.settings.n_ubatch == 512
+    assert nearest.ttft.median == pytest.approx(100 / 512, rel=0.01)
+    assert broken(view, 512) == broken(view, 128) == [("ttft_s", True)]
+    assert "It would do with ttft_s of 0.19" in said(view)
+    assert "Llama(" not in advise.lines(view).data
 
 
-def test_a_bound_that_the_interval_crosses_is_said(header: Header) -> None:
-    free, _ = advised(plan_of(), header, between=0.02)
-    assert free.chosen is not None
-    bound = free.chosen.ttft.median * 1.001
-    assert bound < free.chosen.ttft.high
-    found, text = advised(plan_of(ttft_s=bound), header, between=0.02)
-    assert found.chosen is not None and found.chosen.doubts == ("ttft_s",)
-    assert "Confidence: **low**: the interval of a time reaches beyond its bound" in text
+def test_a_bound_that_the_interval_crosses_is_in_doubt(header: Header) -> None:
+    free = view_of(plan_of(), header, between=0.02).advice.chosen
+    assert free is not None
+    bound = free.ttft.median * 1.001
+    assert bound < free.ttft.high
+    advice = view_of(plan_of(ttft_s=bound), header, between=0.02).advice
+    assert advice.chosen is not None and advice.chosen.doubts == ("ttft_s",)
+    assert advice.confidence == "low" and "doubt" in advice.weak_points()
 
 
 def test_what_takes_more_than_there_is_is_refused(header: Header) -> None:
-    found, text = advised(plan_of(memory="200 MiB"), header, filled=())
-    assert found.chosen is None
-    assert "takes 210 MiB, 200 MiB may be taken" in text
-    assert "It would do with memory of 210 MiB or more" in text
-    found, text = advised(plan_of(memory="220 MiB"), header, filled=("ok", "ok"))
-    assert found.chosen is not None and found.chosen.settings.n_ubatch == 128
-    assert "n_ubatch 512: takes 251 MiB, 220 MiB may be taken" in text
+    view = view_of(plan_of(memory="200 MiB"), header, filled=())
+    assert size(view) is None
+    assert broken(view, 128) == broken(view, 512) == [("memory", True)]
+    assert "It would do with memory of 210 MiB or more" in said(view)
+    view = view_of(plan_of(memory="220 MiB"), header, filled=("ok", "ok"))
+    assert size(view) == 128
+    assert reasons(view)["n_ubatch 512"] == "takes 251 MiB, 220 MiB may be taken"
 
 
 def test_what_the_prediction_rules_out_is_named(header: Header) -> None:
     plan = plan_of(n_ubatch=[64, 2048], memory="130 MiB", prompt_tokens=1800)
     assert {c.settings.n_ubatch for c in plan.cells} == {64}
-    found, text = advised(plan, header, filled=())
-    ruled = next(one for one in found.options if one.settings.n_ubatch == 2048)
-    assert ruled.measured == "" and not ruled.meets
-    assert "n_ubatch 2048: predicted to take" in text and "130 MiB may be taken" in text
+    view = view_of(plan, header, filled=())
+    ruled = next(one for one in view.advice.options if one.settings.n_ubatch == 2048)
+    assert ruled.measured == "" and broken(view, 2048) == [("memory", True)]
+    assert reasons(view)["n_ubatch 2048"].startswith("predicted to take")
 
 
 def test_a_window_that_fails_when_full_rules_a_candidate_out(header: Header) -> None:
-    found, text = advised(plan_of(), header, filled=("oom", "ok"))
-    assert found.chosen is not None and found.chosen.settings.n_ubatch == 128
-    assert "n_ubatch 512: with its window full it ended with **oom**: no room when full" in text
-    found, text = advised(plan_of(), header, filled=("oom", "crashed"))
-    assert found.chosen is None and "**crashed**" in text
-    assert "A smaller file, or fewer tokens of context, take less" in text
-    found, text = advised(plan_of(), header, filled=())
-    assert (
-        found.confidence == "low"
-        and "whether the whole window can be filled was not proven" in text
-    )
+    view = view_of(plan_of(), header, filled=("oom", "ok"))
+    assert size(view) == 128 and broken(view, 512) == [("full", True)]
+    assert reasons(view)["n_ubatch 512"].endswith("ended with oom: no room when full")
+    view = view_of(plan_of(), header, filled=("oom", "crashed"))
+    assert size(view) is None and broken(view, 128) == [("full", True)]
+    advice = view_of(plan_of(), header, filled=()).advice
+    assert advice.confidence == "low" and advice.weak_points() == ["not filled"]
 
 
-def test_failed_processes_are_told(header: Header) -> None:
-    found, text = advised(plan_of(), header, failed={512: ("refused", "n_seq_max")})
-    assert found.chosen is not None and found.chosen.settings.n_ubatch == 128
-    assert "n_ubatch 512: its processes ended with **refused**: n_seq_max" in text
+def test_failed_processes_rule_a_candidate_out(header: Header) -> None:
+    view = view_of(plan_of(), header, failed={512: ("refused", "n_seq_max")})
+    assert size(view) == 128 and broken(view, 512) == [("runs", True)]
+    assert reasons(view)["n_ubatch 512"] == "its processes ended with refused: n_seq_max"
+
+
+def test_where_nothing_ran_there_is_no_advice(header: Header) -> None:
+    dead = dict.fromkeys((128, 512), ("crashed", "signal 11"))
+    view = view_of(plan_of(), header, filled=(), failed=dead)
+    assert size(view) is None and advise.answer(view).verdict == "none"
+    assert "(crashed 12)" in said(view)
+    assert "Nothing was measured" in words(advise.figure(view))
+    run = run_of(plan_of(), header)
+    empty = advise.View(Rows(run.rows.iloc[:0], run.info))
+    assert advise.answer(empty).line == "nothing has been measured yet"
+    assert set(reasons(empty).values()) == {"not measured"}
+    with pytest.raises(ParameterError, match="give the run, not its rows"):
+        advise.View(Rows(run.rows, {}))
 
 
 def test_few_rounds_and_open_orders_lower_the_confidence(header: Header) -> None:
-    few, text = advised(plan_of(rounds=2), header)
-    assert few.confidence == "low" and "set rounds=6 or more" in text
-    noisy, text = advised(plan_of(), header, ttft=alike, between=0.05, filled=("ok", "ok"))
-    assert noisy.confidence == "fair" and "leave open" in text
-    busy, text = advised(plan_of(), header, other=0.5)
-    assert busy.confidence == "fair" and "busy" in text
+    few = view_of(plan_of(rounds=2), header).advice
+    assert few.confidence == "low" and "few" in few.weak_points()
+    noisy = view_of(plan_of(), header, ttft=alike, between=0.05, filled=("ok", "ok")).advice
+    assert noisy.confidence == "fair" and noisy.weak_points() == ["open"]
+    busy = view_of(plan_of(), header, other=0.5).advice
+    assert busy.confidence == "fair" and busy.weak_points() == ["disturbed"]
 
 
 def test_on_demand_each_answer_waits_for_loading(header: Header) -> None:
     slow = {"load_s": 3.0}
-    start, _ = advised(plan_of(), header, load=slow)
-    demand, text = advised(plan_of(use="on_demand"), header, load=slow)
-    assert start.chosen is not None and demand.chosen is not None
-    assert demand.chosen.answer.median == pytest.approx(start.chosen.answer.median + 3.0, rel=0.01)
-    assert "generated, loading included, after" in text
-    late, text = advised(plan_of(load_s=2.0), header, load=slow)
-    assert late.chosen is None and "loading 3,000 ms" in text
+    start = view_of(plan_of(), header, load=slow).advice.chosen
+    demand = view_of(plan_of(use="on_demand"), header, load=slow)
+    assert start is not None and demand.advice.chosen is not None
+    waited = demand.advice.chosen.answer.median
+    assert waited == pytest.approx(start.answer.median + 3.0, rel=0.01)
+    assert "loading and answer take" in said(demand)
+    late = view_of(plan_of(load_s=2.0), header, load=slow)
+    assert size(late) is None and broken(late, 512) == [("load_s", True)]
+
+
+def pasted(view: advise.View) -> list[str]:
+    """Return the code of the blocks to paste, letter by letter."""
+    text = advise.lines(view).data
+    assert "\N{NO-BREAK SPACE}" not in text
+    return [part.split("\n", 1)[1].strip() for part in text.split("~~~")[1::2]]
 
 
 def test_the_lines_can_be_pasted(header: Header) -> None:
     plan = plan_of(use_mmap=False, type_k="q8_0", ttft_s=0.5)
-    text = said(frame(plan), info_of(plan, header))
-    blocks = dict(
-        (part.split("\n", 1)[0], part.split("\n", 1)[1]) for part in text.split("~~~")[1::2]
-    )
-    call = ast.parse(blocks["python"]).body[-1].value  # type: ignore[attr-defined]
+    python, server, _ = pasted(view_of(plan, header))
+    call = ast.parse(python).body[-1].value  # type: ignore[attr-defined]
     values = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
     assert values == {
         "model_path": "/models/a model.gguf", "n_ctx": 2048, "n_batch": 512, "n_ubatch": 512,
         "n_gpu_layers": 0, "n_threads": 2, "n_threads_batch": 2, "flash_attn": False,
         "use_mmap": False, "type_k": 8,
     }  # fmt: skip
-    server = next(part for part in text.split("~~~") if "llama-server" in part).split("\n")[1]
-    words = shlex.split(server)
-    assert words[:3] == ["llama-server", "-m", "/models/a model.gguf"]
-    pairs = dict(itertools.pairwise(words))
+    typed = shlex.split(server)
+    assert typed[:3] == ["llama-server", "-m", "/models/a model.gguf"]
+    pairs = dict(itertools.pairwise(typed))
     assert pairs["-c"] == "2048" and pairs["-ub"] == "512" and pairs["-fa"] == "off"
-    assert pairs["-ctk"] == "q8_0" and pairs["-lm"] == "none" and "-ctv" not in words
-    assert pairs["-ngl"] == "0" and pairs["-t"] == "2" and words[-2:] == ["-np", "1"]
+    assert pairs["-ctk"] == "q8_0" and pairs["-lm"] == "none" and "-ctv" not in typed
+    assert pairs["-ngl"] == "0" and pairs["-t"] == "2" and typed[-2:] == ["-np", "1"]
 
 
 def test_the_command_that_verifies_measures_just_that(header: Header) -> None:
-    plan = plan_of(use_mmap=False, ttft_s=0.5, n_ctx=1500)
-    info = info_of(plan, header)
-    chosen = judge(frame(plan, filled=()), info).chosen
-    assert chosen is not None
-    text = said(frame(plan, filled=()), info)
-    command = next(part for part in text.split("~~~") if "papermill" in part).split("\n")[1]
-    words = shlex.split(command)
-    assert words[:3] == ["papermill", "advise.ipynb", "verify.ipynb"]
-    typed = dict(zip(words[4::3], words[5::3], strict=True))
-    again = experiments.advise(**typed)  # every value as text, as papermill hands it over
+    plan = plan_of(use_mmap=False, ttft_s=0.5, n_ctx=1500, memory="300 MiB")
+    view = view_of(plan, header, filled=())
+    assert view.advice.chosen is not None
+    typed = shlex.split(pasted(view)[2])
+    assert typed[:3] == ["papermill", "advise.ipynb", "verify.ipynb"]
+    given = dict(zip(typed[4::3], typed[5::3], strict=True))
+    # Every value as text, as papermill hands it over.
+    again = planning.for_this_machine(experiments.advise(**given))
     (cell,) = {c.settings for c in again.cells}
-    assert cell == chosen.settings
-    asked = ("ttft_s", "n_ctx", "keep_free")
-    assert [needs_of(p.parameters).model_dump()[n] for p in (plan, again) for n in asked[:2]] == [
-        0.5, 1500, 0.5, 1500,
-    ]  # fmt: skip
-    held = said(frame(again, filled=("ok",)), info_of(again, header))
-    assert "**these settings hold**" in held
-    slow = said(frame(again, lambda s, p: 9.0, filled=()), info_of(again, header))
-    assert "**these settings do not hold**" in slow
+    assert cell == view.advice.chosen.settings
+    assert needs_of(again.parameters) == needs_of(plan.parameters)
+    assert "**these settings hold**" in said(view_of(again, header))
+    slow = view_of(again, header, lambda s, p: 9.0, filled=())
+    assert "**these settings do not hold**" in said(slow)
 
 
-def test_the_figure_rings_the_choice_and_draws_a_near_limit(header: Header) -> None:
-    plan = plan_of(memory="300 MiB")
-    ax = plots.advise(frame(plan), info_of(plan, header))
-    assert any(line.get_label() == "_advised" for line in ax.lines)
-    assert "may be taken" in [t.get_text() for t in ax.texts]
+def test_the_figure_marks_the_choice_and_draws_near_bounds(header: Header) -> None:
+    plan = plan_of(memory="300 MiB", ttft_s=0.3)
+    left, right = advise.figure(view_of(plan, header))
+    bold = [label.get_text() for label in left.get_yticklabels() if label.get_weight() == "bold"]
+    assert bold == ["n_ubatch 512"]
+    assert "TTFT asked for" in words(left) and "may be taken" in words(right)
     plan = plan_of(ttft_s=0.01, memory="64 GiB")
-    ax = plots.advise(frame(plan, filled=()), info_of(plan, header))
-    assert not any(line.get_label() == "_advised" for line in ax.lines)
-    assert "may be taken" not in [t.get_text() for t in ax.texts]
+    far = view_of(plan, header, filled=(), failed={128: ("oom", "no room")})
+    drawn = words(advise.figure(far, plt.subplots(1, 2)[1]))
+    assert "may be taken" not in drawn and "oom" in drawn
 
 
 def test_the_table_has_every_candidate(header: Header) -> None:
-    plan = plan_of()
-    table = answers.advise_table(frame(plan), info_of(plan, header))
+    table = advise.table(view_of(plan_of(), header))
     assert list(table["candidate"]) == ["n_ubatch 512", "n_ubatch 128"]
-    assert table["reason"].iloc[0] == "advised" and "slower" in table["reason"].iloc[1]
+    assert list(table["reason"]) == ["advised", "answers later"]
+    assert list(table["takes, MiB of RAM"]) == ["251", "210"]
+    assert list(table["window full"]) == ["ok", "–"]
 
 
 def test_a_full_window_that_proved_nothing_is_tried_once_more(
@@ -384,7 +465,7 @@ def test_a_full_window_that_proved_nothing_is_tried_once_more(
     store = lab.run(plan, progress=False)
     assert [record.status for record in tried] == ["invalid", "ok"]
     assert [record.trial.attempt for record in tried] == [0, 1]
-    chosen = judge(store.frame(), store.info).chosen
+    chosen = advise.View(store).advice.chosen
     assert chosen is not None and chosen.full == "ok"
 
 
@@ -396,15 +477,15 @@ def test_real_advice_holds_when_it_is_verified(outputs: Path) -> None:
     }  # fmt: skip
     plan = experiments.advise(n_ubatch=[32, 128], flash_attn=False, **small)
     run = lab.run(plan, progress=False)
-    found = judge(run.frame(), run.info)
-    assert found.chosen is not None and found.chosen.full == "ok"
-    assert found.margin_bytes is not None and 0 < found.margin_bytes < 2**30
+    advice = advise.View(run).advice
+    assert advice.chosen is not None and advice.chosen.full == "ok"
+    assert advice.margin_bytes is not None and 0 < advice.margin_bytes < 2**30
     records = run.records()
     assert len(records) == 3 * 6 + 1  # two candidates, a twin, and the full window
     assert records[-1].trial.start.memory_limit_bytes == 2**30
-    again = experiments.advise(**parameters_to_verify(found.chosen, run.info) | {"rounds": 2})
+    again = experiments.advise(**parameters_to_verify(advice.chosen, run.info) | {"rounds": 2})
     verified = lab.run(again, progress=False)
-    assert "**these settings hold**" in said(verified.frame(), verified.info)
+    assert "**these settings hold**" in said(advise.View(verified))
     before = len(verified.records())
     drawn = lab.run(verified.plan.model_copy(update={"run_id": verified.run_id}))
     assert len(drawn.records()) == before
@@ -416,12 +497,10 @@ def test_real_needs_that_nothing_meets_are_refused(outputs: Path) -> None:
         "n_ctx": 512, "prompt_tokens": 96, "max_tokens": 4, "n_threads": 1, "rounds": 1,
         "n_ubatch": 32, "flash_attn": False, "keep_free": "0",
     }  # fmt: skip
-    late = lab.run(experiments.advise(**small, ttft_s=1e-6), progress=False)
-    assert "TTFT" in (text := said(late.frame(), late.info))
-    assert "**these settings do not hold**" in text and "It would do with ttft_s" in text
-    tight = lab.run(experiments.advise(**small, memory="30 MiB"), progress=False)
-    text = said(tight.frame(), tight.info)
-    assert "**these settings do not hold**" in text and "30.0 MiB may be taken" in text
+    late = advise.View(lab.run(experiments.advise(**small, ttft_s=1e-6), progress=False))
+    assert size(late) is None and broken(late, 32) == [("ttft_s", True)]
+    tight = advise.View(lab.run(experiments.advise(**small, memory="30 MiB"), progress=False))
+    assert size(tight) is None and broken(tight, 32) == [("memory", True)]
 
 
 @pytest.mark.notebook

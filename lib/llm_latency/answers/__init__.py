@@ -6,7 +6,6 @@ All return Markdown for the page; foreign text in them is escaped. A figure of
 
 from __future__ import annotations
 
-from llm_latency.answers.advise import advise, advise_table
 from llm_latency.answers.page import completeness, data, method, model_notice
 from llm_latency.answers.readings import (
     latency_by_memory,
@@ -17,8 +16,6 @@ from llm_latency.answers.readings import (
 from llm_latency.answers.verdict import sweep
 
 __all__ = [
-    "advise",
-    "advise_table",
     "completeness",
     "data",
     "latency_by_memory",

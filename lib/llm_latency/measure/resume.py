@@ -25,8 +25,17 @@ BY_RESULTS = {
     "frontier": "llm_latency.memory.frontier",
 }
 """Experiments whose trials depend on results: the modules whose ``next_trials`` says which."""
+BY_MACHINE = {"advise": "llm_latency.questions.advise.planning"}
+"""Experiments whose trials depend on the machine: the modules whose ``for_this_machine`` says."""
 SEARCHES = frozenset({"frontier"})
 """Experiments that try places of their own choice, and not the trials of their plan."""
+
+
+def for_this_machine(plan: Plan) -> Plan:
+    """Return a plan with the trials that are worth measuring on this machine."""
+    module = BY_MACHINE.get(plan.experiment)
+    chosen: Plan = import_module(module).for_this_machine(plan) if module else plan
+    return chosen
 
 
 def find(plan: Any, home: str = "runs") -> RunStore | None:

@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError
-from llm_latency.measure.resume import SEARCHES, check_offload, check_vram, find, next_trials
+from llm_latency.measure.resume import (
+    SEARCHES,
+    check_offload,
+    check_vram,
+    find,
+    for_this_machine,
+    next_trials,
+)
 from llm_latency.measure.session import session
 from llm_latency.plan.spec import Plan
 from llm_latency.records.store import RunStore
@@ -64,6 +71,7 @@ def run(
     """
     if not isinstance(plan, Plan):
         return _carry_out_other(plan, executor, progress)
+    plan = for_this_machine(plan)
     stored = find(plan)
     if stored is not None and not next_trials(plan, stored):
         stored.drop_states()  # those of a process that was killed when all was measured

@@ -8,13 +8,11 @@ Every function takes ``ax`` to draw into axes of yours.
 
 from __future__ import annotations
 
-from llm_latency.plots.advise import advise
 from llm_latency.plots.memory import latency_by_memory, memory_by_n_ctx
 from llm_latency.plots.speed import speed_heatmap
 from llm_latency.plots.tokens import latency_by_tokens, total_by_generated, ttft_by_prompt
 
 __all__ = [
-    "advise",
     "latency_by_memory",
     "latency_by_tokens",
     "memory_by_n_ctx",

@@ -144,7 +144,7 @@ def _line(plan: Callable[..., Any], name: str, value: Any) -> str:
     value = list(value) if isinstance(value, tuple) else value
     kind = type(value).__name__
     if isinstance(value, list):
-        kind = f"list[{type(value[0]).__name__}]" if value else "list"
+        kind = f"list[{type((value or [OPTIONS[name]])[0]).__name__}]"
     written = repr(value).replace("'", '"')
     return f"{name}: {kind} = {written}  # {description(plan, name)}"
 

@@ -8,11 +8,13 @@ cannot matter. On a GPU as many layers as fit: each one more makes every token s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llm_latency.memory.predict import Prediction, predict
 from llm_latency.model.header import Header
+from llm_latency.plan.parameters import as_list, plain, whole
 from llm_latency.plan.spec import Settings, padded
 from llm_latency.questions.advise.needs import Needs
 
@@ -45,14 +47,37 @@ class Candidate:
         return self.predicted_bytes <= CLEARLY * needs.limit_bytes
 
 
+def variants(needs: Needs, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return every combination of what is varied, by names of settings.
+
+    Parameters
+    ----------
+    needs
+        What the application needs.
+    given
+        ``n_ubatch``, ``flash_attn`` and ``n_gpu_layers`` as users write them. Where they name
+        none, batches are chosen by the prompt, and all layers stand for as many as fit.
+    """
+    batches = [whole("n_ubatch", size) for size in named(given, "n_ubatch")]
+    return [
+        {
+            **{"n_ctx": padded(needs.n_ctx), "n_batch": size, "n_ubatch": size},
+            **{"flash_attn": flash, "n_gpu_layers": layers},
+        }
+        for size in batches or ladder(needs.prompt_tokens)
+        for flash in named(given, "flash_attn") or [False]
+        for layers in named(given, "n_gpu_layers") or [-1]
+    ]
+
+
+def named(given: Mapping[str, Any], name: str) -> list[Any]:
+    """Return the values of a grid that may be empty, which leaves the choice to the lab."""
+    value = plain(given[name])
+    return [] if value in ([], (), "", None) else as_list(name, value)
+
+
 def candidates(
-    header: Header,
-    base: Settings,
-    needs: Needs,
-    *,
-    batches: Sequence[int] = (),
-    flash: Sequence[bool] = (False, True),
-    layers: Sequence[int] = (),
+    header: Header, base: Settings, needs: Needs, given: Mapping[str, Any]
 ) -> list[Candidate]:
     """Return every combination that could be advised, with its predicted memory.
 
@@ -64,28 +89,22 @@ def candidates(
         All settings that are not varied.
     needs
         What the application needs.
-    batches, layers
-        Values of ``n_ubatch`` and ``n_gpu_layers``; where empty, chosen by the prompt and by
-        the memory that there is.
-    flash
-        Values of ``flash_attn``.
+    given
+        What is varied, see :func:`variants`.
     """
-    n_ctx = padded(needs.n_ctx)
-    found = []
-    for ubatch in batches or ladder(needs.prompt_tokens):
-        for flash_attn in flash:
-            sizes = {"n_ctx": n_ctx, "n_batch": ubatch, "n_ubatch": ubatch}
-            settings = base.model_copy(update={**sizes, "flash_attn": flash_attn})
-            for count in layers or [most_layers(header, settings, needs)]:
-                one = settings.model_copy(update={"n_gpu_layers": count})
-                found.append(Candidate(one, _bytes(header, one, needs)))
-    return found
+    every = []
+    for values in variants(needs, given):
+        one = base.model_copy(update=values)
+        if not named(given, "n_gpu_layers"):
+            one = one.model_copy(update={"n_gpu_layers": most_layers(header, one, needs)})
+        every.append(Candidate(one, _bytes(header, one, needs)))
+    return every
 
 
-def worth_measuring(found: Sequence[Candidate], needs: Needs) -> list[Candidate]:
+def worth_measuring(every: Sequence[Candidate], needs: Needs) -> list[Candidate]:
     """Return those that may fit; if none does, the smallest, so that its failure is evidence."""
-    fitting = [one for one in found if one.may_fit(needs)]
-    return fitting or [min(found, key=lambda one: one.predicted_bytes)]
+    fitting = [one for one in every if one.may_fit(needs)]
+    return fitting or [min(every, key=lambda one: one.predicted_bytes)]
 
 
 def ladder(prompt_tokens: int) -> list[int]:

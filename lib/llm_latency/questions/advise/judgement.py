@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from llm_latency.errors import ParameterError
 from llm_latency.memory.fits import largest, predict_at
 from llm_latency.model.header import Header
-from llm_latency.plan.parameters import as_list, plain
 from llm_latency.plan.spec import Settings
 from llm_latency.questions.advise.candidates import VARIED, Candidate, candidates
 from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option, answer_s, fills, option, timed
+from llm_latency.records import frame as fr
+from llm_latency.report.page import Run
 from llm_latency.stats.compare import compare, noise_floor, samples
 from llm_latency.stats.estimate import FEWEST
 
@@ -98,6 +100,25 @@ class Advice:
         return [name for name, true in found.items() if true]
 
 
+class View:
+    """A run of advice, judged once.
+
+    Attributes
+    ----------
+    info : dict
+        The content of ``run.json``.
+    rows, data : pandas.DataFrame
+        All rows, and those of the candidates' own trials that count.
+    advice : Advice
+        What they support.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.info, self.rows = run.info, run.frame()
+        self.advice = judge(self.rows, self.info)
+        self.data = fr.by_cell(timed(self.rows, self.advice.needs))
+
+
 def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     """Return the advice that a run supports.
 
@@ -107,7 +128,14 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
         Rows of a run of ``advise``, ``run.frame()``.
     info
         The content of ``run.json``.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such content.
     """
+    if "plan" not in info:
+        raise ParameterError("rows alone do not tell the needs; give the run, not its rows.")
     given = info["plan"]["parameters"]
     needs = needs_of(given)
     header = Header.model_validate(info["header"]) if info.get("header") else None
@@ -115,15 +143,15 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     known = _candidates(header, planned, given, needs)
     filled = fills(df, needs)
     rows = timed(df, needs)
-    found = [option(one, known, rows, filled, needs) for one in known]
-    good = [one for one in found if one.meets]
+    every = [option(one, known, rows, filled, needs) for one in known]
+    good = [one for one in every if one.meets]
     if not good:
-        return Advice(needs, header, sorted(found, key=lambda one: _distance(one, needs)), None)
+        return Advice(needs, header, sorted(every, key=lambda one: _distance(one, needs)), None)
     good = _compared(good, rows, needs)
     level = [one for one in good if not one.told_apart]
     chosen = min(level, key=lambda o: (round((o.need_bytes or 0) / 2**20), o.answer.median))
     good.sort(key=lambda one: (one is not chosen, one.told_apart, one.answer.median))
-    rest = sorted((one for one in found if not one.meets), key=lambda one: _distance(one, needs))
+    rest = sorted((one for one in every if not one.meets), key=lambda one: _distance(one, needs))
     return Advice(needs, header, [*good, *rest], chosen)
 
 
@@ -133,21 +161,8 @@ def _candidates(
     """Return what was planned, and what the prediction kept from being planned."""
     if header is None:
         return [Candidate(one, 0) for one in dict.fromkeys(planned)]
-    asked = {name: _many(given[name]) for name in ("n_ubatch", "flash_attn", "n_gpu_layers")}
-    every = candidates(
-        header,
-        planned[0],
-        needs,
-        batches=asked["n_ubatch"],
-        flash=asked["flash_attn"] or [False],
-        layers=asked["n_gpu_layers"],
-    )
+    every = candidates(header, planned[0], needs, given)
     return list({one.settings: one for one in every}.values())
-
-
-def _many(value: Any) -> list[Any]:
-    given = plain(value)
-    return [] if given in ([], (), "", None) else as_list("value", given)
 
 
 def _compared(good: list[Option], trials: pd.DataFrame, needs: Needs) -> list[Option]:

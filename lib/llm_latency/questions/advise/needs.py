@@ -1,8 +1,8 @@
 """What an application needs of its model: context, time to the first token, memory, start.
 
 Memory is that of the GPU where layers are kept on one, else the machine's RAM. It is looked up
-once, when a plan is made, and kept with the plan, so that a stored run is judged by the memory
-that there was.
+once, when a plan is carried out, and kept with the run, so that a stored run is judged by the
+memory that there was.
 """
 
 from __future__ import annotations
@@ -24,6 +24,10 @@ Use = Literal["start_up", "on_demand"]
 Side = Literal["cpu", "gpu"]
 Room = Annotated[int, Field(ge=1, le=MAX_INT32 - PADDING)]
 """A context that can still be rounded up as llama.cpp does."""
+
+
+ANYWHERE: dict[str, Any] = {"on": "cpu", "memory_there_bytes": 2**62}
+"""Of no machine yet: memory for all, so that what is refused can be right nowhere."""
 
 
 class Needs(Frozen):
@@ -62,9 +66,8 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
     Parameters
     ----------
     given
-        ``n_ctx, prompt_tokens, max_tokens, ttft_s, load_s, use, memory, keep_free`` and
-        ``n_gpu_layers``, as users write them; of a stored run also ``memory_there_bytes`` and
-        ``on``, which are then not looked up.
+        ``n_ctx, prompt_tokens, max_tokens, ttft_s, load_s, use, memory`` and ``keep_free``, as
+        users write them; and of the machine, see :func:`here`, ``memory_there_bytes`` and ``on``.
 
     Raises
     ------
@@ -72,21 +75,18 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
         If one of them cannot be right.
     """
     stated = str(given["memory"]).strip() != ""
-    on = given.get("on") or _side(given["n_gpu_layers"])
-    there = given.get("memory_there_bytes")
+    there = given["memory_there_bytes"]
     if stated:
         there = size_bytes("memory", plain(given["memory"]))
         if there <= 0:
             raise ParameterError("memory=0 is refused: give what there is, such as '6 GiB'.")
-    elif there is None:
-        there = _there(on)
     found = build(
         Needs,
         {
             **{name: plain(given[name]) for name in ("n_ctx", "prompt_tokens", "max_tokens")},
             **{name: _bound(name, given[name]) for name in ("ttft_s", "load_s")},
             "use": given["use"],
-            "on": on,
+            "on": given["on"],
             "memory_bytes": there,
             "keep_free_bytes": size_bytes("keep_free", plain(given["keep_free"] or 0)),
             "stated": stated,
@@ -116,16 +116,17 @@ def _bound(name: str, value: Any) -> float | None:
     return float(value) or None
 
 
-def _side(n_gpu_layers: Any) -> Side:
-    """Return where the model would be: on a GPU if there is one that the engine can use."""
+def here(n_gpu_layers: Any) -> dict[str, Any]:
+    """Return ``on`` and ``memory_there_bytes`` of this machine, for some numbers of layers.
+
+    A model would be on a GPU if there is one that the engine can use and layers may go there.
+    """
     layers = plain(n_gpu_layers)
     asked = list(layers) if isinstance(layers, list | tuple) else [layers]
     none_wanted = asked != [] and all(value == 0 for value in asked)
-    engine = host.engine_build().get("engine", "cuda")
-    return "gpu" if not none_wanted and engine == "cuda" and gpu_card().available else "cpu"
-
-
-def _there(on: Side) -> int:
-    if on == "gpu" and (total := gpu_card().total_bytes):
-        return total
-    return limits.memory_limit_bytes()
+    if not none_wanted and host.engine_build().get("engine", "cuda") == "cuda":
+        card = gpu_card()
+        if card.available:
+            there = card.total_bytes or limits.memory_limit_bytes()
+            return {"on": "gpu", "memory_there_bytes": there}
+    return {"on": "cpu", "memory_there_bytes": limits.memory_limit_bytes()}

@@ -18,7 +18,7 @@ from llm_latency.questions.advise.candidates import VARIED, Candidate
 from llm_latency.questions.advise.needs import Needs
 from llm_latency.records import frame as fr
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison
-from llm_latency.stats.estimate import Estimate, estimate, estimates
+from llm_latency.stats.estimate import Estimate, estimate, per_process
 
 Need = Literal["memory", "ttft_s", "load_s", "runs", "full"]
 
@@ -89,7 +89,7 @@ class Option:
 def timed(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
     """Return the rows of the candidates' own trials, without those that filled a window."""
     asked = (df["prompt_tokens"] == needs.prompt_tokens) & (df["max_tokens"] == needs.max_tokens)
-    return df[asked & df["memory_limit_bytes"].isna()]
+    return df[asked & df["memory_limit_bytes"].isna() & df["leave_vram_bytes"].isna()]
 
 
 def rows_of(df: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -102,9 +102,7 @@ def rows_of(df: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 def fills(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
     """Return the rows of processes that filled their whole window, in the memory that counts."""
-    whole = df["prompt_tokens"] + df["max_tokens"] >= df["n_ctx"]
-    if "superseded" in df:
-        whole &= ~df["superseded"].astype(bool)
+    whole = ~df["superseded"] & (df["prompt_tokens"] + df["max_tokens"] >= df["n_ctx"])
     if needs.stated and needs.on == "cpu":
         whole &= df["memory_limit_bytes"].notna()
     elif needs.stated:
@@ -133,47 +131,47 @@ def option(
         What it is judged by.
     """
     mine, full = rows_of(trials, one.settings), rows_of(filled, one.settings)
-    data = fr.prepare(pd.concat([mine, full]).drop_duplicates("trial_id")) if len(mine) else mine
-    good = fr.ok(fr.prepare(mine)) if len(mine) else mine
-    column = fr.memory_choice(data)[0] if len(mine) else ""
-    parts = list(fr.PARTS.values())
-    taken: float | None = None
-    if len(good):
-        seen = pd.to_numeric(fr.ok(data)[column], errors="coerce").max()
-        allocated = good[parts].sum(axis=1).max() if needs.on == "cpu" else 0.0
-        taken = float(max(seen, allocated)) if seen == seen else float(allocated) or None
-    empty = estimate([])
+    mine = mine.assign(answer_s=answer_s(mine, needs))
+    good = fr.ok(fr.counted(mine))
+    # A process whose proof failed says nothing against its settings; one that died does.
+    harmless = ["ok"] if good.empty else ["ok", "invalid"]
+    failed, ended = mine[~mine["status"].isin(harmless)], full[full["status"] != "ok"]
+    reasons = failed.loc[failed["reason"] != "", "reason"]
 
     def over(name: str) -> Estimate:
-        values = good.assign(answer_s=answer_s(good, needs)) if len(good) else good
-        return next(iter(estimates(values, name, ["cell"]).values())) if len(good) else empty
+        return estimate(per_process(mine, name)[name])
 
-    # A process whose proof failed says nothing against its settings; one that died does.
-    bad = mine[~mine["status"].isin(["ok", *([] if not len(good) else ["invalid"])])]
-    failed = len(bad) > 0
-    ended = full[full["status"] != "ok"]
     made = Option(
         name=_name(one.settings, [other.settings for other in every]),
         settings=one.settings,
         predicted_bytes=one.predicted_bytes,
-        measured=str(bad["status"].mode().iloc[0]) if failed else "ok" if len(good) else "",
-        reason=str(bad["reason"].dropna().iloc[0]) if failed and bad["reason"].any() else "",
+        measured=failed["status"].mode().iloc[0] if len(failed) else "ok" if len(good) else "",
+        reason=reasons.iloc[0] if len(reasons) else "",
         ttft=over("ttft_s"),
         load=over("load_s"),
         answer=over("answer_s"),
-        need_bytes=taken,
-        full=str(ended["status"].iloc[0]) if len(ended) else "ok" if len(full) else "",
-        full_reason=str(ended["reason"].iloc[0]) if len(ended) else "",
-        disturbed=int(mine.drop_duplicates("trial_id")["disturbed"].eq(True).sum()),
+        need_bytes=_taken(good, full, needs),
+        full=ended["status"].iloc[0] if len(ended) else "ok" if len(full) else "",
+        full_reason=ended["reason"].iloc[0] if len(ended) else "",
+        disturbed=int(fr.counted(mine).groupby("trial_id")["disturbed"].any().sum()),
     )
     return _judged(made, needs)
 
 
+def _taken(good: pd.DataFrame, full: pd.DataFrame, needs: Needs) -> float | None:
+    """Return what the processes took at most, or were given by llama.cpp if that is more."""
+    if good.empty:
+        return None
+    every = pd.concat([good, fr.ok(full)])
+    seen = every[fr.memory_choice(every)[0]].max()
+    allocated = good[list(fr.PARTS.values())].sum(axis=1).max() if needs.on == "cpu" else 0.0
+    most = pd.Series([seen, allocated]).max()
+    return float(most) if most > 0 else None
+
+
 def answer_s(rows: pd.DataFrame, needs: Needs) -> pd.Series[float]:
     """Return how long a user waits for the last token of each row."""
-    total = pd.to_numeric(rows["total_s"], errors="coerce")
-    load = pd.to_numeric(rows["load_s"], errors="coerce")
-    return total + load if needs.waits_for_load else total
+    return rows["total_s"] + rows["load_s"] if needs.waits_for_load else rows["total_s"]
 
 
 def _judged(one: Option, needs: Needs) -> Option:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
+from IPython.display import Markdown
 
 from llm_latency.model.gguf import FORMATS
 from llm_latency.plan.builder import OPTIONS
 from llm_latency.plan.loading import load_mode
+from llm_latency.questions.advise.judgement import View
 from llm_latency.questions.advise.options import Option, settings_in_use
 from llm_latency.questions.advise.planning import plan
 from llm_latency.questions.notebook import defaults
@@ -20,6 +22,20 @@ OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v")
 
 LEFT_OUT = ("run_id", "repeat_disturbed", "wait_s")
 """Parameters of a run that another run of the same needs does not share."""
+
+
+def lines(view: View) -> Markdown:
+    """Return the lines that set what is advised, and that verify it."""
+    one = view.advice.chosen
+    blocks = ["Nothing meets the needs, so there is nothing to paste."]
+    if one is not None:
+        blocks = [
+            llama(view.rows, one, view.info),
+            server(view.rows, one, view.info),
+            verify(one, view.info),
+        ]
+    # Letter by letter: what is pasted must have plain spaces before its units.
+    return Markdown("\n\n".join(blocks))  # type: ignore[no-untyped-call]
 
 
 def llama(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
