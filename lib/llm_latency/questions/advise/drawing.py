@@ -17,8 +17,10 @@ from llm_latency.words import MIB, MS, number
 NEAR = 1.4
 """A bound further away than that many times what was measured is not drawn."""
 COLOUR = style.RAMP(0.3)
-CLEAR = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-"""Ground of letters that may stand on a line."""
+APART = 0.13
+"""How far TTFT stands above its row, and the answer below."""
+SHORT = 0.18
+"""Share of the axis up to which a bar is too short to bear its number."""
 
 
 @style.styled
@@ -37,7 +39,7 @@ def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     taken = max(max(one.need_bytes or 0, one.predicted_bytes) * MIB for one in options)
     for place, one in enumerate(options):
         _draw_times(left, place, one, late)
-        _draw_memory(right, place, one)
+        _draw_memory(right, place, one, taken)
     for ax, reach, bound, text in (
         (left, late, (needs.ttft_s or 0.0) * MS, "TTFT asked for"),
         (right, taken, needs.limit_bytes * MIB, "may be taken"),
@@ -65,26 +67,25 @@ def _draw_times(ax: Axes, at: int, one: Option, reach: float) -> None:
         style.hatch_box(ax, 0, at - 0.3, reach * 0.5, 0.6, one.measured or "not measured")
         return
     first, last = one.ttft.times(MS), one.answer.times(MS)
-    ax.hlines(at, first.median, last.median, color=COLOUR, linewidth=1.0, alpha=0.6)
-    for value, fill in ((first, "white"), (last, COLOUR)):
-        ax.hlines(at, value.low, value.high, color=COLOUR, linewidth=4, alpha=0.35)
-        ax.plot(value.median, at, "o", color=COLOUR, markersize=6.5, markerfacecolor=fill)
+    ends = [first.median, last.median], [at + APART, at - APART]
+    ax.plot(*ends, color=COLOUR, linewidth=1.0, alpha=0.6)
+    # One above the other, so that wide intervals do not hide each other.
+    for value, fill, beside in ((first, "white", APART), (last, COLOUR, -APART)):
+        ax.hlines(at + beside, value.low, value.high, color=COLOUR, linewidth=4, alpha=0.35)
+        ax.plot(value.median, at + beside, "o", color=COLOUR, markersize=6.5, markerfacecolor=fill)
 
 
-def _draw_memory(ax: Axes, at: int, one: Option) -> None:
+def _draw_memory(ax: Axes, at: int, one: Option, reach: float) -> None:
     takes, predicted = (one.need_bytes or 0.0) * MIB, one.predicted_bytes * MIB
     fig.stack(ax, at, {"takes": takes}, {"takes": COLOUR}, thickness=0.55, lying=True)
     if predicted:
         ax.plot(predicted, at, "D", color=style.RAMP(0.95), markersize=6.5, markeredgecolor="white")
+    # Measured: at the foot of its bar, away from the diamond; else beside the diamond.
+    text, where, colour = number(takes), 0.0, "white"
+    if takes < SHORT * reach:
+        text, where, colour = number(takes or predicted), max(takes, predicted), style.MUTED
     ax.annotate(
-        number(takes or predicted),
-        (max(takes, predicted), at),
-        (8, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=9,
-        color=style.INK if takes else style.MUTED,
-        bbox=CLEAR,
+        text, (where, at), (7, 0), "data", "offset points", va="center", color=colour, fontsize=9
     )
 
 
@@ -101,5 +102,5 @@ def _draw_bound(ax: Axes, at: float, text: str) -> None:
         ha="right" if left else "left",
         va="bottom",
         fontsize=9,
-        bbox=CLEAR,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )

@@ -173,8 +173,9 @@ def why_not(one: Option, advice: Advice) -> str:
     chosen = advice.chosen
     if one.breaches or chosen is None:
         return broken(one, advice.needs)
-    if one.told_apart:
-        return "answers later"
+    if one.told_apart and one.against is not None:
+        later = one.against.verdict == "slower"
+        return "answers later" if later else "seems to answer later, which more rounds would tell"
     more = (one.need_bytes or 0) - (chosen.need_bytes or 0)
     memory = f"takes {phrases.amount(more, 'MiB')} more" if more * MIB >= 0.5 else "takes no less"
     return f"answers as soon, as far as the rounds tell, and {memory}"
@@ -186,14 +187,14 @@ def table(view: View) -> pd.DataFrame:
     rows = [
         {
             "candidate": one.name,
+            "reason": "advised" if one is advice.chosen else why_not(one, advice),
             "TTFT, ms": phrases.short(one.ttft, "ms"),
             "answer, ms": phrases.short(one.answer, "ms"),
-            "answer against the soonest": phrases.change(one.against) if one.against else "–",
+            "against the soonest": phrases.change(one.against) if one.against else "–",
             "load, ms": phrases.short(one.load, "ms"),
             f"takes, MiB of {advice.needs.word}": number((one.need_bytes or float("nan")) * MIB),
             "predicted, MiB": number(one.predicted_bytes * MIB),
             "window full": one.full or "–",
-            "reason": "advised" if one is advice.chosen else why_not(one, advice),
         }
         for one in advice.options
     ]
