@@ -226,8 +226,8 @@ def answer(view: View) -> Answer:
         + "; ".join(_mode(view, prompt, found[prompt.mode]) for prompt in asked)
         + "."
     ]
-    verdict = found.get("kept", next(iter(found.values()))).verdict
-    line = f"TTFT of a warm run: {verdict}"
+    first = found.get("kept", next(iter(found.values())))
+    verdict, line = first.verdict, f"TTFT of a warm run: {phrases.change(first)}"
     whole, cache = view.cache_part("ttft_s", tokens)
     if verdict == "faster" and cache.n:
         share = percent(cache.median / whole.median)
