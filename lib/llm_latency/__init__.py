@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from llm_latency.report.expect import expect
     from llm_latency.report.html import write_report
     from llm_latency.report.page import notices
-    from llm_latency.report.tables import show
+    from llm_latency.report.show import show
     from llm_latency.stats import compare
 
 _HOMES = {
@@ -62,7 +62,7 @@ _HOMES = {
     "open_run": "records.store:open_run",
     "plots": "plots",
     "run": "measure.runner:run",
-    "show": "report.tables:show",
+    "show": "report.show:show",
     "tables": "report.tables",
     "write_report": "report.html:write_report",
 }

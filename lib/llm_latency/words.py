@@ -10,6 +10,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 MARKER = "llm_latency"
@@ -111,14 +112,39 @@ UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
 """Unicode's categories of signs that are not seen: controls, formats, halves, unknown, ends."""
 
 
+FOLDER = r"""[^\s/\\<>"'`:|~,;]+(?: [^\s/\\<>"'`:|~,;]+)*"""
+HOME = re.compile(rf"(?:(?<!\w)/home|(?:[A-Za-z]:)?[/\\]Users)[/\\](?:{FOLDER}(?=[/\\])|[\w.-]*\w)")
+FOLDERS = re.compile(
+    rf"~[/\\](?:{FOLDER}[/\\])*|(?<![\w.:/<])/(?!(?:dev|etc|proc|sys|usr)/)(?:{FOLDER}/)+"
+    rf"|(?<!\w)[A-Za-z]:[/\\](?:{FOLDER}[/\\])+"
+)
+"""A person's own folder, and any others; those of the system are the same everywhere."""
+
+
+def file_name(model: str) -> str:
+    """Return a model's name without the folders of the machine that measured it."""
+    if model.startswith(("synthetic:", "hf:")):
+        return model
+    windows = re.match(r"[A-Za-z]:\\|\\\\", model)
+    return (PureWindowsPath(model) if windows else PurePosixPath(model)).name or model
+
+
+def without_folders(text: str) -> str:
+    """Return text in which paths are files' names: folders tell of a machine, and of who uses it.
+
+    The whole path stays in ``run.json``, in the logs, and in what a terminal is told.
+    """
+    return FOLDERS.sub("", HOME.sub("~", text))
+
+
 def escape(text: Any) -> str:
     """Return foreign text so that neither HTML nor Markdown sees anything but letters in it.
 
     Names of models, reasons and logs come from outside. Backslashes before Markdown's signs are
     not enough (``$`` begins a formula in Jupyter), so every sign becomes a character reference,
-    which neither language takes for its own.
+    which neither language takes for its own. Of paths the files' names are left.
     """
-    flat = " ".join(visible(text).split())
+    flat = " ".join(without_folders(visible(text)).split())
     plain = re.sub(
         r"[^\w\s.,;:'%=/()+?°–×-]",
         lambda sign: html.escape(sign[0]) if sign[0] in "<>&" else f"&#{ord(sign[0])};",

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from llm_latency.report.html import write_report
+from llm_latency.report.show import show
 from tests.support import hostile
 
 pytestmark = [pytest.mark.browser, pytest.mark.notebook]
@@ -116,6 +119,30 @@ def test_only_tables_scroll_sideways(visit: Any, width: int) -> None:
     for figure in page.locator("img").all():
         box = figure.bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("width", [800, 1000])
+def test_a_wide_table_scrolls_and_what_names_its_rows_stands(
+    browser: Any, tmp_path: Path, width: int
+) -> None:
+    columns = {f"TTFT at {n}, ms": ["402 [398–410] n 6"] * 30 for n in range(14)}
+    table = pd.DataFrame({"n_ctx": [str(256 * (n + 1)) for n in range(30)], **columns})
+    table.attrs["caption"] = "A caption. " * 30
+    output = new_output("display_data", data={"text/html": show(table).to_html()})
+    notebook = new_notebook(cells=[new_code_cell("table", outputs=[output], execution_count=1)])
+    nbformat.write(notebook, tmp_path / "wide.ipynb")
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(write_report(tmp_path / "wide.ipynb").as_uri())
+    name, last, caption = (page.locator(f"{what} >> nth=0") for what in
+                           ("td:first-child", "td:last-child", "caption"))  # fmt: skip
+    before = name.bounding_box()["x"]
+    assert last.bounding_box()["x"] > width
+    page.evaluate("document.querySelector('.output_html').scrollLeft = 10000")
+    assert name.bounding_box()["x"] == before
+    for thing in (last, caption):
+        box = thing.bounding_box()
+        assert before <= box["x"] and box["x"] + box["width"] <= width
+    page.close()
 
 
 def test_every_figure_and_table_is_there(visit: Any) -> None:

@@ -78,7 +78,7 @@ def test_each_question_has_a_run_of_its_own(runs: everything.Runs, outputs: Path
     ]
     assert runs.planned == runs.final == sum(len(p.cells) for p in runs.plan.plans)
     assert list(runs.views) == ["warm_runs", "prompt_size"]
-    assert list(runs.folders()["question"]) == ["warm_runs", "prompt_size"]
+    assert list(runs.folders()["run_id"]) == ["all-warm_runs", "all-prompt_size"]
     assert runs.failures().empty
 
 

@@ -183,7 +183,7 @@ def test_steadier_and_less_steady_follow_the_data() -> None:
     steady = dict.fromkeys(KINDS, 0.10)
     calm = view(spreads={**steady, (None, "mlock"): 0.005}, rounds=12)
     assert verdict(calm, "itl_mad_s") == "faster"
-    assert memory_locking.answer(calm).line.endswith(", steadier")
+    assert memory_locking.answer(calm).line.endswith("] steadier")
     wild = view(spreads={**dict.fromkeys(KINDS, 0.005), (None, "mlock"): 0.1}, rounds=12)
     assert verdict(wild, "itl_mad_s") == "slower"
 

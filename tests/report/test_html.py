@@ -137,6 +137,51 @@ def test_what_readers_see(tmp_path: Path) -> None:
     assert page.text.index("The question.") < page.text.index("lowest median TTFT")
 
 
+def lesson(final: int = 54) -> list[Any]:
+    """Return the cells of an executed notebook that teaches before it measures."""
+    first, parameters, progress, found, *_ = cells(final)
+    card = tables.show(pd.DataFrame({"to expect": ["27 processes"]})).to_html()
+    notice, answer, figure = found.outputs
+    return [
+        first,
+        new_markdown_cell("## What happens\n\nPhysics."),
+        parameters,
+        new_markdown_cell("## What to expect\n\nBounds."),
+        code("expect", new_output("display_data", data={"text/html": card})),
+        progress,
+        code("notices", notice),
+        new_markdown_cell("## The answer"),
+        code("answer", answer),
+        code("figure", figure),
+        new_markdown_cell("## Look yourself\n\nChange the last line."),
+        code("df", new_output("execute_result", data={"text/plain": "a frame"})),
+        new_markdown_cell("## What this does not tell\n\nLimits."),
+    ]
+
+
+def test_the_answer_stands_before_what_teaches(tmp_path: Path) -> None:
+    page = write(tmp_path, lesson(final=12))
+    order = [
+        *("The question.", "INCOMPLETE: 12 of 54", "The answer", "lowest median TTFT"),
+        *("What happens", "What to expect", "27 processes", "What this does not tell"),
+    ]
+    places = [page.text.index(words) for words in order]
+    assert places == sorted(places)
+    assert page.values("alt") == ["Figure: The answer"]
+    assert "Change the last line" not in page.text and "a frame" not in page.text
+
+
+def test_a_lesson_without_an_answer_ends_with_what_was_expected(tmp_path: Path) -> None:
+    made = lesson()
+    for cell in made[5:]:
+        if cell.cell_type == "code":
+            cell.update(outputs=[], execution_count=None)
+    page = write(tmp_path, made)
+    assert "never reached its answer" in page.text
+    assert "The answer" not in page.text and "Limits." not in page.text
+    assert page.text.rstrip().endswith("27 processes")
+
+
 def test_a_picture_is_whole(tmp_path: Path) -> None:
     page = write(tmp_path, cells())
     encoded = page.values("src")[0].partition(",")[2]
@@ -176,6 +221,14 @@ def test_an_error_is_quoted(tmp_path: Path) -> None:
     assert f"stopped with an error. {sentence}" in banner
     assert "<script" not in page.source
     assert "An Exception" not in page.text
+
+
+def test_an_error_tells_no_folder_of_the_machine(tmp_path: Path) -> None:
+    value = "model='/home/anna/models/a.gguf' does not exist (looked in /home/anna/models)"
+    error = new_output("error", ename="ParameterError", evalue=value, traceback=[])
+    page = write(tmp_path, [*cells(), code("1", error)])
+    assert "model='a.gguf' does not exist" in page.text
+    assert "anna" not in page.source
 
 
 def test_other_errors_keep_their_name(tmp_path: Path) -> None:

@@ -154,6 +154,15 @@ def test_cards_bear_an_empty_info(card) -> None:  # type: ignore[no-untyped-def]
     assert list(card({}).columns)
 
 
+def test_cards_name_the_model_by_its_file() -> None:
+    path = "/home/anna/models/a.gguf"
+    info = factories.info(name=path, path=path)
+    info["plan"]["parameters"]["model"] = path
+    model = dict(cards.model(info).to_numpy())
+    assert model["name"] == "a.gguf" and "path" not in model
+    assert dict(cards.parameters(info).to_numpy())["model"] == "a.gguf"
+
+
 @pytest.mark.parametrize(
     "table", [tables.cells, tables.memory, tables.failures, tables.settings_in_force]
 )

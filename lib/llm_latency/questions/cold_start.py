@@ -263,11 +263,11 @@ def _disk(view: View) -> tuple[str, list[Comparison]]:
 def _soonest(best: Start, others: list[Start], against: list[Comparison]) -> str:
     """Say whether the way with the lowest median is the soonest."""
     judged = {frozenset({"slower"}): "is the soonest", frozenset({"same"}): "is no sooner"}
-    word = judged.get(frozenset(c.verdict for c in against), "has the lowest median, undecided")
+    word = judged.get(frozenset(c.verdict for c in against), "has the lowest median")
     rest = "; ".join(
         f"{other.way} {phrases.change(found)}" for other, found in zip(others, against, strict=True)
     )
-    return f"**{best.way}** {word}: against it the others take {rest}."
+    return f"**{best.way}** {word}; against it: {rest}."
 
 
 def table(view: View) -> pd.DataFrame:

@@ -247,7 +247,7 @@ def answer(view: View) -> Answer:
             f"{phrases.difference(view.compare('ttft_s', cold, kept))}."
         )
     sentences.append(phrases.noise(list(found.values())))
-    line = f"{HEADS[verdict]}: {phrases.change(chat)}"
+    line = f"a token in a rich context: {phrases.change(chat)}"
     sure = phrases.sureness(list(found.values()))
     return Answer(line, verdict, sure, tuple(filter(None, sentences)))
 

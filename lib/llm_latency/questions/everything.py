@@ -169,10 +169,10 @@ class Runs:
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
     def folders(self) -> pd.DataFrame:
-        """Return where the data of each question lies."""
+        """Return the name of each question's run, which is that of its folder."""
         table = pd.DataFrame(
-            [(name, s.planned, s.final, str(s.path)) for name, s in self.stores.items()],
-            columns=["question", "trials planned", "measured", "folder"],
+            [(name, s.planned, s.final, s.run_id) for name, s in self.stores.items()],
+            columns=["question", "trials planned", "measured", "run_id"],
         )
         table.attrs["card"] = True
         return table.astype(str)
@@ -183,7 +183,9 @@ def notices(runs: Runs) -> Markdown:
     stopped = [
         f"**{escape(name)} was not run:** {escape(why)}" for name, why in runs.stopped.items()
     ]
-    return page.head(runs.planned, runs.final, runs.info, *stopped)
+    rows = [view.data for view in runs.views.values()]
+    disturbed = page.disturbed(pd.concat(rows)) if rows else ""
+    return page.head(runs.planned, runs.final, runs.info, *stopped, disturbed)
 
 
 def table(runs: Runs) -> pd.DataFrame:

@@ -224,7 +224,7 @@ def answer(view: View) -> Answer:
         f"{phrases.noise([total]).removesuffix('.')}; a spread must differ by "
         f"{percent(SMALLEST_SPREAD)} to matter.",
     ]
-    line = f"mlock: {total.verdict} in time, {STEADY.get(spread.verdict, spread.verdict)}"
+    line = f"mlock: time {phrases.change(total)}; scatter {phrases.change(spread, STEADY)}"
     return Answer(line, total.verdict, phrases.sureness(total), tuple(sentences))
 
 

@@ -226,8 +226,8 @@ def answer(view: View) -> Answer:
         + "; ".join(_mode(view, prompt, found[prompt.mode]) for prompt in asked)
         + "."
     ]
-    verdict = found.get("kept", next(iter(found.values()))).verdict
-    line = f"TTFT of a warm run: {verdict}"
+    first = found.get("kept", next(iter(found.values())))
+    verdict, line = first.verdict, f"TTFT of a warm run: {phrases.change(first)}"
     whole, cache = view.cache_part("ttft_s", tokens)
     if verdict == "faster" and cache.n:
         share = percent(cache.median / whole.median)
@@ -257,7 +257,7 @@ def _alone(view: View) -> str:
     return (
         "A benchmark of one process would have been right about "
         f"{sum(one.inside for one in alone)} of {sum(one.others for one in alone)} others: so many "
-        "have their median in its 95 % interval."
+        f"have their median in its {phrases.INTERVAL}."
     )
 
 
@@ -279,7 +279,7 @@ def table(view: View) -> pd.DataFrame:
             row[f"warm {name}"] = phrases.change(view.compare(column, prompt))
         row["last warm run of the first"] = phrases.short(view.drift(prompt), "%")
         alone = view.one_process(prompt)
-        row["one process alone, mean ± 95 %, ms"] = (
+        row["one process alone, ms"] = (
             f"{number(alone.totals_s.mean() * MS)} ± {number(alone.half_s * MS)}" if alone else "–"
         )
         row["others in it"] = f"{alone.inside} of {alone.others}" if alone else "–"
@@ -287,7 +287,8 @@ def table(view: View) -> pd.DataFrame:
     made = pd.DataFrame(rows)
     made.attrs["caption"] = (
         f"warm: a process counts with the median of its warm runs. {phrases.BRACKETS} One process "
-        "alone: its mean and the interval that its warm runs would have, were they independent."
+        f"alone: its mean ± half the {phrases.INTERVAL} that its warm runs would have, were they "
+        "independent."
     )
     return made
 

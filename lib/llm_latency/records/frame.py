@@ -14,7 +14,7 @@ import pandas as pd
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.spec import Settings, Start, Workload
 from llm_latency.records.rows import COLUMNS
-from llm_latency.words import counts, enumerate_words, setting, visible
+from llm_latency.words import counts, enumerate_words, file_name, setting, visible
 
 AXES = ("n_ctx", "n_batch")
 """Settings that always name a cell, whether they vary or not."""
@@ -125,7 +125,7 @@ def _readable(names: pd.Series) -> pd.Series:
     """Return names from outside as a figure can show them: seen, short, and still apart."""
     known: dict[Any, str] = {}
     for name in names.dropna().unique():
-        text = " ".join(visible(name).split())
+        text = " ".join(visible(file_name(name)).split())
         text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]}…{text[-LONGEST // 3 :]}"
         while text in known.values():
             text += "′"

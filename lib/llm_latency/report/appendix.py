@@ -7,6 +7,7 @@ from typing import Any
 from IPython.display import Markdown, display
 
 from llm_latency.report import cards, page, tables
+from llm_latency.report.show import show
 
 
 def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = None) -> None:
@@ -28,10 +29,10 @@ def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = N
         ("Trials that did not end well", tables.failures(frame)),
     ):
         if len(table):
-            _show(f"## {head}", tables.show(table))
-    _show("## Method", method or page.method(info), tables.show(cards.parameters(info)))
+            _show(f"## {head}", show(table))
+    _show("## Method", method or page.method(info), show(cards.parameters(info)))
     model, machine = cards.model(info), cards.machine(info)
-    _show("## Machine and model", tables.show(machine), tables.show(model))
+    _show("## Machine and model", show(machine), show(model))
     _show("## Data", data or page.data(run.path))
 
 

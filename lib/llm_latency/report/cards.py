@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency.words import MIB, missing, number
+from llm_latency.words import MIB, file_name, missing, number
 
 
 def parameters(info: Mapping[str, Any]) -> pd.DataFrame:
@@ -23,7 +23,7 @@ def parameters(info: Mapping[str, Any]) -> pd.DataFrame:
     """
     plan = info.get("plan") or {}
     given = (plan.get("parameters") or {}).items()
-    lines = [(name, str(value) if isinstance(value, bool) else value) for name, value in given]
+    lines = [(name, _given(name, value)) for name, value in given]
     return _card(lines, ("parameter", "value"))
 
 
@@ -60,7 +60,19 @@ def model(info: Mapping[str, Any]) -> pd.DataFrame:
     info
         The content of ``run.json``.
     """
-    return _card(_lines(info.get("model") or {}, MODEL), ("model", ""))
+    card = {
+        name: value for name, value in (info.get("model") or {}).items() if name not in LEFT_OUT
+    }
+    if name := card.get("name"):
+        card["name"] = file_name(str(name))
+    return _card(_lines(card, MODEL), ("model", ""))
+
+
+def _given(name: str, value: Any) -> Any:
+    """Return a parameter as the page shows it; of a model only the file's name."""
+    if name == "model":
+        return file_name(str(value))
+    return str(value) if isinstance(value, bool) else value
 
 
 MACHINE = {
@@ -83,6 +95,8 @@ MODEL = {
     "sha256": "SHA-256",
     "kv_bytes_per_token": "KV cache per token",
 }
+LEFT_OUT = ("path", "notice")
+"""Of the model's card: the path tells of the machine, the notice stands at the page's head."""
 
 
 def _lines(card: Mapping[str, Any], known: Mapping[str, str]) -> Iterable[tuple[str, str]]:

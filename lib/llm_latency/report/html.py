@@ -1,8 +1,9 @@
 """An executed notebook to one HTML file that opens offline, anywhere, for years.
 
 No code, no script, no address of the network: what is on the page is in the file. nbconvert
-turns cells into HTML, from which everything is taken out that is not on a short list of tags;
-a Content-Security-Policy then forbids the browser what might have slipped through.
+turns cells into HTML, :mod:`~llm_latency.report.harmless` leaves of it what can do no harm, and a
+Content-Security-Policy forbids the browser what might have slipped through. A notebook teaches
+before it measures; whoever is sent a report wants the answer first.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 import nbformat
 from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
-from nbconvert.preprocessors.sanitize import SanitizeHTML
 
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.words import MARKER, visible
+from llm_latency.report.harmless import harmless
+from llm_latency.words import MARKER, visible, without_folders
 
 TAG_FILTER = {
     "remove_all_outputs_tags": {"progress"},  # for the one who waits, not for the reader
@@ -39,14 +40,13 @@ SHOWN = {
 }
 """Kinds of output that need no script."""
 
-TAGS = [
-    *("h1", "h2", "h3", "h4", "h5", "h6", "p", "div", "span", "br", "hr", "blockquote", "pre"),
-    *("a", "abbr", "b", "code", "del", "em", "i", "kbd", "s", "small", "strong", "sub", "sup", "u"),
-    *("ul", "ol", "li", "dl", "dt", "dd", "img", "figure", "figcaption"),
-    *("table", "caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr", "th", "td"),
-]
-ATTRIBUTES = {"class", "id", "title", "alt", "width", "height", "colspan", "rowspan", "scope"}
-PICTURE = re.compile(r'src="(data:image/(?:png|jpeg|svg\+xml);base64,[A-Za-z0-9+/=\s]*)"')
+TEACHING = ("What happens", "What to expect")
+"""Headings of what a notebook says before it measures."""
+LIMITS = "What this does not tell"
+"""The heading before which a report teaches, after what was found."""
+FOR_WHO_RUNS_IT = "Look yourself"
+"""The heading of what invites to change a line of code, which no report shows."""
+
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
@@ -137,15 +137,16 @@ def _page(notebook: Any, stem: str) -> str:
     readable = _for_readers(notebook)
     while banner and len(readable.cells) > 1 and readable.cells[-1].cell_type == "markdown":
         readable.cells.pop()  # the introduction of what never came
+    readable.cells = _answer_first(readable.cells)
     body, _ = exporter.from_notebook_node(readable)
-    said = markup.escape(visible(banner))
+    said = markup.escape(without_folders(visible(banner)))
     warning = f'<p class="banner" role="alert">{said}</p>' if banner else ""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{markup.escape(visible(title))}</title>\n<style>{STYLE}</style>\n</head>\n"
-        f"<body>\n<main>\n{warning}\n{_harmless(body)}\n</main>\n</body>\n</html>\n"
+        f"<body>\n<main>\n{warning}\n{harmless(body)}\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -186,14 +187,30 @@ def _sentence(error: Any) -> str:
 
 
 def _title(notebook: Any) -> str:
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown" and (found := re.search(r"(?m)^#\s+(.+)$", cell.source)):
-            return _plain(found[1])
-    return ""
+    return next(filter(None, (_heading(cell, "#") for cell in notebook.cells)), "")
 
 
-def _plain(heading: str) -> str:
-    return re.sub(r"[*`]", "", heading).strip()
+def _heading(cell: Any, level: str = "#+") -> str:
+    """Return the last heading in a cell's text, without its marks; empty if it has none."""
+    text = cell.source if cell.cell_type == "markdown" else ""
+    found = re.findall(rf"(?m)^{level}\s+(.+)$", text)
+    return re.sub(r"[*`]", "", found[-1]).strip() if found else ""
+
+
+def _answer_first(cells: list[Any]) -> list[Any]:
+    """Return the cells with what teaches behind what was found."""
+    lessons: list[Any] = []
+    others: list[Any] = []
+    chosen = others
+    for cell in cells:
+        if heading := _heading(cell):
+            chosen = lessons if heading in TEACHING else others
+        elif any(_marked(output.get("metadata", {})) for output in cell.get("outputs", ())):
+            chosen = others  # the notices, which stand before the answer
+        chosen.append(cell)
+    headings = [_heading(cell) for cell in others]
+    place = headings.index(LIMITS) if LIMITS in headings else len(others)
+    return [*others[:place], *lessons, *others[place:]]
 
 
 def _for_readers(notebook: Any) -> Any:
@@ -202,12 +219,13 @@ def _for_readers(notebook: Any) -> Any:
     copy, _ = tag_filter.preprocess(deepcopy(notebook), {})  # type: ignore[no-untyped-call]
     kept, heading = [], ""
     for cell in copy.cells:
-        if cell.cell_type == "markdown" and (found := re.findall(r"(?m)^#+\s+(.+)$", cell.source)):
-            heading = found[-1]
+        heading = _heading(cell) or heading
+        if heading == FOR_WHO_RUNS_IT:
+            continue
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if _wanted(o)]
             # Pictures are told to those who cannot see them by the heading above them.
-            cell.metadata["alt"] = f"Figure: {_plain(heading)}" if heading else "Figure"
+            cell.metadata["alt"] = f"Figure: {heading}" if heading else "Figure"
             if not cell.outputs:
                 continue
         kept.append(cell)
@@ -224,32 +242,3 @@ def _wanted(output: Any) -> bool:
     for kind in set(output.data) - SHOWN:
         del output.data[kind]
     return any(str(content).strip() for content in output.data.values())
-
-
-def _harmless(body: str) -> str:
-    """Take everything out of HTML that is not on the list; pictures are the file's own."""
-    pictures: list[str] = []
-
-    def set_aside(found: re.Match[str]) -> str:
-        pictures.append(found[1])
-        return f'src="picture-{len(pictures) - 1}"'
-
-    # What is not seen is written out: NUL ends a text in some readers, and others turn it round.
-    body = visible(PICTURE.sub(set_aside, body))
-    body = re.sub(r"(?is)<(script|style)\b.*?(</\1\s*>|\Z)", "", body)
-    cleaner = SanitizeHTML(  # type: ignore[no-untyped-call]
-        tags=TAGS, attributes=_allowed, strip=True
-    )
-    clean: str = cleaner.sanitize_html_tags(body)  # type: ignore[no-untyped-call]
-    clean = re.sub(r"<img(?![^>]*\ssrc=)[^>]*>", "", clean)
-    return re.sub(
-        r'src="picture-(\d+)"',
-        lambda found: f'src="{pictures[int(found[1])]}"' if int(found[1]) < len(pictures) else "",
-        clean,
-    )
-
-
-def _allowed(tag: str, name: str, value: str) -> bool:
-    if name == "src":
-        return tag == "img" and re.fullmatch(r"picture-\d+", value) is not None
-    return name in ATTRIBUTES

@@ -19,7 +19,7 @@ from llm_latency.machine.host import OTHER_LIMIT, STEAL_LIMIT
 from llm_latency.records import frame as fr
 from llm_latency.report.phrases import INTERVAL
 from llm_latency.stats.estimate import FEWEST
-from llm_latency.words import MARKER, counts, escape, missing, percent, several
+from llm_latency.words import MARKER, counts, escape, file_name, missing, percent, several
 
 MOST_SENTENCES = 5
 
@@ -112,6 +112,7 @@ def no_answer(data: pd.DataFrame) -> Answer | None:
 
 def with_units(text: str) -> str:
     """Return text in which numbers keep their units beside them."""
+    text = re.sub(r"\bn = ", "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}", text)
     return re.sub(r"(?<=\d) (?=%|ms\b|MiB\b|tok/s)", "\N{NO-BREAK SPACE}", text)
 
 
@@ -126,8 +127,8 @@ def code(name: str) -> str:
 
 
 def model_name(info: Mapping[str, Any]) -> str:
-    """Return the model's name as a page may show it; ``the model`` where it is not known."""
-    return escape((info.get("model") or {}).get("name") or "the model")
+    """Return the name of the model's file as a page shows it; ``the model`` if it is not known."""
+    return escape(file_name(str((info.get("model") or {}).get("name") or "the model")))
 
 
 def notices(run: Any) -> Markdown:

@@ -48,7 +48,7 @@ def estimate(value: Estimate, unit: str = "", *, bold: bool = True) -> str:
     if not value.n:
         return "not measured"
     scaled = value.times(FACTORS.get(unit, 1.0))
-    places = decimals(scaled.median)
+    places = _places(scaled)
     middle = minus(f"{number(scaled.median)} {unit}".rstrip())
     middle = f"**{middle}**" if bold else middle
     if value.n == 1:
@@ -65,13 +65,18 @@ def short(value: Estimate, unit: str = "") -> str:
     if not value.n:
         return "–"
     scaled = value.times(FACTORS.get(unit, 1.0))
-    places = decimals(scaled.median)
+    places = _places(scaled)
     if value.n == 1:
         return minus(f"{number(scaled.median)} n 1")
     left, right = "[]" if value.kind == "interval" else "()"
     join = " to " if scaled.low < 0 else "–"
     bounds = f"{number(scaled.low, places)}{join}{number(scaled.high, places)}"
-    return minus(f"{number(scaled.median, places)} {left}{bounds}{right} n {value.n}")
+    return minus(f"{number(scaled.median)} {left}{bounds}{right} n {value.n}")
+
+
+def _places(value: Estimate) -> int:
+    """Return the decimals of an estimate's bounds: those of the median, or of a larger bound."""
+    return min(map(decimals, (value.median, value.low, value.high)))
 
 
 def verdict(found: Comparison, words: dict[str, str] | None = None) -> str:
@@ -100,9 +105,8 @@ def difference(
     if ratio.n == 0:
         return f"not compared, since no round has both: {verdict(found, words)}"
     kind = INTERVAL if ratio.kind == "interval" else RANGE
-    return f"**{_size(found, longer, shorter)}** ({kind} {_bounds(found)}, n = {ratio.n}): " + (
-        verdict(found, words)
-    )
+    basis = "one round" if ratio.n == 1 else f"{kind} {_bounds(found)}, n = {ratio.n}"
+    return f"**{_size(found, longer, shorter)}** ({basis}): {verdict(found, words)}"
 
 
 def change(found: Comparison, words: dict[str, str] | None = None) -> str:
@@ -113,12 +117,11 @@ def change(found: Comparison, words: dict[str, str] | None = None) -> str:
     left, right = "[]" if ratio.kind == "interval" else "()"
     word = (words or {}).get(found.verdict, found.verdict)
     if ratio.median >= FACTOR_FROM:
-        return (
-            f"× {number(ratio.median)} {left}{number(ratio.low)}–{number(ratio.high)}{right} {word}"
-        )
-    low, high = percent(ratio.low - 1).removesuffix(" %"), percent(ratio.high - 1)
-    sign = "+" if found.change >= 0 else ""
-    return minus(f"{sign}{percent(found.change)} {left}{low} to {high}{right} {word}")
+        size, bounds = f"× {number(ratio.median)}", f"{number(ratio.low)}–{number(ratio.high)}"
+    else:
+        size = f"{'+' if found.change >= 0 else ''}{percent(found.change)}"
+        bounds = f"{percent(ratio.low - 1).removesuffix(' %')} to {percent(ratio.high - 1)}"
+    return minus(f"{size} {word}" if ratio.n == 1 else f"{size} {left}{bounds}{right} {word}")
 
 
 def _size(found: Comparison, longer: str, shorter: str) -> str:

@@ -1,24 +1,18 @@
-"""The tables that reports show: tidy frames in, frames with units in their headers out.
-
-:func:`show` puts any of them on the page. Nothing in a table is trusted: the names of models,
-reasons and logs come from outside, and are escaped.
-"""
+"""The tables that reports show: tidy frames in, frames with units in their headers out."""
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Callable, Hashable
 from typing import Any
 
 import pandas as pd
-from pandas.io.formats.style import Styler
 
 from llm_latency.plan.spec import Settings, Start
 from llm_latency.records import frame as fr
 from llm_latency.records.record import STATUSES
+from llm_latency.report.show import show as show
 from llm_latency.stats.estimate import Estimate, estimate, estimates, outliers, per_process
-from llm_latency.words import MIB, MS, decimals, number, setting, visible
+from llm_latency.words import MIB, MS, decimals, number, setting
 
 CAPTION = (
     "Median [95 % interval] or, with fewer than six processes, median (smallest–largest); "
@@ -221,55 +215,3 @@ def failures(frame: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows, columns=columns, dtype=object)
-
-
-def show(table: pd.DataFrame) -> Styler:
-    """Return a table as it displays in JupyterLab and in reports: no index, everything escaped.
-
-    Statuses other than ``ok`` stand out; an empty table says that it is empty.
-
-    Parameters
-    ----------
-    table
-        Any table of this room.
-    """
-    if table.empty:
-        return show(pd.DataFrame({"": ["Nothing to show: there are no such rows."]}))
-    styler = table.style.hide(axis="index")
-    styler = styler.format(_two_lines, escape="html", na_rep="–")
-    styler = styler.format_index(escape="html", axis=1)
-    if caption := table.attrs.get("caption"):
-        styler = styler.set_caption(html.escape(visible(caption)))
-    kind = "card" if table.attrs.get("card") else "grid"
-    styler = styler.set_table_attributes(f'class="lab {kind}"')
-    # Reports bring a style sheet for these classes, JupyterLab sees only what is set here.
-    styler = styler.set_td_classes(table.apply(lambda column: column.map(_css_class(column.name))))
-    return styler.set_table_styles(
-        [
-            {"selector": "th, td", "props": "text-align: left; vertical-align: top"},
-            {"selector": "td.bad", "props": "font-weight: bold"},
-            {"selector": "td", "props": "white-space: " + ("normal" if kind == "card" else "pre")},
-            {
-                "selector": "td.long",
-                "props": "white-space: normal; min-width: 15em; overflow-wrap: anywhere",
-            },
-            {"selector": "caption", "props": "caption-side: bottom; text-align: left"},
-        ]
-    )
-
-
-def _two_lines(value: Any) -> str:
-    """Return a cell's text, an estimate on one line and what is known of it on the next."""
-    return re.sub(r"^([\d.,]+) (?=[\[(]|n \d)", r"\1\n", visible(value))
-
-
-def _css_class(column: Hashable) -> Callable[[Any], str]:
-    """Return what tells the class of a column's cells."""
-
-    def css_class(value: Any) -> str:
-        text = str(value)
-        if column in ("status", "trials") and re.search(r"[a-z]", text):
-            return "" if re.fullmatch(r"ok \d+", text) else "bad"
-        return "long" if column in ("notes", "reason", "meaning", "cells") and text else ""
-
-    return css_class
