@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from llm_latency import answers, plots
     from llm_latency.engine.timed import load
     from llm_latency.errors import LabError, ParameterError
     from llm_latency.measure.runner import run
     from llm_latency.memory.fits import fits
     from llm_latency.model import names as models
     from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
-    from llm_latency.questions import calibration, experiments
+    from llm_latency.questions import answers, calibration, experiments, plots
     from llm_latency.records import llama_bench
     from llm_latency.records.store import RunStore, load_runs, open_run
     from llm_latency.report import cards, tables
@@ -46,7 +45,7 @@ _HOMES = {
     "Start": "plan.spec:Start",
     "Trial": "plan.spec:Trial",
     "Workload": "plan.spec:Workload",
-    "answers": "answers",
+    "answers": "questions:answers",
     "appendix": "report.appendix:appendix",
     "calibration": "questions.calibration",
     "cards": "report.cards",
@@ -60,7 +59,7 @@ _HOMES = {
     "models": "model.names",
     "notices": "report.page:notices",
     "open_run": "records.store:open_run",
-    "plots": "plots",
+    "plots": "questions:plots",
     "run": "measure.runner:run",
     "show": "report.show:show",
     "tables": "report.tables",

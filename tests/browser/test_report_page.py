@@ -38,10 +38,12 @@ from types import SimpleNamespace
 from tests.support import factories
 import llm_latency as lab
 
-df = factories.frame(rounds=6, failed=factories.FAILED, warnings=[{HOSTILE!r}])
+frame = factories.frame(rounds=6, failed=factories.FAILED, warnings=[{HOSTILE!r}])
 run = SimpleNamespace(
-    planned=162, final=162, info=factories.info(title={HOSTILE!r}), path=Path("runs/made-up")
+    planned=162, final=162, info=factories.info(title={HOSTILE!r}), path=Path("runs/made-up"),
+    frame=lambda: frame,
 )
+view = question.View(run)
 """
 
 
@@ -149,7 +151,7 @@ def test_every_figure_and_table_is_there(visit: Any) -> None:
     page = visit(1280)
     assert page.locator("img").count() == 5
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 1000)")
-    assert page.locator("table").count() == 7
+    assert page.locator("table").count() == 8
     assert "INCOMPLETE" not in page.inner_text("body")
     assert "<script>" in page.inner_text("body"), "foreign text is shown as text"
 

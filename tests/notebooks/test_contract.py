@@ -18,8 +18,6 @@ from llm_latency.questions.notebook import defaults, parameters_cell
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-BY_HAND = {"sweep"}
-"""Their parameters are still to be described by their plans; this set may only become smaller."""
 # What papermill --help-notebook can show; a union hides the parameter.
 ANNOTATIONS = {"int", "float", "str", "bool"} | {
     f"list[{kind}]" for kind in ("int", "float", "str", "bool")
@@ -73,11 +71,8 @@ def test_parameters_are_annotated_literals_with_a_comment_each(notebook: Any) ->
 
 
 def test_parameters_are_as_they_are_written(notebook: Any) -> None:
-    stem = notebook.metadata["stem"]
-    if stem in BY_HAND:
-        pytest.skip("its plan does not describe its parameters")
     (cell,) = tagged(notebook, "parameters")
-    assert cell.source == parameters_cell(stem), "run make format"
+    assert cell.source == parameters_cell(notebook.metadata["stem"]), "run make format"
 
 
 def test_parameters_are_those_of_the_experiment(notebook: Any) -> None:
@@ -135,5 +130,5 @@ def test_the_question_comes_first(any_notebook: Any) -> None:
 def test_the_run_is_one_cell(notebook: Any) -> None:
     (run,) = tagged(notebook, "progress")
     assert ".run(plan)" in run.source
-    told = ("notices(", "lab.answers.completeness(")
+    told = ("notices(",)
     assert any(word in cell.source for cell in code_cells(notebook) for word in told)

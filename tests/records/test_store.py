@@ -14,10 +14,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from llm_latency import answers, plots
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.spec import Plan, Settings, Trial, Workload
-from llm_latency.questions import cold_start
+from llm_latency.questions import cold_start, sweep
 from llm_latency.records import versions
 from llm_latency.records.folders import make_folder, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
@@ -169,7 +168,7 @@ def test_what_the_first_version_wrote_is_read_for_ever() -> None:
     assert set(frame["machine_id"]) == {run.info["machine"]["machine_id"]}
     assert set(frame["engine_version"]) == {"0.3.36"}
     assert len(tables.failures(frame)) == 1
-    assert "is the only cell" in answers.sweep(frame, run.info).data
+    assert set(sweep.View(run).ttft) == {"n_ctx 512, n_batch 256"}
 
 
 def test_older_data_is_brought_forward_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +247,7 @@ def test_a_run_that_moved_reads_the_same(tmp_path: Path, name: str) -> None:
     moved = open_run(there)
     assert moved.run_id == name and moved.plan == open_run(VERSION_1).plan
     assert set(moved.frame()["run_id"]) == {"version-1"}
-    plots.latency_by_tokens(moved.frame())
+    sweep.figure(sweep.View(moved))
     plt.close("all")
     assert not Path(moved.info["model"]["path"]).exists(), "it is drawn without its model"
 
@@ -307,12 +306,8 @@ def test_rows_of_two_origins_enter_no_estimate_together(
         lambda df: estimates(df, "ttft_s"),
         lambda df: samples(df, "ttft_s", n_batch=256),
         lambda df: noise_floor(df, "ttft_s"),
-        tables.cells,
-        tables.memory,
-        lambda df: answers.sweep(df, info),
-        lambda df: answers.latency_by_memory(df),
-        plots.latency_by_tokens,
-        plots.memory_by_n_ctx,
+        lambda df: sweep.View(Rows(df, info)),
+        tables.failures,
         lambda df: cold_start.View(Rows(df, info)),
     ]
     for reads in estimating:
@@ -329,13 +324,13 @@ def test_rows_of_two_origins_enter_no_estimate_together(
 
 def test_one_file_under_two_names_is_one_model() -> None:
     both = two(model=("$a_{1}$.gguf", "b" * 300 + ".gguf"), model_sha256=("00", "00"))
-    plots.latency_by_tokens(both)
+    sweep.figure(sweep.View(Rows(both, {})))
     drawn = plt.gcf()
     drawn.canvas.draw()
     words = [text.get_text() for text in drawn.findobj(matplotlib.text.Text)]
     plt.close("all")
     assert max(len(line) for word in words for line in word.splitlines()) < 200
-    assert len(tables.cells(both)) == 2 * 3
+    assert len(sweep.table(sweep.View(Rows(both, {})))) == 2 * 3
 
 
 def test_runs_of_two_machines_are_known_apart_when_they_are_read(tmp_path: Path) -> None:
@@ -347,9 +342,9 @@ def test_runs_of_two_machines_are_known_apart_when_they_are_read(tmp_path: Path)
         (there / "run.json").write_text(json.dumps(info))
     both = load_runs(tmp_path / "*")
     with pytest.raises(LabError, match="2 machines"):
-        tables.cells(both)
+        sweep.table(sweep.View(Rows(both, {})))
     for name, part in both.groupby("machine_id"):
-        assert len(tables.cells(part)) == 2, name
+        assert len(sweep.table(sweep.View(Rows(part, {})))) == 2, name
 
 
 def test_a_run_reads_its_files_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from llm_latency import answers, plots
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.report import tables
+from llm_latency.questions import sweep
+from llm_latency.report import page
 from llm_latency.report.html import write_report
+from llm_latency.report.page import markdown
+from llm_latency.report.show import show
 from llm_latency.words import escape, visible
 from tests.support import factories, hostile
 
@@ -50,13 +52,17 @@ class Page(HTMLParser):
         return [value for _, attribute, value in self.attributes if attribute == name]
 
 
+def view(frame: pd.DataFrame) -> sweep.View:
+    return sweep.View(page.Rows(frame, factories.info(name=HOSTILE)))
+
+
 def markdown_output(markdown: Any) -> Any:
     data = {"text/markdown": markdown.data, "text/plain": "<Markdown>"}
     return new_output("display_data", data=data, metadata={"text/markdown": markdown.metadata})
 
 
 def figure_output() -> Any:
-    plots.latency_by_tokens(factories.frame(rounds=1))
+    sweep.figure(view(factories.frame(rounds=1)))
     picture = io.BytesIO()
     plt.gcf().savefig(picture, format="png")
     plt.close("all")
@@ -76,15 +82,15 @@ def code(source: str, *outputs: Any, tags: tuple[str, ...] = (), count: int | No
 def cells(final: int = 54) -> list[Any]:
     """Return the cells of an executed notebook, with all that a hostile model could say in it."""
     hostile = factories.frame(rounds=1, n_ctx=(512,), model=HOSTILE, warnings=[HOSTILE])
-    table = tables.show(tables.cells(hostile)).to_html()
+    table = show(sweep.table(view(hostile))).to_html()
     return [
         new_markdown_cell("# Which `n_ctx` answers *soonest*?\n\nThe question."),
         code("n_ctx: int = 512", tags=("parameters",)),
         code(SECRET, new_output("stream", name="stderr", text="12%|███| 3/27"), tags=("progress",)),
         code(
             "answer",
-            markdown_output(answers.completeness(54, final)),
-            markdown_output(answers.sweep(hostile, factories.info(name=HOSTILE))),
+            markdown_output(page.head(54, final, {})),
+            markdown_output(page.markdown(sweep.answer(view(hostile)).text)),
             figure_output(),
         ),
         new_markdown_cell("## Every cell\n\nText with a [link](https://example.org) & $x$."),
@@ -140,7 +146,7 @@ def test_what_readers_see(tmp_path: Path) -> None:
 def lesson(final: int = 54) -> list[Any]:
     """Return the cells of an executed notebook that teaches before it measures."""
     first, parameters, progress, found, *_ = cells(final)
-    card = tables.show(pd.DataFrame({"to expect": ["27 processes"]})).to_html()
+    card = show(pd.DataFrame({"to expect": ["27 processes"]})).to_html()
     notice, answer, figure = found.outputs
     return [
         first,
@@ -291,8 +297,8 @@ def test_what_is_not_seen_is_written_out() -> None:
 @pytest.mark.parametrize("name", STRINGS)
 def test_a_foreign_string_is_text_to_markdown_and_html(name: str, tmp_path: Path) -> None:
     string = STRINGS[name]
-    cell = markdown_output(answers.page.markdown(f"Before {escape(string)} after."))
-    table = tables.show(pd.DataFrame({"reason": [string]})).to_html()
+    cell = markdown_output(markdown(f"Before {escape(string)} after."))
+    table = show(pd.DataFrame({"reason": [string]})).to_html()
     shown = new_output("display_data", data={"text/html": table, "text/plain": "T"})
     stream = new_output("stream", name="stdout", text=string)
     error = new_output("error", ename="ParameterError", evalue=string, traceback=[])
@@ -313,7 +319,7 @@ def test_a_formula_in_a_name_is_no_formula_in_a_figure() -> None:
         for model in ("$\\frac{$", "a$b$c", "\x1b[31m\u202ex", "w" * 3000)
     ]
     frame = pd.concat(made).assign(model_sha256="00")
-    for draw in (plots.latency_by_tokens, plots.memory_by_n_ctx, plots.latency_by_memory):
-        draw(frame)
+    for draw in (sweep.figure, sweep.memory_by_n_ctx, sweep.latency_by_memory):
+        draw(view(frame))
         plt.gcf().savefig(io.BytesIO(), format="png")
         plt.close("all")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -10,7 +9,7 @@ import pytest
 
 from llm_latency.plan.spec import Settings
 from llm_latency.report import cards, tables
-from llm_latency.stats.estimate import estimate
+from llm_latency.report.show import show
 from tests.support import factories
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">'
@@ -32,85 +31,6 @@ class Tags(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-
-
-def test_every_cell_has_a_state() -> None:
-    table = tables.cells(factories.frame(failed=factories.FAILED, rounds=6))
-    assert len(table) == 9
-    state = table.set_index(["n_ctx", "n_batch"])["trials"]
-    assert state["512", "128"] == "ok 18"
-    assert state["2048", "512"] == "oom 18"
-    assert state["1024", "128"] == "invalid 18"
-    assert (table["trials"] != "").all()
-
-
-def test_estimates_stand_with_their_interval_and_n() -> None:
-    table = tables.cells(factories.frame(failed=factories.FAILED, rounds=6))
-    for column in ("TTFT at 64, ms", "TTFT at 448, ms", "decode after 448, tok/s", "load, ms"):
-        for text in table[column]:
-            assert text == "–" or re.fullmatch(r"[\d.,]+ \[[\d.,]+–[\d.,]+\] n \d+", text)
-    few = tables.cells(factories.frame(rounds=2))["TTFT at 448, ms"]
-    assert few.str.fullmatch(r"[\d.,]+ \([\d.,]+–[\d.,]+\) n 2").all()
-
-
-def test_short() -> None:
-    assert tables.short(estimate([])) == "–"
-    assert tables.short(estimate([0.4]), 1e3) == "400 n 1"
-    assert tables.short(estimate([0.0123, 0.0125]), 1e3) == "12.4 (12.3–12.5) n 2"
-    assert tables.short(estimate([1, 2, 3, 4, 5, 6]), 1) == "3.50 [1.00–6.00] n 6"
-
-
-def test_failed_cells_show_no_number() -> None:
-    table = tables.cells(factories.frame(failed=factories.FAILED, rounds=6))
-    bad = table[table["trials"] != "ok 18"]
-    assert len(bad) == 2
-    for column in table.columns:
-        if column.endswith((", ms", "tok/s", "MiB")):
-            assert (bad[column] == "–").all(), column
-    assert "not allocate" in table.set_index("trials")["notes"]["oom 18"]
-
-
-def test_partly_failed_cells_count_both() -> None:
-    made = factories.records(n_ctx=(512,), n_batch=(128,), prompts=(64,), rounds=3)
-    bad = factories.record(made[0].trial.settings, 64, round=9, failure=("timeout", "too slow"))
-    table = tables.cells(factories.to_frame([*made, bad]))
-    assert table["trials"].tolist() == ["ok 3, timeout 1"]
-    assert table["notes"].tolist() == ["too slow (1 of 4)"]
-    assert table["TTFT at 64, ms"].str.endswith("n 3").all()
-
-
-def test_other_settings_that_vary_name_the_cell() -> None:
-    table = tables.cells(factories.frame(others={"flash_attn": [False, True]}, rounds=1))
-    assert len(table) == 18
-    assert set(table["flash_attn"]) == {"False", "True"}
-    assert "use_mmap" not in table
-
-
-def test_vram_has_a_column_where_there_is_a_gpu() -> None:
-    assert "VRAM, MiB" in tables.memory(factories.frame(rounds=1, gpu=True))
-    assert "VRAM, MiB" in tables.cells(factories.frame(rounds=1, gpu=True))
-    assert "VRAM, MiB" not in tables.memory(factories.frame(rounds=1))
-    assert "RAM, MiB" in tables.cells(factories.frame(rounds=1))
-
-
-def test_memory_adds_up() -> None:
-    table = tables.memory(factories.frame(rounds=1, n_ctx=(512,), n_batch=(512,)))
-    row = table.iloc[0]
-    parts = ("weights, MiB", "KV cache, MiB", "compute, MiB", "output, MiB")
-    assert sum(float(row[part]) for part in parts) == pytest.approx(float(row["sum, MiB"]), abs=1)
-    assert row["KV cache, MiB"] == "4.00"
-
-
-def test_warnings_that_differ_in_numbers_are_one() -> None:
-    made = [
-        factories.record(
-            factories.Settings(), 64, round=n, warnings=[f"others took {n}% of the time; stop them"]
-        )
-        for n in (7, 23, 11)
-    ]
-    assert tables.cells(factories.to_frame(made))["notes"].tolist() == [
-        "others took 7–23% of the time"
-    ]
 
 
 def test_settings_in_force_shows_only_what_differs() -> None:
@@ -163,9 +83,7 @@ def test_cards_name_the_model_by_its_file() -> None:
     assert dict(cards.parameters(info).to_numpy())["model"] == "a.gguf"
 
 
-@pytest.mark.parametrize(
-    "table", [tables.cells, tables.memory, tables.failures, tables.settings_in_force]
-)
+@pytest.mark.parametrize("table", [tables.failures, tables.settings_in_force])
 @pytest.mark.parametrize(
     "frame",
     [
@@ -176,7 +94,7 @@ def test_cards_name_the_model_by_its_file() -> None:
     ids=["empty", "one cell", "all failed"],
 )
 def test_tables_bear_poor_frames(table, frame: pd.DataFrame) -> None:  # type: ignore[no-untyped-def]
-    assert tables.show(table(frame)).to_html()
+    assert show(table(frame)).to_html()
 
 
 def test_show_escapes_everything() -> None:
@@ -190,21 +108,20 @@ def test_show_escapes_everything() -> None:
     info = factories.info(name=HOSTILE, **{HOSTILE: HOSTILE})
     info["plan"]["parameters"][HOSTILE] = HOSTILE
     every = [
-        tables.cells(frame),
         tables.failures(frame),
         cards.machine({"machine": {"cpu": HOSTILE, HOSTILE: HOSTILE}}),
         cards.model(info),
         cards.parameters(info),
     ]
     for table in every:
-        page = Tags(tables.show(table).to_html())
+        page = Tags(show(table).to_html())
         assert not {"script", "img"} & page.seen
         assert not {name for name in page.attributes if name.startswith("on")}
         assert "alert(1)" in page.text, "escaped, not lost"
 
 
 def test_show_displays_without_an_index() -> None:
-    html = tables.show(tables.failures(factories.frame(failed=factories.FAILED))).to_html()
+    html = show(tables.failures(factories.frame(failed=factories.FAILED))).to_html()
     assert "row_heading" not in html
     assert 'class="lab grid"' in html
     assert "bad" in html

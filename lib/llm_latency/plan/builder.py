@@ -55,6 +55,8 @@ class Request:
         Returns a model's name in its canonical form, or refuses it.
     replaced
         Options that a parameter of the question's own stands for: name and what to give instead.
+    grids
+        Whether options may be lists too, since the question asks every combination of them.
 
     Attributes
     ----------
@@ -70,6 +72,8 @@ class Request:
         given: Mapping[str, Any],
         check_model: Callable[[Any], str],
         replaced: Mapping[str, str] | None = None,
+        *,
+        grids: bool = False,
     ) -> None:
         own = {name: value for name, value in given.items() if name != "options"}
         options = dict(given.get("options", {}))
@@ -86,8 +90,8 @@ class Request:
         self.question = question
         self.given: dict[str, Any] = own | {**OPTIONS, **options} | own
         check_sizes(self.given)
-        # Those that no cell of this question reads would not be looked at again.
-        build(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
+        if not grids:  # those that no cell of this question reads would not be looked at again
+            build(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
         self.model = check_model(plain(self.given["model"]))
 
     def one(self, name: str) -> Any:

@@ -128,14 +128,18 @@ class Workload(Frozen):
         None, description="A chat of several turns, in French or English"
     )
     max_tokens: Count = Field(32, description="Tokens to generate")
-    length: Literal["fixed", "natural"] = Field("fixed", description="When generation ends")
+    length: Literal["fixed", "natural"] = Field(
+        "fixed", description="fixed: exactly max_tokens; natural: stop at end-of-generation"
+    )
     cache_mode: CacheMode = Field(
         "cold", description="Whether the KV cache holds a part of the prompt beforehand"
     )
     prefix_tokens: Annotated[int, Field(ge=0, le=MAX_INT32)] = Field(
-        0, description="Prompt tokens that are in the KV cache beforehand, with cache_mode prefix"
+        0, description="Prompt tokens already in the KV cache; 0: all are evaluated"
     )
-    via: Via = Field("engine", description="Way through llama-cpp-python")
+    via: Via = Field(
+        "engine", description="Way through llama-cpp-python: engine, generate or stream"
+    )
     repeats: Annotated[int, Field(ge=0, le=10_000)] = Field(
         1, description="Further generations in the same process after the first"
     )
@@ -176,8 +180,12 @@ class Start(Frozen):
     ``python_state`` by llama-cpp-python's ``load_state``.
     """
 
-    page_cache: PageCache = Field("as_is", description="State of the model file's pages at start")
-    warm_up: WarmUp = Field("none", description="What is run before the first generation")
+    page_cache: PageCache = Field(
+        "as_is", description="The model's file at start: resident in RAM, evicted, or as_is"
+    )
+    warm_up: WarmUp = Field(
+        "none", description="Run before the first generation: none, tokens, batch, …"
+    )
     memory_limit_bytes: Annotated[int, Field(ge=2**24, le=2**62)] | None = Field(
         None, description="Most RAM that the process may use, 16 MiB at least; None: all there is"
     )

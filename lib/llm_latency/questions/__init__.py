@@ -39,6 +39,10 @@ QUESTIONS: dict[str, Question] = {
     "everything": Question("Why is the first reply late, and what makes it sooner?", False),
 }
 """Every question by the name of its module and notebook, in their order."""
+SWEEP_FIGURES = (
+    *("ttft_by_prompt", "total_by_generated", "speed_heatmap"),
+    *("latency_by_memory", "memory_by_n_ctx"),
+)
 
 
 def module(name: str) -> ModuleType:
@@ -88,3 +92,10 @@ class Face:
 
 experiments = Face("plan", viewed=False, more={"from_notebook": "notebook:from_notebook"})
 """``lab.experiments.sweep(...)``: the plan of every question."""
+plots = Face(
+    "figure",
+    more={name: f"sweep:{name}" for name in SWEEP_FIGURES} | {"latency_by_tokens": "sweep:figure"},
+)
+"""``lab.plots.sweep(run)``: the figure of every question, and the named figures of the sweep."""
+answers = Face("answer")
+"""``lab.answers.sweep(run)``: the answer of every question."""

@@ -118,9 +118,6 @@ def by_cell(frame: pd.DataFrame) -> pd.DataFrame:
     return data
 
 
-prepare = by_cell
-
-
 def _readable(names: pd.Series) -> pd.Series:
     """Return names from outside as a figure can show them: seen, short, and still apart."""
     known: dict[Any, str] = {}

@@ -36,8 +36,9 @@ def label_ends(ax: Axes, ends: Sequence[End], *, leader: bool = False) -> None:
         needs = (gaps[index - 1] + gaps[index]) / 2 if index else 0.0
         placed.append(max(want, placed[-1] + needs) if placed else want)
     # Pushed upwards only so far; now let the whole pile sink back to its middle.
-    # The lowest stays within reach of the axes, and the others keep their distance from it.
-    shift = max((sum(at) - sum(placed)) / len(at), gaps[0] / 2 - 6 - placed[0])
+    # It stays beside the axes, below their title; a pile too high for them stands on the ground.
+    shift = min((sum(at) - sum(placed)) / len(at), height_points - gaps[-1] / 2 - placed[-1])
+    shift = max(shift, gaps[0] / 2 - 6 - placed[0])
     placed = [place + shift for place in placed]
     # All names of a pile stand in one column.
     moved = leader or any(abs(a - b) > 5 for a, b in zip(at, placed, strict=True))

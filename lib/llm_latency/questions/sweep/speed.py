@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,56 +12,52 @@ from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
 from llm_latency.errors import ParameterError
+from llm_latency.questions.sweep.view import View
 from llm_latency.records import frame as fr
 from llm_latency.report import style
-from llm_latency.report.style import styled
-from llm_latency.stats.estimate import FEWEST, Estimate, estimates
+from llm_latency.stats.estimate import FEWEST, Estimate, per_process
 from llm_latency.words import counts, number, percent, setting
 
+TITLES = {"decode_tps": "Decode speed, tok/s", "prefill_tps": "Prefill speed, tok/s"}
 
-@styled
-def speed_heatmap(
-    df: pd.DataFrame, metric: fr.Metric = "decode_tps", ax: Axes | None = None
-) -> Axes:
+
+@style.styled
+def speed_heatmap(view: View, metric: fr.Metric = "decode_tps", ax: Axes | None = None) -> Axes:
     """Draw speed over ``n_ctx`` and ``n_batch``, with n, and failed cells as what they are.
 
     The colours span at least 10 % of the median to either side, so that noise does not look
-    like a result; the title says how far the cells really are apart.
+    like a result; the title says how far the cells are apart, and processes of one cell.
 
     Parameters
     ----------
-    df
-        Rows of a run, ``run.frame()``.
+    view
+        The sweep.
     metric
         ``"decode_tps"`` or ``"prefill_tps"``, at the longest prompt that was measured.
     ax
         Axes to draw into; a new figure if not given.
     """
-    titles = {"decode_tps": "Decode speed, tok/s", "prefill_tps": "Prefill speed, tok/s"}
-    if metric not in titles:
+    if metric not in TITLES:
         raise ParameterError(f"metric={metric!r} is refused: give 'decode_tps' or 'prefill_tps'.")
-    data = fr.prepare(df)
-    table = fr.cells(data)
-    row_names = [name for name in fr.keys(data) if name != "n_batch"]
+    table = fr.cells(view.data)
+    row_names = [name for name in fr.keys(view.data) if name != "n_batch"]
     rows = list(dict.fromkeys(_row_label(cell, row_names) for _, cell in table.iterrows()))
     columns = [setting(value) for value in sorted(table["n_batch"].unique())]
     if ax is None:
         ax = style.new_axes(8.0, 1.65 + 0.62 * max(1, len(rows)))
-    ax.set_title(titles[metric])
+    ax.set_title(TITLES[metric])
     if table.empty:
         return style.say_empty(ax, "Nothing was measured")
-    longest = fr.longest_prompt(data)
-    at_length = data if longest is None else data[data["prompt_tokens"] == longest]
-    found = estimates(at_length, metric, ["cell"])
-    measured = [value.median for value in found.values() if value.n]
-    norm = _honest_range(measured)
+    part = view.data if view.longest is None else view.at_longest
+    speeds = view.estimates(metric)
+    norm = _honest_range([speed.median for speed in speeds.values()])
     for y, x in product(range(len(rows)), range(len(columns))):
         _draw_empty_cell(ax, x, y)
     for _, cell in table.iterrows():
         x = columns.index(setting(cell["n_batch"]))
         y = rows.index(_row_label(cell, row_names))
-        part = at_length[at_length["cell"] == cell["cell"]]
-        _draw_cell(ax, x, y, found.get(cell["cell"]), part, metric, norm)
+        mine = part[part["cell"] == cell["cell"]]
+        _draw_cell(ax, x, y, speeds.get(cell["cell"]), mine, metric, norm)
     ax.set(xlim=(0, len(columns)), ylim=(0, len(rows)))
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns)
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows)
@@ -71,8 +66,8 @@ def speed_heatmap(
     ax.spines[:].set_visible(False)
     ax.set_xlabel("n_batch")
     ax.set_ylabel(" · ".join(row_names))
-    if measured:
-        style.subtitle(ax, _say_span(measured, longest, found))
+    if speeds:
+        style.subtitle(ax, _say_span(view, metric, speeds))
         scale = mpl.cm.ScalarMappable(norm, style.SHADES)
         ax.figure.colorbar(scale, ax=ax, label="tok/s", shrink=0.9, pad=0.02)
     return ax
@@ -89,15 +84,19 @@ def _honest_range(values: list[float]) -> Normalize:
     return Normalize(min(0.9 * middle, *values), max(1.1 * middle, *values))
 
 
-def _say_span(values: list[float], longest: float | None, found: dict[Any, Estimate]) -> str:
-    samples = sorted({value.n for value in found.values() if value.n})
-    text = f"Medians after a prompt of {longest:,.0f} tokens; n: processes"
-    if len(values) > 1:
-        apart = (max(values) - min(values)) / float(np.median(values))
-        text += f"; slowest to fastest {percent(apart)}"
-        if samples[0] < FEWEST:
-            text += " (n < 6: may be noise)"
-    return text
+def _say_span(view: View, metric: str, speeds: dict[str, Estimate]) -> str:
+    """Say how far the cells are apart, and how far processes of one and the same cell."""
+    text = f"Medians after a prompt of {view.longest:,.0f} tokens; n: processes"
+    medians = [speed.median for speed in speeds.values()]
+    if len(medians) < 2:
+        return text
+    apart = (max(medians) - min(medians)) / float(np.median(medians))
+    text += f"; slowest to fastest {percent(apart)}"
+    each = per_process(view.at_longest, metric, ["cell"]).dropna().groupby("cell")[metric]
+    within = ((each.max() - each.min()) / each.median())[each.count() > 1]
+    if len(within):
+        text += f", within a cell up to {percent(float(within.max()))}"
+    return text + (" (n < 6: may be noise)" if int(each.count().min()) < FEWEST else "")
 
 
 def _draw_empty_cell(ax: Axes, x: int, y: int) -> None:

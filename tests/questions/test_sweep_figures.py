@@ -1,8 +1,7 @@
-"""Figures are drawn, then asked what they show: labels, limits, hatches, words."""
+"""The figures of a sweep are drawn, then asked what they show: labels, limits, hatches, words."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,12 +13,11 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from llm_latency import plots
 from llm_latency.errors import ParameterError
-from llm_latency.plots.grouping import grouping_of
+from llm_latency.questions import sweep
+from llm_latency.questions.sweep.grouping import grouping_of
 from llm_latency.records import frame as fr
-from llm_latency.report import style
-from llm_latency.report.labels import End, label_ends
+from llm_latency.report.page import Rows
 from llm_latency.words import MIB
 from tests.support import factories
 
@@ -27,12 +25,12 @@ matplotlib.use("agg")
 
 Draw = Callable[..., Any]
 EVERY: list[Draw] = [
-    plots.latency_by_tokens,
-    plots.ttft_by_prompt,
-    plots.total_by_generated,
-    plots.speed_heatmap,
-    plots.latency_by_memory,
-    plots.memory_by_n_ctx,
+    sweep.figure,
+    sweep.ttft_by_prompt,
+    sweep.total_by_generated,
+    sweep.speed_heatmap,
+    sweep.latency_by_memory,
+    sweep.memory_by_n_ctx,
 ]
 
 
@@ -40,6 +38,10 @@ EVERY: list[Draw] = [
 def _closed() -> Iterator[None]:
     yield
     plt.close("all")
+
+
+def view(frame: pd.DataFrame) -> sweep.View:
+    return sweep.View(Rows(frame, factories.info()))
 
 
 def words(ax: Axes) -> str:
@@ -83,7 +85,7 @@ POOR = {
 @pytest.mark.parametrize("draw", EVERY)
 @pytest.mark.parametrize("frame", POOR.values(), ids=POOR)
 def test_poor_frames_are_drawn_as_what_they_are(draw: Draw, frame: pd.DataFrame) -> None:
-    axes = np.atleast_1d(draw(frame))
+    axes = np.atleast_1d(draw(view(frame)))
     axes[0].figure.canvas.draw()
     text = words(axes[0])
     if not len(frame) or not (frame["status"] == "ok").any():
@@ -95,7 +97,7 @@ def test_settings_of_matplotlib_stay_as_they_were(draw: Draw) -> None:
     before = dict(matplotlib.rcParams)
     matplotlib.interactive(True)
     try:
-        draw(factories.frame(rounds=1))
+        draw(view(factories.frame(rounds=1)))
         assert plt.isinteractive(), "a notebook shows figures only while this is on"
     finally:
         matplotlib.interactive(False)
@@ -105,34 +107,34 @@ def test_settings_of_matplotlib_stay_as_they_were(draw: Draw) -> None:
 @pytest.mark.parametrize("draw", EVERY[1:])
 def test_axes_of_others_are_used(draw: Draw) -> None:
     _, ax = plt.subplots()
-    assert draw(factories.frame(rounds=1), ax=ax) is ax
+    assert draw(view(factories.frame(rounds=1)), ax=ax) is ax
     assert len(plt.get_fignums()) == 1
 
 
 def test_two_axes_or_none() -> None:
     _, two = plt.subplots(1, 2)
-    drawn = plots.latency_by_tokens(factories.frame(rounds=1), axes=two)
+    drawn = sweep.figure(view(factories.frame(rounds=1)), axes=two)
     assert list(drawn) == list(two)
     with pytest.raises(ParameterError, match="give two"):
-        plots.latency_by_tokens(factories.frame(rounds=1), axes=[two[0]])
+        sweep.figure(view(factories.frame(rounds=1)), axes=[two[0]])
 
 
 def test_latencies_start_at_zero() -> None:
     frame = factories.frame(rounds=2)
     for ax in (
-        *plots.latency_by_tokens(frame),
-        plots.latency_by_memory(frame),
-        plots.memory_by_n_ctx(frame),
+        *sweep.figure(view(frame)),
+        sweep.latency_by_memory(view(frame)),
+        sweep.memory_by_n_ctx(view(frame)),
     ):
         assert ax.get_ylim()[0] == 0
-    left, right = plots.latency_by_tokens(frame)
+    left, right = sweep.figure(view(frame))
     assert left.get_xlim()[0] == right.get_xlim()[0] == 0
     assert left.get_ylabel() == "TTFT, ms" and right.get_ylabel().endswith("ms")
 
 
 def test_lines_go_through_the_medians_and_points_are_processes() -> None:
     frame = factories.frame(rounds=5, ttft=by_batch)
-    ax = plots.ttft_by_prompt(frame)
+    ax = sweep.ttft_by_prompt(view(frame))
     lines = {line.get_label(): line for line in ax.lines}
     assert set(lines) == {"n_batch 128", "n_batch 256", "n_batch 512"}
     good = frame[(frame["n_batch"] == 256) & (frame["prompt_tokens"] == 192)]
@@ -144,7 +146,7 @@ def test_lines_go_through_the_medians_and_points_are_processes() -> None:
 
 def test_curves_reach_the_total_latency() -> None:
     frame = factories.frame(rounds=2, ttft=by_batch)
-    ax = plots.total_by_generated(frame)
+    ax = sweep.total_by_generated(view(frame))
     (line,) = [line for line in ax.lines if line.get_label() == "n_batch 512"]
     assert list(line.get_xdata()) == list(range(1, 33))
     part = frame[(frame["n_batch"] == 512) & (frame["prompt_tokens"] == 448)]
@@ -164,7 +166,7 @@ def test_curves_reach_the_total_latency() -> None:
     ],
 )
 def test_as_few_lines_as_tell_the_truth(ttft: Any, labels: list[str] | None, sentence: str) -> None:
-    grouping = grouping_of(fr.prepare(factories.frame(rounds=3, ttft=ttft)))
+    grouping = grouping_of(fr.by_cell(factories.frame(rounds=3, ttft=ttft)))
     found = [group.label for group in grouping.groups]
     assert found == labels if labels else len(found) == 9
     assert sentence in grouping.sentence
@@ -175,27 +177,15 @@ def test_settings_that_make_no_difference_are_drawn_together() -> None:
     frame = factories.frame(
         rounds=2, ttft=by_both, others={"flash_attn": [False, True]}, n_ctx=(512, 2048)
     )
-    grouping = grouping_of(fr.prepare(frame))
+    grouping = grouping_of(fr.by_cell(frame))
     assert len(grouping.groups) == 6
     assert "flash_attn False/True" in grouping.sentence
     looks = {(group.colour, group.dash) for group in grouping.groups}
     assert len(looks) == 6
 
 
-def test_labels_stand_beside_the_lines_and_apart() -> None:
-    _, ax = plt.subplots()
-    ax.set_ylim(0, 100)
-    ends = [End(1, y, f"line {y}", "#000000") for y in (50, 50.5, 51, 90)]
-    label_ends(ax, ends)
-    ax.get_figure().canvas.draw()
-    # An annotation's own extent holds its leader line too.
-    boxes = [matplotlib.text.Text.get_window_extent(text) for text in ax.texts]
-    for one, other in itertools.combinations(boxes, 2):
-        assert not one.overlaps(other)
-
-
 def test_failed_cells_are_hatched_with_their_word_and_no_colour() -> None:
-    ax = plots.speed_heatmap(factories.frame(rounds=6, failed=factories.FAILED))
+    ax = sweep.speed_heatmap(view(factories.frame(rounds=6, failed=factories.FAILED)))
     assert len(hatched(ax)) == 2
     assert {p.get_facecolor()[:3] for p in hatched(ax)} == {(1.0, 1.0, 1.0)}
     text = words(ax)
@@ -205,7 +195,7 @@ def test_failed_cells_are_hatched_with_their_word_and_no_colour() -> None:
 
 
 def test_heatmap_does_not_blow_up_noise() -> None:
-    ax = plots.speed_heatmap(factories.frame(rounds=6))
+    ax = sweep.speed_heatmap(view(factories.frame(rounds=6)))
     bar = ax.figure.axes[-1]
     low, high = bar.get_ylim()
     assert (high - low) / ((high + low) / 2) == pytest.approx(0.2, rel=0.02)
@@ -214,48 +204,48 @@ def test_heatmap_does_not_blow_up_noise() -> None:
 
 def test_heatmap_covers_real_differences() -> None:
     frame = factories.frame(rounds=6, ttft=by_both)
-    ax = plots.speed_heatmap(frame, "prefill_tps")
+    ax = sweep.speed_heatmap(view(frame), "prefill_tps")
     low, high = ax.figure.axes[-1].get_ylim()
     longest = frame[frame["prompt_tokens"] == 448]
     assert low > 0
     assert low < longest.groupby("cell_id")["prefill_tps"].median().min() * 1.01
     assert high > longest.groupby("cell_id")["prefill_tps"].median().max() * 0.99
     assert "n < 6" not in words(ax)
-    assert "n < 6" in words(plots.speed_heatmap(factories.frame(rounds=2)))
+    assert "n < 6" in words(sweep.speed_heatmap(view(factories.frame(rounds=2))))
 
 
 def test_heatmap_says_what_was_not_planned() -> None:
     frame = factories.frame(rounds=1)
-    ax = plots.speed_heatmap(frame[~((frame["n_ctx"] == 512) & (frame["n_batch"] == 128))])
+    ax = sweep.speed_heatmap(view(frame[~((frame["n_ctx"] == 512) & (frame["n_batch"] == 128))]))
     shown = [t for t in ax.texts if t.get_text() == "not planned" and t.get_zorder() < 1]
     assert shown
 
 
 def test_heatmap_refuses_unknown_metrics() -> None:
     with pytest.raises(ParameterError, match="give 'decode_tps' or"):
-        plots.speed_heatmap(factories.frame(rounds=1), "speed")  # type: ignore[arg-type]
+        sweep.speed_heatmap(view(factories.frame(rounds=1)), "speed")  # type: ignore[arg-type]
 
 
 def test_memory_axis_says_which_memory_and_why() -> None:
-    on_cpu = plots.latency_by_memory(factories.frame(rounds=1)).get_xlabel()
+    on_cpu = sweep.latency_by_memory(view(factories.frame(rounds=1))).get_xlabel()
     assert on_cpu.startswith("RAM, MiB") and "no layer was on a GPU" in on_cpu
-    on_gpu = plots.latency_by_memory(factories.frame(rounds=1, gpu=True)).get_xlabel()
+    on_gpu = sweep.latency_by_memory(view(factories.frame(rounds=1, gpu=True))).get_xlabel()
     assert on_gpu.startswith("VRAM, MiB")
     blind = factories.frame(rounds=1, gpu=True)
     blind["vram_process_bytes"] = None
-    assert "whole card" in plots.latency_by_memory(blind).get_xlabel()
+    assert "whole card" in sweep.latency_by_memory(view(blind)).get_xlabel()
     blind["vram_delta_bytes"] = None
-    assert "could not be read" in plots.latency_by_memory(blind).get_xlabel()
+    assert "could not be read" in sweep.latency_by_memory(view(blind)).get_xlabel()
 
 
 def test_memory_axis_does_not_blow_up_small_differences() -> None:
-    ax = plots.latency_by_memory(factories.frame(rounds=1, n_ctx=(512, 768), n_batch=(128,)))
+    ax = sweep.latency_by_memory(view(factories.frame(rounds=1, n_ctx=(512, 768), n_batch=(128,))))
     low, high = ax.get_xlim()
     assert (high - low) / (high + low) == pytest.approx(0.1, rel=0.01)
 
 
 def test_every_cell_is_named_in_latency_by_memory() -> None:
-    ax = plots.latency_by_memory(factories.frame(rounds=2, failed=factories.FAILED))
+    ax = sweep.latency_by_memory(view(factories.frame(rounds=2, failed=factories.FAILED)))
     filled = [line for line in ax.lines if line.get_label().startswith("n_ctx")]
     assert len(filled) == 7
     assert "512 · 128" in words(ax)
@@ -264,7 +254,7 @@ def test_every_cell_is_named_in_latency_by_memory() -> None:
 
 def test_bars_are_the_parts_that_llama_cpp_named() -> None:
     frame = factories.frame(rounds=1, n_batch=(512,))
-    ax = plots.memory_by_n_ctx(frame)
+    ax = sweep.memory_by_n_ctx(view(frame))
     kv = [c for c in ax.containers if c.get_label() == "_KV cache"]
     assert [bar.get_height() for c in kv for bar in c] == pytest.approx([4, 8, 16])
     top = kv[-1][0].get_y()
@@ -277,33 +267,20 @@ def test_bars_are_the_parts_that_llama_cpp_named() -> None:
 
 
 def test_bars_that_are_alike_are_one() -> None:
-    ax = plots.memory_by_n_ctx(factories.frame(rounds=1, n_ctx=(2048,), n_batch=(512, 1024)))
+    ax = sweep.memory_by_n_ctx(view(factories.frame(rounds=1, n_ctx=(2048,), n_batch=(512, 1024))))
     assert [label.get_text() for label in ax.get_xticklabels()] == ["512–1024"]
 
 
 def test_failed_bars_are_hatched() -> None:
-    ax = plots.memory_by_n_ctx(factories.frame(rounds=1, failed=factories.FAILED))
+    ax = sweep.memory_by_n_ctx(view(factories.frame(rounds=1, failed=factories.FAILED)))
     assert len(hatched(ax)) == 2
     assert "oom 3" in words(ax)
 
 
 def test_failures_are_named_under_the_figure() -> None:
-    left, _ = plots.latency_by_tokens(factories.frame(rounds=1, failed=factories.FAILED))
+    left, _ = sweep.figure(view(factories.frame(rounds=1, failed=factories.FAILED)))
     text = words(left)
     assert "Not drawn: n_ctx 2048, n_batch 512 (oom 3)" in text
     assert "Grey ×, in no line: n_ctx 1024, n_batch 128 (invalid 3)" in text
     crosses = [c for c in left.collections if c.get_label() == "invalid"]
     assert crosses and len(crosses[0].get_offsets()) == 3 * 2
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 6])
-def test_colours_keep_their_order_in_greyscale(count: int) -> None:
-    light = [style.luminance(colour) for colour in style.ramp(count)]
-    assert light == sorted(light)
-    assert all(b - a > 0.03 for a, b in itertools.pairwise(light))
-    assert all(style.luminance(style.deep(c)) <= 0.34 for c in style.ramp(count))
-
-
-def test_parts_differ_in_greyscale() -> None:
-    light = [style.luminance(colour) for colour in style.PART_COLOURS]
-    assert all(b - a > 0.1 for a, b in itertools.pairwise(light))
