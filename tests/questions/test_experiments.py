@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from llm_latency.questions.notebook import defaults
 from llm_latency.records.store import RunStore
 from tests.support.factories import FakeWorker
 
-advising = sys.modules["llm_latency.questions.advise.planning"]
+advising = importlib.import_module("llm_latency.questions.advise.planning")
 
 
 @pytest.fixture(autouse=True)

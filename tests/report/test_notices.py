@@ -65,7 +65,7 @@ def test_escape_leaves_only_letters(hostile: str) -> None:
 
 
 def test_cells_are_described_as_shortly_as_the_grid_allows() -> None:
-    data = frame.prepare(factories.frame(rounds=1))
+    data = frame.by_cell(factories.frame(rounds=1))
     names = list(frame.cells(data)["cell"])
     assert frame.describe(data, names) == "all cells"
     column = [name for name in names if name.endswith("n_batch 128")]
