@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from llm_latency.machine import devices, host
+from llm_latency.machine import devices, disturbance
 from llm_latency.machine.devices import (
     Activity,
     DeviceLostError,
@@ -97,7 +97,7 @@ def test_a_device_that_is_lost_has_no_peak_and_disturbs() -> None:
     assert (vram.before_bytes, vram.peak_bytes, vram.process_bytes) == (1 * MIB, None, None)
     assert state.temperature_c == 70  # seen while it was there
     assert "(gone)" in str(state.lost)
-    assert state.lost in host.disturbances(HostState(gpu=state), 1.0)
+    assert state.lost in disturbance.disturbances(HostState(gpu=state), 1.0)
     assert (card.available, card.why) == (False, state.lost)
     assert device.closed == 1
 

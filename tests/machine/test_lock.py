@@ -212,7 +212,8 @@ import os, sys
 from pathlib import Path
 from llm_latency.machine import lock
 from llm_latency.errors import LabError
-os.setgid(65534); os.setuid(int(sys.argv[1]))  # who may not read where Python lies
+lock.Note.model_rebuild()  # with modules that the other user may not read where Python lies
+os.setgid(65534); os.setuid(int(sys.argv[1]))
 lock.machine_path = lambda: Path(sys.argv[2])
 os.environ.pop(lock.VARIABLE)
 try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency.machine import host, memory_cap
+from llm_latency.machine import disturbance, memory_cap
 from llm_latency.machine.memory_cap import limited
 from llm_latency.measure import runner, trial
 from llm_latency.model import names
@@ -106,7 +106,7 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
 
 def test_a_process_at_its_limit_did_not_disturb_itself() -> None:
     waiting = HostState(memory_pressure_fraction=0.3)
-    assert host.disturbances(waiting, 1.0, [])
+    assert disturbance.disturbances(waiting, 1.0, [])
     limit = MemoryLimit(asked_bytes=50 * MIB, by="cgroup")
-    assert not host.disturbances(trial._judged(waiting, limit), 1.0, [])
-    assert host.disturbances(trial._judged(waiting, None), 1.0, [])
+    assert not disturbance.disturbances(trial._judged(waiting, limit), 1.0, [])
+    assert disturbance.disturbances(trial._judged(waiting, None), 1.0, [])

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pynvml
 import pytest
 
-from llm_latency.machine import host, nvml
+from llm_latency.machine import disturbance, nvml
 from llm_latency.machine.devices import GpuCard, GpuWatch, gpu_card
 from llm_latency.machine.nvml import NvidiaDevice
 from llm_latency.records.record import HostState
@@ -369,7 +369,7 @@ def test_a_card_that_is_lost_has_no_peak_and_is_said() -> None:
     assert (vram.peak_bytes, vram.process_bytes) == (None, None)
     assert state.temperature_c == 83.0  # seen while it was there
     assert "GPU is lost" in str(state.lost)
-    assert state.lost in host.disturbances(HostState(gpu=state), 1.0)
+    assert state.lost in disturbance.disturbances(HostState(gpu=state), 1.0)
     assert library.shut == 1
 
 

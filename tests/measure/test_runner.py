@@ -333,7 +333,7 @@ def test_a_disturbed_trial_is_measured_again_and_both_records_stay(
         disturb["n"] += 1
         return ["a neighbour"] if disturb["n"] == 2 else []
 
-    monkeypatch.setattr(trial.host, "disturbances", noisy)
+    monkeypatch.setattr(trial.disturbance, "disturbances", noisy)
     plan = lab.experiments.sweep(
         model=str(tiny), n_ctx=512, n_batch=256, prompt_tokens=8, max_tokens=3, rounds=3,
         repeats=0, repeat_disturbed=True, run_id="again",

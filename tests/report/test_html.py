@@ -237,6 +237,12 @@ def test_an_error_tells_no_folder_of_the_machine(tmp_path: Path) -> None:
     assert "anna" not in page.source
 
 
+def test_lines_to_paste_name_the_file_alone(tmp_path: Path) -> None:
+    lines = "In Python:\n\n~~~python\nLlama(model_path='/home/anna/my models/a b.gguf')\n~~~"
+    page = write(tmp_path, [*cells(), code("lines", markdown_output(markdown(lines)))])
+    assert "a b.gguf" in page.text and "anna" not in page.source and "my models" not in page.source
+
+
 def test_other_errors_keep_their_name(tmp_path: Path) -> None:
     error = new_output("error", ename="KeyError", evalue="'x'", traceback=["secret traceback"])
     page = write(tmp_path, [*cells(), code("1", error)])

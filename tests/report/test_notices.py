@@ -8,6 +8,7 @@ import pytest
 
 from llm_latency.records import frame
 from llm_latency.report import page
+from llm_latency.report.appendix import how_measured
 from llm_latency.words import escape
 from tests.support import factories
 from tests.support.pages import plain, text
@@ -46,12 +47,12 @@ def test_model_notice() -> None:
 
 
 def test_method_is_the_plan() -> None:
-    said = text(page.method(INFO))
+    said = text(how_measured(INFO))
     assert "2 rounds: 54 trials" in said and "seed 0" in said and "0.3.36" in said
     assert "no 95 % interval" in said
     six = {"plan": {**INFO["plan"], "rounds": 6}}
-    assert "with their distribution-free 95 % interval" in text(page.method(six))
-    assert text(page.method({}))
+    assert "with their distribution-free 95 % interval" in text(how_measured(six))
+    assert text(how_measured({}))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,7 @@ def test_cells_are_described_as_shortly_as_the_grid_allows() -> None:
 def test_the_method_counts_the_cells_measured_twice(twins: int, words: str) -> None:
     info = factories.info()
     info["plan"]["cells"] = [{}] * 5 + [{"twin": True}] * twins
-    said = text(page.method(info))
+    said = text(how_measured(info))
     assert "5 cells" in said
     assert (words in said) if words else ("twice" not in said)
 

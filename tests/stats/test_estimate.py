@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from llm_latency.errors import ParameterError
-from llm_latency.records.frame import prepare
+from llm_latency.records.frame import by_cell
 from llm_latency.stats.estimate import (
     FEWEST,
     Estimate,
@@ -142,7 +142,7 @@ def test_twins_and_superseded_trials_do_not_count() -> None:
     gone = frame.assign(trial_id=frame["trial_id"] + "-old", superseded=True, ttft_s=9.0)
     both = pd.concat([frame, twin, gone])
     assert estimates(both, "ttft_s") == estimates(frame, "ttft_s")
-    assert len(prepare(both)) == len(frame)
+    assert len(by_cell(both)) == len(frame)
 
 
 def test_a_setting_that_was_not_given_is_a_key() -> None:

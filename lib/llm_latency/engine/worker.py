@@ -22,7 +22,7 @@ import psutil
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import EngineError
-from llm_latency.machine import host, limits, memory_cap
+from llm_latency.machine import disturbance, host, limits, memory_cap
 from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import ProcessMemory
@@ -100,7 +100,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
             asked = prompts.question(model, workload, repeat)
-            watch = host.CpuWatch.start()
+            watch = disturbance.CpuWatch.start()
             answer = model.generate(
                 asked.prompt,
                 workload.max_tokens,

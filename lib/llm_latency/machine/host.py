@@ -1,9 +1,4 @@
-"""The machine: its card, the memory of this process, and what else ran meanwhile.
-
-llama.cpp's decode threads wait for each other at a barrier for every operation, spinning. One
-other busy process on a 2-core machine took decode from 53 to 1.3 tokens/s, and the spread of
-repeats did not show it. So the share of CPU time that others took is kept with every trial.
-"""
+"""The machine: its card, the versions of what runs on it, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -12,9 +7,6 @@ import json
 import os
 import platform
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +15,7 @@ from pydantic import Field
 
 from llm_latency.base import Part
 from llm_latency.machine import limits
-from llm_latency.records.record import Generation, HostState, ProcessMemory
-
-OTHER_LIMIT = 0.05
-"""Share of CPU time taken by others above which a trial is called disturbed."""
-STEAL_LIMIT = 0.02
-"""Share of CPU time taken by the hypervisor above which a trial is called disturbed."""
-PRESSURE_LIMIT = 0.05
-"""Share of time spent waiting for memory above which a trial is called disturbed."""
-SWAP_LIMIT = 1 << 24
-"""Bytes swapped above which a trial is called disturbed."""
-TICK_S = 0.01
-"""The grain of the kernel's CPU clocks."""
+from llm_latency.records.record import ProcessMemory
 
 
 class MachineCard(Part):
@@ -142,154 +123,3 @@ def process_memory() -> ProcessMemory:
         major_faults=int(stat[9]),
         read_bytes=int(io["read_bytes"]) if "read_bytes" in io else None,
     )
-
-
-@dataclass(frozen=True)
-class CpuWatch:
-    """The CPU clocks at the start of a trial; :meth:`state` says what others took since.
-
-    Ours is what this process uses, which it counts by itself, and what the child uses that it
-    measures; all the rest is others'.
-    """
-
-    started_s: float
-    busy_s: float
-    steal_s: float
-    own_s: float
-    waited_s: float | None
-    swapped_bytes: int
-    available_bytes: int
-
-    @classmethod
-    def start(cls) -> CpuWatch:
-        """Read the clocks."""
-        busy, steal = _cpu_clocks()
-        return cls(
-            started_s=time.perf_counter(),
-            busy_s=busy,
-            steal_s=steal,
-            own_s=_own_cpu_s(),
-            waited_s=_waited_for_memory_s(),
-            swapped_bytes=_swapped_bytes(),
-            available_bytes=_available_bytes(),
-        )
-
-    def state(self, child_cpu_s: float | None = 0.0) -> HostState:
-        """Return what others took of all CPU time since the start.
-
-        Parameters
-        ----------
-        child_cpu_s
-            CPU time of a child that is measured, in seconds; 0 where this process measures
-            itself; ``None`` where the child died without telling: then nobody can say what
-            was taken by others.
-        """
-        busy, steal = _cpu_clocks()
-        elapsed_s = time.perf_counter() - self.started_s
-        capacity_s = elapsed_s * (os.cpu_count() or 1)
-        waited_s = _waited_for_memory_s()
-        pressure = other = stolen = None
-        if waited_s is not None and self.waited_s is not None:
-            pressure = min(1.0, (waited_s - self.waited_s) / elapsed_s)
-        # A few ticks say nothing.
-        if capacity_s >= 10 * TICK_S:
-            stolen = min(1.0, max(0.0, (steal - self.steal_s) / capacity_s))
-            if child_cpu_s is not None:
-                own_s = child_cpu_s + _own_cpu_s() - self.own_s
-                other = min(1.0, max(0.0, (busy - self.busy_s - own_s) / capacity_s))
-        return HostState(
-            cpu_other_fraction=other,
-            cpu_steal_fraction=stolen,
-            memory_pressure_fraction=pressure,
-            swapped_bytes=_swapped_bytes() - self.swapped_bytes,
-            available_bytes=self.available_bytes,
-        )
-
-
-def _waited_for_memory_s() -> float | None:
-    """Return the seconds in which some process waited for memory; ``None`` where untold."""
-    try:
-        some = Path("/proc/pressure/memory").read_text().splitlines()[0]
-        return int(some.rpartition("total=")[2]) / 1e6
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _swapped_bytes() -> int:
-    swap = psutil.swap_memory()
-    return int(swap.sin + swap.sout)
-
-
-def _cpu_clocks() -> tuple[float, float]:
-    """Return the seconds that all CPUs were busy, and were stolen, since the machine started."""
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    steal = getattr(times, "steal", 0.0)
-    # guest time is already contained in user time.
-    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return sum(times) - idle - steal - guest, steal
-
-
-def _own_cpu_s() -> float:
-    times = psutil.Process().cpu_times()
-    return float(times.user + times.system)
-
-
-def _available_bytes() -> int:
-    return int(psutil.virtual_memory().available)
-
-
-def _blur(span_s: float) -> float:
-    """Return the share of CPU time that two ticks of the kernel's clocks make of a span."""
-    return 2 * TICK_S / max(span_s * (os.cpu_count() or 1), TICK_S)
-
-
-def disturbances(
-    state: HostState, span_s: float, generations: Sequence[Generation] = ()
-) -> list[str]:
-    """Return what disturbed a trial, one sentence each: what was seen and what to do.
-
-    Parameters
-    ----------
-    state
-        The machine during the whole trial.
-    span_s
-        How long the trial took, in seconds. The kernel counts CPU time in ticks of 10 ms, so
-        the shorter a span, the coarser its share; that much is forgiven.
-    generations
-        The trial's generations: the worst moment counts, where it was long enough to be seen.
-    """
-    spans = [
-        (span_s, state.cpu_other_fraction, state.cpu_steal_fraction),
-        *((g.timings.total_s, g.cpu_other_fraction, g.cpu_steal_fraction) for g in generations),
-    ]
-    other = [o for s, o, _ in spans if o is not None and o > OTHER_LIMIT + _blur(s)]
-    steal = [t for s, _, t in spans if t is not None and t > STEAL_LIMIT + _blur(s)]
-    causes = []
-    if other:
-        causes.append(
-            f"other processes took {max(other):.0%} of the CPU time; close them and measure again"
-        )
-    if steal:
-        causes.append(
-            f"the hypervisor took {max(steal):.0%} of the CPU time; measure again, or on a "
-            "machine of your own"
-        )
-    if (state.memory_pressure_fraction or 0) > PRESSURE_LIMIT:
-        causes.append(
-            f"processes waited for memory {state.memory_pressure_fraction:.0%} of the time; free "
-            "some RAM, or choose a smaller n_ctx or model"
-        )
-    if (state.swapped_bytes or 0) > SWAP_LIMIT:
-        causes.append(
-            f"{(state.swapped_bytes or 0) / 2**20:.0f} MiB went to or from swap; free some RAM"
-        )
-    if state.gpu.throttle:
-        causes.append(f"the GPU slowed itself down ({state.gpu.throttle}); let it cool and repeat")
-    if state.gpu.lost:
-        causes.append(state.gpu.lost)
-    if state.gpu.foreign_processes:
-        causes.append(
-            f"{state.gpu.foreign_processes} other processes computed on the GPU; close them"
-        )
-    return causes

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import ParameterError
-from llm_latency.machine import host, page_cache
+from llm_latency.machine import disturbance, page_cache
 from llm_latency.machine.devices import GpuWatch
 from llm_latency.machine.memory_cap import limited
 from llm_latency.machine.vram_ballast import leaving
@@ -80,7 +80,7 @@ def _measure(job: Job, model: Path) -> Record:
     circumstances = Circumstances(
         job.timeout_s, log, log_start=size_of(log), generations=generations
     )
-    cpu = host.CpuWatch.start()
+    cpu = disturbance.CpuWatch.start()
     with limited(job.trial.start.memory_limit_bytes) as limit, GpuWatch() as gpu:
         request = job.request(model).model_copy(
             update={"join": limit.join, "data_bytes": limit.data_bytes}
@@ -123,7 +123,7 @@ def _measure(job: Job, model: Path) -> Record:
                 *(final.warnings if final else []),
                 *([file_pages.why] if file_pages.why else []),
             ],
-            "disturbed": host.disturbances(_judged(beside, memory_limit), child_s, answers),
+            "disturbed": disturbance.disturbances(_judged(beside, memory_limit), child_s, answers),
             "system_info": transcript.latest("system_info"),
         }
     )

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from IPython.display import Markdown, display
 
-from llm_latency.report import cards, page, tables
+from llm_latency.report import cards, tables
+from llm_latency.report.page import code, markdown
+from llm_latency.report.phrases import INTERVAL
 from llm_latency.report.show import show
+from llm_latency.stats.estimate import FEWEST
+from llm_latency.words import escape, missing, several
 
 
 def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = None) -> None:
@@ -30,12 +36,86 @@ def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = N
     ):
         if len(table):
             _show(f"## {head}", show(table))
-    _show("## Method", method or page.method(info), show(cards.parameters(info)))
+    _show("## Method", method or how_measured(info), show(cards.parameters(info)))
     model, machine = cards.model(info), cards.machine(info)
     _show("## Machine and model", show(machine), show(model))
-    _show("## Data", data or page.data(run.path))
+    _show("## Data", data or where_it_lies(run.path))
 
 
 def _show(*pieces: Any) -> None:
     head, *others = pieces
-    display(page.markdown(head), *others)  # type: ignore[no-untyped-call]
+    display(markdown(head), *others)  # type: ignore[no-untyped-call]
+
+
+def how_measured(info: Mapping[str, Any]) -> Markdown:
+    """Return how the run was measured, out of its plan.
+
+    Parameters
+    ----------
+    info
+        The content of ``run.json``.
+    """
+    plan, versions = info.get("plan") or {}, info.get("versions") or {}
+    planned, rounds = list(plan.get("cells") or []), int(plan.get("rounds") or 0)
+    cells = sum(1 for cell in planned if not cell.get("twin"))
+    if not cells or not rounds:
+        return markdown("How this run was planned is not stored with it.")
+    sentences = [
+        f"{several(cells, 'cell')} (settings × workload × start), each measured in "
+        f"{several(rounds, 'round')}"
+        + _twice(len(planned) - cells)
+        + f": {len(planned) * rounds:,} trials, each in a fresh process, in an "
+        f"order shuffled within each round (seed {escape(plan.get('seed', 'unknown'))})."
+    ]
+    sentences += _workload(planned, plan.get("parameters") or {})
+    sentences.append(
+        "In estimates a process counts once, with the median of its generations. "
+        + (
+            f"Estimates are medians over processes with their distribution-free {INTERVAL}."
+            if rounds >= FEWEST
+            else f"With {several(rounds, 'process', 'processes')} per cell there is no {INTERVAL}: "
+            "the range from smallest to largest is shown."
+        )
+    )
+    engine = versions.get("llama_cpp_python") or (info.get("engine") or {}).get("version")
+    sentences.append(f"Engine: llama-cpp-python {escape(engine or 'of unknown version')}.")
+    return markdown(" ".join(sentences))
+
+
+def _twice(twins: int) -> str:
+    """Say how many cells were measured twice."""
+    if not twins:
+        return ""
+    which = "one of them" if twins == 1 else f"{twins} of them"
+    return f", {which} twice to show the noise"
+
+
+def _workload(planned: list[dict[str, Any]], given: Mapping[str, Any]) -> list[str]:
+    """Say what each process does, as far as it is the same in all."""
+    work = [cell.get("workload") or {} for cell in planned]
+    repeats = {w.get("repeats") for w in work} if any(work) else {given.get("repeats")}
+    sentences = []
+    if len(repeats) == 1 and not missing(count := repeats.pop()):
+        more = f" and then {escape(count)} more" if count else ""
+        sentences.append(f"A process loads the model and generates once{more}.")
+    if {w.get("cache_mode") for w in work} == {"cold"}:
+        sentences.append("Every generation begins with an empty prompt cache.")
+    return sentences
+
+
+def where_it_lies(path: Path, run_id: str = "") -> Markdown:
+    """Return where the run's data lies, and how to read it again.
+
+    Parameters
+    ----------
+    path
+        The run's folder.
+    run_id
+        Its name; by default that of the folder.
+    """
+    name = escape(run_id or Path(path).name)
+    return markdown(
+        f"Every figure and sentence above is computed from the records of the run **{name}**, in "
+        f"the folder of that name under outputs/runs. `lab.load_runs` reads them again, given that "
+        f"folder or the {code('run_id')}."
+    )

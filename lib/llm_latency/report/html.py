@@ -241,4 +241,6 @@ def _wanted(output: Any) -> bool:
         return False  # quoted in the banner; the traceback is in the notebook
     for kind in set(output.data) - SHOWN:
         del output.data[kind]
+    if words := output.data.get("text/markdown"):  # lines to paste hold the path for who ran it
+        output.data["text/markdown"] = without_folders(words)
     return any(str(content).strip() for content in output.data.values())

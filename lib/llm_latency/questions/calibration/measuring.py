@@ -9,7 +9,7 @@ from tqdm import tqdm
 from llm_latency.base import Frozen
 from llm_latency.engine import probe
 from llm_latency.errors import ParameterError
-from llm_latency.machine import host
+from llm_latency.machine import disturbance
 from llm_latency.measure.resume import find
 from llm_latency.measure.session import Session, session
 from llm_latency.questions.calibration import bench
@@ -117,7 +117,7 @@ def _measure(planned: Planned, held: Session, tool: Path) -> Pair:
         llama_bench_line=line,
         llama_bench_reason=outcome.reason,
         llama_bench_s=outcome.child_s,
-        llama_bench_disturbed=host.disturbances(outcome.host, outcome.child_s),
+        llama_bench_disturbed=disturbance.disturbances(outcome.host, outcome.child_s),
         probe=costs,
     )
 
