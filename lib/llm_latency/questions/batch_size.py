@@ -176,7 +176,7 @@ def _verdict(
     if undecided:
         nearest = min(undecided, key=lambda cell: abs(against[cell].change))
         return "undecided", (
-            f"Whether less than **{_name(chosen)}** is enough is **undecided**; the nearest "
+            f"Whether less than **{_name(chosen)}** is enough is {phrases.UNDECIDED}; the nearest "
             f"smaller, {_name(nearest)}, takes {phrases.difference(against[nearest])}."
         )
     if chosen != view.best:

@@ -239,14 +239,15 @@ def _disk(view: View) -> tuple[str, list[Comparison]]:
     """Say what a start from the disk takes longer than one from RAM."""
     if lost := view.uncontrolled:
         return (
-            f"What the disk does is **undecided**: in {several(lost, 'process', 'processes')} the "
-            "page cache was not brought into the state that was asked for.",
+            f"What the disk does is {phrases.UNDECIDED}: in "
+            f"{several(lost, 'process', 'processes')} the page cache was not brought into the "
+            "state that was asked for.",
             [],
         )
     if not (pairs := view.pairs()):
         return (
-            "What of it is the disk is **undecided**: no way of reading was measured both with the "
-            "file on the disk and with it in RAM.",
+            f"What of it is the disk is {phrases.UNDECIDED}: no way of reading was measured both "
+            "with the file on the disk and with it in RAM.",
             [],
         )
     found = [view.compare("first_token_s", *pair) for pair in pairs]

@@ -209,7 +209,7 @@ HEADS = {
     "slower": "A rich context is slower per token, not faster",
     "faster": "A rich context is faster per token",
     "same": "A rich context is as fast per token as a short prompt",
-    "undecided": "Whether a rich context is faster is undecided",
+    "undecided": f"Whether a rich context is faster is {phrases.WORDS['undecided']}",
 }
 
 
@@ -220,7 +220,9 @@ def answer(view: View) -> Answer:
     chats = view.chats
     if not chats or SHORT not in view.kinds:
         lacking = "conversation" if not chats else "short prompt"
-        sentence = f"**Undecided**: no {lacking} could be measured."
+        sentence = (
+            f"Whether a rich context is faster is {phrases.UNDECIDED}: no {lacking} was measured."
+        )
         return Answer(f"no {lacking} could be measured", "undecided", "", (sentence,))
     found = {kind: view.compare("decode_s", SHORT, kind) for kind in chats}
     verdicts = {one.verdict for one in found.values()}

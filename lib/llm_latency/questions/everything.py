@@ -27,7 +27,7 @@ from llm_latency.plan.spec import Plan, RunId
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.records.folders import outputs_dir, project_dir
 from llm_latency.records.store import RunStore
-from llm_latency.report import page, tables
+from llm_latency.report import page, phrases, tables
 from llm_latency.words import escape
 
 PRESETS = ("quick", "standard", "rigorous")
@@ -194,7 +194,8 @@ def table(runs: Runs) -> pd.DataFrame:
     for name, view in runs.views.items():
         found = module(name).answer(view)
         asks = QUESTIONS[name].asks.replace("`", "")
-        rows.append((asks, html.unescape(found.line), found.verdict, found.sure))
+        verdict = phrases.WORDS.get(found.verdict, found.verdict)
+        rows.append((asks, html.unescape(found.line), verdict, found.sure))
     return pd.DataFrame(rows, columns=["question", "answer", "verdict", "how sure"])
 
 

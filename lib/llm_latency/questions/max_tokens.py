@@ -202,7 +202,9 @@ def answer(view: View) -> Answer:
     if nothing := no_answer(view.data):
         return nothing
     if not view.asked:
-        sentence = f"What {code('max_tokens')} costs is **undecided**: no process has a latency."
+        sentence = (
+            f"What {code('max_tokens')} costs is {phrases.UNDECIDED}: no process has a latency."
+        )
         return Answer("no latency is known", "undecided", "", (sentence,))
     first, last = view.asked[0], view.asked[-1]
     kinds = [
@@ -212,8 +214,8 @@ def answer(view: View) -> Answer:
     ]
     found = [view.compare((str(k), first), (str(k), last)) for k in kinds if first != last]
     fitted = view.lines["generated"]
-    text = f"what a further token costs is **undecided** below {FEWEST} processes of two lengths."
-    line_text = "what a further token costs is undecided"
+    line_text = f"what a further token costs is {phrases.WORDS['undecided']}"
+    text = f"{line_text} below {FEWEST} processes of two lengths."
     if fitted is not None:
         (cost, basis), rest = phrases.slope(fitted, "ms"), phrases.amount(fitted.intercept, "ms")
         text = f"each further token takes **{cost}** {basis}, and prefill and all else {rest}."
@@ -235,12 +237,12 @@ def _predicted(view: View) -> str:
     tests = view.tests()
     if not tests:
         why = "no line to test" if view.unseen_places else "no length was held out"
-        return f"Whether latency can be predicted is **undecided**: {why}."
+        return f"Whether latency can be predicted is {phrases.UNDECIDED}: {why}."
     worst = max((abs(test.error.median) for test in tests.values()), default=0.0)
     judged = [test.inside for test in tests.values() if test.inside is not None]
     inside = f"{sum(judged)} of {len(judged)} lie within the measured interval"
     if not judged:
-        inside = f"whether that is within the noise is **undecided** below {FEWEST} processes"
+        inside = f"whether that is within the noise is {phrases.UNDECIDED} below {FEWEST} processes"
     off = f"off by at most **{percent(worst)}**"
     return f"At lengths that the line has not seen it is {off}: {inside}."
 

@@ -210,7 +210,7 @@ def answer(view: View) -> Answer:
     base, lock = Kind(memory, BASE), Kind(memory, "mlock")
     limits = [s for s in map(partial(_short, view), view.memories[1:]) if s]
     if not {base, lock} <= set(view.measured):
-        sentence = f"{lead}, **undecided**: mmap and mlock were not both measured ({memory})."
+        sentence = f"{lead}, {phrases.UNDECIDED}: mmap and mlock were not both measured ({memory})."
         return Answer("mmap and mlock were not both measured", "undecided", "",
                       (sentence, *limits[:3]))  # fmt: skip
     total = view.compare("total_s", base, lock)

@@ -204,14 +204,17 @@ def answer(view: View) -> Answer:
     if nothing := no_answer(view.data):
         return nothing
     if not view.lengths:
-        sentence = "What a longer prompt costs is **undecided**: no process has a known TTFT."
+        sentence = (
+            f"What a longer prompt costs is {phrases.UNDECIDED}: no process has a known TTFT."
+        )
         return Answer("no TTFT is known", "undecided", "", (sentence,))
     first, last = view.lengths[0], view.lengths[-1]
     ttft = view.estimates("ttft_s")
     if first == last:
         sentence = (
-            "Whether a longer prompt is slower is **undecided**: one length was measured, with a "
-            f"TTFT of {phrases.estimate(ttft[first], 'ms')}; give {code('prompt_tokens')} several."
+            f"Whether a longer prompt is slower is {phrases.UNDECIDED}: one length was measured, "
+            f"with a TTFT of {phrases.estimate(ttft[first], 'ms')}; give "
+            f"{code('prompt_tokens')} several."
         )
         return Answer("one length was measured", "undecided", "", (sentence,))
     found = view.compare(first, last)
@@ -235,7 +238,7 @@ def answer(view: View) -> Answer:
 def _slope(view: View, prefill: Line | None) -> str:
     """Say what a thousand tokens cost along a straight line."""
     if prefill is None:
-        return f"What a further token costs is **undecided** below {FEWEST} processes."
+        return f"What a further token costs is {phrases.UNDECIDED} below {FEWEST} processes."
     cost, basis = phrases.slope(prefill, "ms", PER)
     places = f"at {len(view.lengths)} lengths"
     return f"**{PER:,} further tokens cost {cost}** of prefill {places} {basis}."
@@ -244,7 +247,7 @@ def _slope(view: View, prefill: Line | None) -> str:
 def _bent(view: View) -> str:
     """Say whether the square of the length shows, and how much it adds at the longest prompt."""
     if (curve := view.bend) is None:
-        return f"Whether it stays a line is **undecided** below {FEWEST_PLACES} lengths in a round."
+        return f"Whether it is a line is {phrases.UNDECIDED} below {FEWEST_PLACES} lengths a round."
     added = (
         f"the square of the length adds {phrases.estimate(curve.added, 'ms', bold=False)} at "
         f"{view.lengths[-1]:,.0f} tokens, {phrases.minus(percent(curve.share.median))} of prefill"
@@ -252,7 +255,7 @@ def _bent(view: View) -> str:
     if curve.turn in ("upwards", "downwards"):
         reach = f", noticeable from {number(curve.noticeable.median)} tokens on"
         return f"It bends **{curve.turn}**: {added}{reach if curve.noticeable.n else ''}."
-    word = "**undecided**" if curve.turn == "undecided" else "not told from none"
+    word = phrases.UNDECIDED if curve.turn == "undecided" else "not told from none"
     return f"A bend is {word}: {added}."
 
 
@@ -270,7 +273,7 @@ def _edge(view: View) -> str:
         "slower": "shows",
         "same": "does not show",
         "faster": "shows, and a token costs less past it",
-        "undecided": "is undecided",
+        "undecided": f"is {phrases.WORDS['undecided']}",
     }[found.verdict]
     return (
         f"The edge of a batch **{outcome}**: from {edge.below:,.0f} to {edge.above:,.0f} tokens, "

@@ -212,8 +212,8 @@ def answer(view: View) -> Answer:
         return nothing
     if not view.measured:
         sentence = (
-            "Whether a warm run is faster is **undecided**: no process has both a first and a "
-            "further generation; give repeats of 1 or more."
+            f"Whether a warm run is faster is {phrases.UNDECIDED}: no process has both a first and "
+            "a further generation; give repeats of 1 or more."
         )
         return Answer("no warm run was measured", "undecided", "", (sentence,))
     tokens = max(prompt.tokens for prompt in view.measured)
@@ -237,7 +237,7 @@ def answer(view: View) -> Answer:
             f"cache does {phrases.estimate(cache, 'ms')}, that is **{share}**."
         )
     else:
-        sentences.append("How much of a gain is the prompt cache is **undecided**.")
+        sentences.append(f"How much of a gain is the prompt cache is {phrases.UNDECIDED}.")
     sentences += [_alone(view), phrases.noise(list(found.values()))]
     sure = phrases.sureness(list(found.values()))
     return Answer(line, verdict, sure, tuple(filter(None, sentences)))

@@ -199,8 +199,8 @@ def answer(view: View) -> Answer:
         return nothing
     if not view.compared:
         sentence = (
-            "Which warm-up pays is **undecided**: in no state of the page cache were both a "
-            "warm-up and its absence measured."
+            f"Which warm-up pays is {phrases.UNDECIDED}: in no state of the page cache were both "
+            "a warm-up and its absence measured."
         )
         return Answer("no warm-up was measured beside none", "undecided", "", (sentence,))
     place = view.compared[0]

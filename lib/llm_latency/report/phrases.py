@@ -17,6 +17,9 @@ from llm_latency.words import MIB, MS, decimals, number, percent, several
 
 FACTORS = {"ms": MS, "µs": 1e6, "MiB": MIB, "%": 100.0}
 """From the data's SI units to the screen's; 1 for all others."""
+WORDS = {"faster": "faster", "slower": "slower", "same": "same", "undecided": "undecided"}
+"""The verdicts of :mod:`llm_latency.stats.compare`, as readers see them."""
+UNDECIDED = f"**{WORDS['undecided']}**"
 INTERVAL = "95 % interval"
 RANGE = "range"
 BRACKETS = (
@@ -81,7 +84,7 @@ def _places(value: Estimate) -> int:
 
 def verdict(found: Comparison, words: dict[str, str] | None = None) -> str:
     """Return the verdict's word in bold; other words where what is compared is no time."""
-    return f"**{(words or {}).get(found.verdict, found.verdict)}**"
+    return f"**{(WORDS | (words or {}))[found.verdict]}**"
 
 
 def difference(
@@ -115,7 +118,7 @@ def change(found: Comparison, words: dict[str, str] | None = None) -> str:
     if ratio.n == 0:
         return "–"
     left, right = "[]" if ratio.kind == "interval" else "()"
-    word = (words or {}).get(found.verdict, found.verdict)
+    word = (WORDS | (words or {}))[found.verdict]
     if ratio.median >= FACTOR_FROM:
         size, bounds = f"× {number(ratio.median)}", f"{number(ratio.low)}–{number(ratio.high)}"
     else:
@@ -195,4 +198,4 @@ def _why(compared: Sequence[Comparison]) -> str:
     """Return what would decide those that are undecided."""
     if any(one.ratio.n < FEWEST or one.noise_floor is None for one in compared):
         return ""
-    return "; what is undecided needs more rounds or a quieter machine"
+    return f"; what is {WORDS['undecided']} needs more rounds or a quieter machine"

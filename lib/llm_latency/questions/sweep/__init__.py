@@ -86,7 +86,8 @@ def answer(view: View) -> Answer:
     compared = list(view.against_soonest.values())
     verdict, sentence = _verdict(view)
     line = f"{view.soonest}: TTFT {phrases.median(view.ttft[view.soonest], 'ms')}"
-    line += {"same": ", and others as soon", "undecided": ", undecided"}.get(verdict, "")
+    if verdict in ("same", "undecided"):
+        line += ", and others as soon" if verdict == "same" else f", {phrases.WORDS[verdict]}"
     sentences = (
         _soonest(view, view.soonest),
         sentence,
@@ -125,7 +126,7 @@ def _verdict(view: View) -> tuple[str, str]:
     if {found.verdict for found in rivals.values()} == {"same"}:
         return "same", f"**{others}** answer as soon; the nearest, {takes}."
     return "undecided", (
-        f"Whether it is the fastest is **undecided** against {others}; the nearest, {takes}."
+        f"Whether it is the fastest is {phrases.UNDECIDED} against {others}; the nearest, {takes}."
     )
 
 
