@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nbformat
-
 from llm_latency import questions
 from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.plan.builder import LEFT_TO_THE_ENGINE, OPTIONS, STRICTNESS
@@ -166,6 +164,8 @@ def description(plan: Callable[..., Any], name: str) -> str:
 
 def main(paths: list[str]) -> None:
     """Write the parameters cells of notebooks anew."""
+    import nbformat  # here, because it takes a second to import, which every notebook would wait
+
     for path in map(Path, paths):
         notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
         for cell in notebook.cells:
