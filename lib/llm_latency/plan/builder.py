@@ -80,10 +80,7 @@ class Request:
         self._replaced = replaced or {}
         for name, value in options.items():
             if name in self._replaced:
-                raise ParameterError(
-                    f"{name}={shown(value)} is refused: {question} sets it itself; give "
-                    f"{self._replaced[name]}."
-                )
+                raise set_by_itself(question, name, value, self._replaced[name])
             if name not in OPTIONS:
                 allowed = dict.fromkeys([*own, *OPTIONS])
                 raise unknown(name, question, [n for n in allowed if n not in self._replaced])
@@ -187,6 +184,13 @@ class Request:
                 },
             },
         )
+
+
+def set_by_itself(question: str, name: str, value: Any, instead: str) -> ParameterError:
+    """Return the error of an option that a parameter of the question's own stands for."""
+    return ParameterError(
+        f"{name}={shown(value)} is refused: {question} sets it itself; give {instead}."
+    )
 
 
 def unknown_value(name: str, value: Any, allowed: Collection[str]) -> ParameterError:

@@ -21,7 +21,7 @@ from typing import Any
 
 from llm_latency import questions
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan.builder import LEFT_TO_THE_ENGINE, OPTIONS, STRICTNESS
+from llm_latency.plan.builder import LEFT_TO_THE_ENGINE, OPTIONS, STRICTNESS, set_by_itself
 from llm_latency.plan.parameters import plain, shown
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
 from llm_latency.records.folders import outputs_dir
@@ -37,9 +37,16 @@ def defaults(plan: Callable[..., Any]) -> dict[str, Any]:
     signature = inspect.signature(plan).parameters.values()
     own = {p.name: p.default for p in signature if p.kind is not p.VAR_KEYWORD}
     takes_options = any(p.kind is p.VAR_KEYWORD for p in signature)
-    replaced = getattr(sys.modules[plan.__module__], "REPLACED", {})
-    options = {k: v for k, v in OPTIONS.items() if k not in replaced} if takes_options else {}
+    options = (
+        {k: v for k, v in OPTIONS.items() if k not in _replaced(plan)} if takes_options else {}
+    )
     return {**options, **own}
+
+
+def _replaced(plan: Callable[..., Any]) -> Mapping[str, str]:
+    """Return the options that a parameter of the question's own stands for, and which."""
+    replaced: Mapping[str, str] = getattr(sys.modules[plan.__module__], "REPLACED", {})
+    return replaced
 
 
 def from_notebook(name: str, namespace: Mapping[str, Any]) -> Any:
@@ -64,6 +71,8 @@ def from_notebook(name: str, namespace: Mapping[str, Any]) -> Any:
     make = questions.module(name).plan
     allowed = defaults(make)
     for injected in injected_names(namespace.get("In", [])):
+        if instead := _replaced(make).get(injected):
+            raise set_by_itself(name, injected, namespace.get(injected), instead)
         if injected not in allowed:
             raise ParameterError(
                 f"{injected}={shown(namespace.get(injected))}: the notebook {name} has no "
