@@ -336,3 +336,15 @@ def test_a_newer_plan_is_not_guessed_at(outputs: Path) -> None:
     RunStore.create(outputs / "runs" / "kept", {"plan": plan | {"colour": "blue"}})
     with pytest.raises(LabError, match=r"run\.json.*'colour'.*update the lab"):
         experiments.from_notebook("sweep", defaults(experiments.sweep) | {"run_id": "kept"})
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "instead"),
+    [("cold_start", "use_mlock", "reading"), ("advise", "n_batch", "n_ubatch")],
+)
+def test_an_option_that_a_question_sets_is_refused_with_what_to_give(
+    question: str, name: str, instead: str
+) -> None:
+    cell = f"# Parameters\n{name} = True"
+    with pytest.raises(ParameterError, match=f"{name}=True is refused.*; give {instead}"):
+        experiments.from_notebook(question, {"In": [cell], name: True})

@@ -37,10 +37,9 @@ def defaults(plan: Callable[..., Any]) -> dict[str, Any]:
     signature = inspect.signature(plan).parameters.values()
     own = {p.name: p.default for p in signature if p.kind is not p.VAR_KEYWORD}
     takes_options = any(p.kind is p.VAR_KEYWORD for p in signature)
-    options = (
-        {k: v for k, v in OPTIONS.items() if k not in _replaced(plan)} if takes_options else {}
-    )
-    return {**options, **own}
+    if not takes_options:
+        return own
+    return {name: value for name, value in OPTIONS.items() if name not in _replaced(plan)} | own
 
 
 def _replaced(plan: Callable[..., Any]) -> Mapping[str, str]:
