@@ -47,7 +47,7 @@ def bare(model: TimedModel, prompt: list[int], limit: int) -> tuple[float, list[
     step = C.llama_batch_get_one(one, 1)
     decode, sample = C.llama_decode, C.llama_sampler_sample
     tokens = [0] * limit
-    model.forget()
+    model.kv_cache.forget()
     gc.collect()
     gc.disable()
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import llm_latency as lab
-from llm_latency.engine import llama, prompts, timed
+from llm_latency.engine import library, prompts, timed
 from llm_latency.engine import warm_up as warming
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.timed import TimedModel as Model
@@ -71,7 +71,7 @@ def test_a_prompt_cache_hit_under_cold_is_caught(
 ) -> None:
     prompt = prompts.passage(model, 64)
     model.generate(prompt, max_tokens=1)
-    monkeypatch.setattr(model, "forget", lambda: None)
+    monkeypatch.setattr(model.kv_cache, "forget", lambda: None)
     caught = model.generate(prompt, max_tokens=1, via="generate")
     assert "cold was asked" in str(caught.problem)
     assert "in the KV cache" in str(caught.problem)
@@ -136,7 +136,7 @@ def test_natural_length_stops_at_end_of_generation(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ends = itertools.chain([False, False, True], itertools.repeat(True))
-    monkeypatch.setattr(llama.C, "llama_vocab_is_eog", lambda *_: next(ends))
+    monkeypatch.setattr(library.C, "llama_vocab_is_eog", lambda *_: next(ends))
     natural = model.generate("Bonjour", max_tokens=20)
     assert (natural.generated_tokens, natural.finish_reason) == (2, "stop")
     assert natural.problem is None
@@ -149,7 +149,7 @@ def test_an_early_end_under_fixed_length_is_caught(
 ) -> None:
     # A streamed completion stops at end-of-generation whatever was asked.
     ends = itertools.chain([False] * 3, itertools.repeat(True))
-    monkeypatch.setattr(llama.C, "llama_vocab_is_eog", lambda *_: next(ends))
+    monkeypatch.setattr(library.C, "llama_vocab_is_eog", lambda *_: next(ends))
     early = model.generate(prompts.passage(model, 20), max_tokens=20, length="fixed", via="stream")
     assert early.finish_reason == "stop"
     assert early.problem is not None
@@ -159,7 +159,7 @@ def test_an_early_end_under_fixed_length_is_caught(
 def test_an_answer_that_ends_at_once_has_no_speed(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama.C, "llama_vocab_is_eog", lambda *_: True)
+    monkeypatch.setattr(library.C, "llama_vocab_is_eog", lambda *_: True)
     nothing = model.generate("Bonjour", max_tokens=20)
     assert (nothing.generated_tokens, nothing.finish_reason) == (0, "stop")
     assert nothing.timings.itl_s == []
@@ -243,13 +243,13 @@ def test_a_broken_file_gives_llama_cpps_own_reason(
 
 
 def test_the_engines_card() -> None:
-    card = llama.engine_card()
+    card = library.engine_card()
     assert card.devices
     assert "CPU" in card.system_info
     assert card.version
 
 
 def test_the_wrapped_calls_are_put_back(tiny: Path) -> None:
-    before = llama.C.llama_model_load_from_file
+    before = library.C.llama_model_load_from_file
     with Model(tiny, Settings(n_ctx=256)):
-        assert llama.C.llama_model_load_from_file is before
+        assert library.C.llama_model_load_from_file is before

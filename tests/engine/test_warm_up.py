@@ -33,7 +33,7 @@ def test_what_a_warm_up_leaves_answers_as_a_cold_prompt_does(
     with TimedModel(tiny, Settings(n_ctx=512)) as model:
         warming.warm_up(model, start, ASKED, state)
         assert model.load.warm_up_s > 0
-        assert model.cached() == 100
+        assert model.kv_cache.length() == 100
         asked = prompts.question(model, ASKED, 0)
         warm = model.generate(asked.prompt, 8, length="fixed", prefix_tokens=asked.prefix_tokens)
     assert (warm.evaluated_tokens, warm.problem) == (20, None)

@@ -39,8 +39,8 @@ class Answer:
         self.tokens: list[int] = []
         self.stamps_s: list[float] = []
         self.stopped = False
-        model.prime_cache(prompt[:prefix])
-        self.cached = model.cached()
+        model.kv_cache.prime(prompt[:prefix])
+        self.cached = model.kv_cache.length()
         gc.collect()
         gc.disable()
         try:
@@ -120,7 +120,7 @@ class EngineAnswer(Answer):
             stamp = clock()
         self.end_s = stamp
         # The last token was sampled and not evaluated, unless it ended the answer.
-        model.note_cached_tokens([*prompt, *(tokens if self.stopped else tokens[:-1])])
+        model.kv_cache.note([*prompt, *(tokens if self.stopped else tokens[:-1])])
 
 
 class GenerateAnswer(Answer):

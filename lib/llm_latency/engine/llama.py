@@ -1,121 +1,35 @@
-"""llama.cpp, loaded: the only room that knows ``llama_cpp``.
+"""A model, loaded by llama.cpp, and the calls that evaluate it.
 
 What would make a figure false, and what is done about it here:
 
 - Unknown keyword arguments of ``Llama`` are dropped silently and sizes are clamped: what is in
   force is read back after loading (:class:`~llm_latency.records.record.Effective`).
-- ``Llama(verbose=False)`` sends what llama.cpp prints to /dev/null and hides its real errors:
-  the lab takes the log through a callback of its own.
+- ``Llama(verbose=False)`` would hide llama.cpp's real errors: its log goes through a callback of
+  the lab's own (:mod:`llm_latency.engine.library`).
 - The loading calls that ``Llama()`` makes are clocked one by one, since the constructor itself
   reads the file, allocates the KV cache and reserves the compute buffers.
 
-The clock of a generation is in :mod:`llm_latency.engine.timed`.
+The clock of a generation is in :mod:`llm_latency.engine.timed`, and what the context holds in
+:mod:`llm_latency.engine.kv_cache`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import os
-import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
-_import_started_s = time.perf_counter()
-import llama_cpp  # noqa: E402
-import llama_cpp.llama_cpp as C  # noqa: E402
-
-IMPORT_S = time.perf_counter() - _import_started_s
-"""Seconds that importing llama_cpp took in this process."""
-
-from llm_latency.engine.log import LlamaLog  # noqa: E402
-from llm_latency.errors import EngineError  # noqa: E402
-from llm_latency.machine import host, limits  # noqa: E402
-from llm_latency.model.gguf import FORMATS  # noqa: E402
-from llm_latency.plan.spec import UBATCH, Settings  # noqa: E402
-from llm_latency.records.record import Effective, EngineCard, LoadTimings  # noqa: E402
-
-_log = LlamaLog()
-
-
-@C.llama_log_callback  # type: ignore[untyped-decorator]
-def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    # An exception must not travel through C.
-    with contextlib.suppress(Exception):
-        _log.feed(level, text.decode("utf-8", "replace"))
-
-
-@contextlib.contextmanager
-def _logging_to(log: LlamaLog) -> Iterator[None]:
-    """Send llama.cpp's log to ``log`` from here on; llama-cpp-python's own chatter too."""
-    global _log
-    _log = log
-    C.llama_log_set(_on_log, ctypes.c_void_p(0))
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-        yield
-
-
-def system_info() -> str:
-    """Return what llama.cpp says of the CPU features it was compiled for and found."""
-    return str(C.llama_print_system_info().decode())
-
-
-def engine_card() -> EngineCard:
-    """Return what the installed engine is and which devices it sees."""
-    C.llama_backend_init()
-    library = C._lib
-    library.ggml_backend_dev_count.restype = ctypes.c_size_t
-    library.ggml_backend_dev_get.restype = ctypes.c_void_p
-    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
-        getattr(library, name).restype = ctypes.c_char_p
-        getattr(library, name).argtypes = [ctypes.c_void_p]
-    devices = []
-    for number in range(library.ggml_backend_dev_count()):
-        device = library.ggml_backend_dev_get(number)
-        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
-        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
-        devices.append(f"{name}: {text}")
-    return EngineCard(
-        version=llama_cpp.__version__,
-        system_info=system_info(),
-        gpu_offload=bool(C.llama_supports_gpu_offload()),
-        devices=devices,
-    )
-
-
-@contextlib.contextmanager
-def _timed_calls(module: ModuleType, *names: str) -> Iterator[dict[str, float]]:
-    """Clock the named functions of a module while the context lasts, in seconds.
-
-    Yields
-    ------
-    dict
-        Seconds spent in each function so far, by name.
-    """
-    spent = dict.fromkeys(names, 0.0)
-    originals = {name: getattr(module, name) for name in names}
-
-    def clocked(name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            start_s = time.perf_counter()
-            try:
-                return originals[name](*arguments)
-            finally:
-                spent[name] += time.perf_counter() - start_s
-
-        return call
-
-    for name in names:
-        setattr(module, name, clocked(name))
-    try:
-        yield spent
-    finally:
-        for name, original in originals.items():
-            setattr(module, name, original)
+from llm_latency.engine.kv_cache import KvCache
+from llm_latency.engine.library import IMPORT_S, C, Llama, logging_to, timed_calls
+from llm_latency.engine.log import LlamaLog
+from llm_latency.errors import EngineError
+from llm_latency.machine import host, limits
+from llm_latency.model.gguf import FORMATS
+from llm_latency.plan.spec import UBATCH, Settings
+from llm_latency.records.record import Effective, LoadTimings
 
 
 class Counters(NamedTuple):
@@ -157,6 +71,8 @@ class Model:
         What llama.cpp says it allocated, in bytes.
     log : LlamaLog
         llama.cpp's log of this model.
+    kv_cache : KvCache
+        What its context holds.
     """
 
     def __init__(self, path: Path, settings: Settings, stream: TextIO | None = None) -> None:
@@ -164,11 +80,11 @@ class Model:
         threads = settings.n_threads or limits.usable_cpus()
         calls = ("llama_backend_init", "llama_model_load_from_file", "llama_init_from_model")
         start_s = time.perf_counter()
-        with _logging_to(self.log), _timed_calls(C, *calls) as spent:
+        with logging_to(self.log), timed_calls(C, *calls) as spent:
             # Llama() does this once per process without saying how long it took.
             C.llama_backend_init()
             try:
-                self._llama = llama_cpp.Llama(
+                self._llama = Llama(
                     str(path),
                     n_ctx=settings.n_ctx,
                     n_batch=settings.n_batch,
@@ -192,7 +108,7 @@ class Model:
         # From here on it would print, and reset the counters, at every completion.
         self._llama.verbose = False
         self._ctx = self._llama.ctx
-        self._memory = C.llama_get_memory(self._ctx)
+        self.kv_cache = KvCache(self._llama, self.log)
         self._vocab = self._llama._model.vocab
         self._sampler = C.llama_sampler_init_greedy()
         self._one = (C.llama_token * 1)()
@@ -268,80 +184,6 @@ class Model:
     def is_end(self, token: int) -> bool:
         """Whether a token ends an answer."""
         return bool(C.llama_vocab_is_eog(self._vocab, token))
-
-    def forget(self) -> None:
-        """Empty the KV cache, and let llama-cpp-python know of it."""
-        C.llama_memory_clear(self._memory, False)
-        self._llama.reset()  # type: ignore[no-untyped-call]
-
-    def cached(self) -> int:
-        """Return how many tokens the KV cache holds, by llama.cpp's own account."""
-        return int(C.llama_memory_seq_pos_max(self._memory, 0)) + 1
-
-    def prime_cache(self, tokens: list[int]) -> None:
-        """Have exactly these tokens in the KV cache, before any clock starts.
-
-        Those that it holds already, from the left, are kept, and only the others evaluated.
-        """
-        cached_tokens = self.cached_tokens()
-        same = 0
-        for have, want in zip(cached_tokens, tokens, strict=False):
-            if have != want:
-                break
-            same += 1
-        # Not every architecture can give up the end of what it has seen.
-        kept = same > 0 and self.cached() == len(cached_tokens) and self._cut(same)
-        if not kept:
-            self.forget()
-        rest = tokens[same:] if kept else tokens
-        if rest:
-            self._llama.eval(rest)
-            self.wait()
-
-    def _cut(self, length: int) -> bool:
-        """Take all but the first tokens out of the KV cache, if that is possible."""
-        if not C.llama_memory_seq_rm(self._memory, 0, length, -1):
-            return False
-        self._llama.n_tokens = length
-        return True
-
-    def cached_tokens(self) -> list[int]:
-        """Return the tokens that were evaluated into the KV cache, by our own account."""
-        return [int(token) for token in self._llama.input_ids[: self._llama.n_tokens]]
-
-    def note_cached_tokens(self, tokens: list[int]) -> None:
-        """Let llama-cpp-python know which tokens were evaluated past it."""
-        self._llama.input_ids[: len(tokens)] = tokens
-        self._llama.n_tokens = len(tokens)
-
-    def save_state(self, path: Path) -> None:
-        """Write the KV cache and its tokens to a file by llama.cpp's own call."""
-        tokens = self.cached_tokens()
-        array = (C.llama_token * len(tokens))(*tokens)
-        name = os.fsencode(path)
-        if not C.llama_state_seq_save_file(self._ctx, name, 0, array, len(tokens)):
-            why = self.log.reason("llama.cpp gave no reason; make room on its disk")
-            raise EngineError(f"the state could not be written to {path}: {why}")
-
-    def restore_state(self, path: Path) -> None:
-        """Read what :meth:`save_state` wrote into an empty KV cache."""
-        self.forget()
-        room = self.effective.n_ctx
-        array, count = (C.llama_token * room)(), ctypes.c_size_t()
-        name, counted = os.fsencode(path), ctypes.byref(count)
-        if not C.llama_state_seq_load_file(self._ctx, name, 0, array, room, counted):
-            raise EngineError(f"llama.cpp does not accept the state in {path}; delete that file")
-        self.note_cached_tokens(array[: count.value])
-
-    def save_python_state(self, path: Path) -> None:
-        """Write the state as llama-cpp-python's ``save_state`` holds it, pickled."""
-        with path.open("wb") as file:
-            pickle.dump(self._llama.save_state(), file, protocol=pickle.HIGHEST_PROTOCOL)
-
-    def restore_python_state(self, path: Path) -> None:
-        """Read what :meth:`save_python_state` wrote: a file of the lab's own making."""
-        with path.open("rb") as file:
-            self._llama.load_state(pickle.load(file))
 
     def reset_counters(self) -> None:
         """Set llama.cpp's counters to zero, when all that was begun is done."""

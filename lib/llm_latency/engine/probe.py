@@ -93,7 +93,7 @@ def _run(model: Model, tokens: int) -> tuple[float, float, float]:
     stamps: list[float] = []
     sample, evaluate_one, wait = model.sample, model.evaluate_one, model.wait
     evaluated_s = sampled_s = 0.0
-    model.forget()
+    model.kv_cache.forget()
     gc.collect()
     gc.disable()
     try:

@@ -43,11 +43,11 @@ def warm_up(model: TimedModel, start: Start, workload: Workload, state: Path) ->
     elif kind == "batch":
         model.generate(full, max_tokens=1, length="fixed")
     elif kind == "system_prompt":
-        model.prime_cache(prefix)
+        model.kv_cache.prime(prefix)
     elif kind == "restored_state":
-        model.restore_state(state)
+        model.kv_cache.restore(state)
     else:
-        model.restore_python_state(state)
+        model.kv_cache.restore_python(state)
     spent_s = time.perf_counter() - start_s
     model.load = model.load.model_copy(
         update={"warm_up_s": spent_s, "load_s": model.load.load_s + spent_s}
@@ -58,10 +58,10 @@ def make_state(model: TimedModel, start: Start, workload: Workload, state: Path)
     """Evaluate the workload's prefix and write its state to a file, for other processes."""
     prefix = prompts.prefix(model, workload)
     start_s = time.perf_counter()
-    model.prime_cache(prefix)
+    model.kv_cache.prime(prefix)
     evaluated_s = time.perf_counter()
     draft = state.with_name(f"{state.name}.{os.getpid()}")
-    save = model.save_state if start.warm_up == "restored_state" else model.save_python_state
+    save = model.kv_cache.save if start.warm_up == "restored_state" else model.kv_cache.save_python
     save(draft)
     # On the disk, or its pages could not be put out of the page cache.
     with draft.open("rb") as file:

@@ -49,9 +49,9 @@ def main() -> None:
         _refuse_what_cannot_be()
         memory_cap.come_under(request.join, request.data_bytes)
         if request.trial is None:
-            from llm_latency.engine import llama
+            from llm_latency.engine import library
 
-            send(Event(phase="end", engine=llama.engine_card(), ended="done"))
+            send(Event(phase="end", engine=library.engine_card(), ended="done"))
         else:
             measure(request, request.trial, log, send)
     except Exception as error:  # whatever it is, the parent is told
@@ -68,7 +68,7 @@ def main() -> None:
 def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event], None]) -> None:
     """Load, warm up, generate first and repeat, sending each part as it is measured."""
     send(Event(phase="import llama_cpp"))
-    from llm_latency.engine import llama, prompts, timed, warm_up
+    from llm_latency.engine import library, prompts, timed, warm_up
 
     resident = ResidentMap(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
@@ -89,7 +89,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(
             Event(
                 phase="warm-up",
-                system_info=llama.system_info(),
+                system_info=library.system_info(),
                 effective=model.effective,
                 buffers=model.buffers,
                 load=model.load,

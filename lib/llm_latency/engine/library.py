@@ -1,0 +1,109 @@
+"""llama.cpp's library in this process: what it is, what it prints, and how long its calls take.
+
+``Llama(verbose=False)`` sends what llama.cpp prints to /dev/null and hides its real errors: the
+lab takes the log through a callback of its own. Whoever needs ``llama_cpp`` has it from here, so
+that its import is clocked whoever comes first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+_import_started_s = time.perf_counter()
+import llama_cpp.llama_cpp  # noqa: E402
+
+IMPORT_S = time.perf_counter() - _import_started_s
+"""Seconds that importing llama_cpp took in this process."""
+
+from llm_latency.engine.log import LlamaLog  # noqa: E402
+from llm_latency.records.record import EngineCard  # noqa: E402
+
+C = llama_cpp.llama_cpp
+"""llama.cpp's own calls."""
+Llama = llama_cpp.Llama
+"""llama-cpp-python's model."""
+
+_log = LlamaLog()
+
+
+@C.llama_log_callback  # type: ignore[untyped-decorator]
+def _on_log(level: int, text: bytes, _: ctypes.c_void_p) -> None:
+    # An exception must not travel through C.
+    with contextlib.suppress(Exception):
+        _log.feed(level, text.decode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def logging_to(log: LlamaLog) -> Iterator[None]:
+    """Send llama.cpp's log to ``log`` from here on; llama-cpp-python's own chatter too."""
+    global _log
+    _log = log
+    C.llama_log_set(_on_log, ctypes.c_void_p(0))
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def system_info() -> str:
+    """Return what llama.cpp says of the CPU features it was compiled for and found."""
+    return str(C.llama_print_system_info().decode())
+
+
+def engine_card() -> EngineCard:
+    """Return what the installed engine is and which devices it sees."""
+    C.llama_backend_init()
+    library = C._lib
+    library.ggml_backend_dev_count.restype = ctypes.c_size_t
+    library.ggml_backend_dev_get.restype = ctypes.c_void_p
+    library.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+    for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
+        getattr(library, name).restype = ctypes.c_char_p
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+    devices = []
+    for number in range(library.ggml_backend_dev_count()):
+        device = library.ggml_backend_dev_get(number)
+        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
+        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
+        devices.append(f"{name}: {text}")
+    return EngineCard(
+        version=llama_cpp.__version__,
+        system_info=system_info(),
+        gpu_offload=bool(C.llama_supports_gpu_offload()),
+        devices=devices,
+    )
+
+
+@contextlib.contextmanager
+def timed_calls(module: ModuleType, *names: str) -> Iterator[dict[str, float]]:
+    """Clock the named functions of a module while the context lasts, in seconds.
+
+    Yields
+    ------
+    dict
+        Seconds spent in each function so far, by name.
+    """
+    spent = dict.fromkeys(names, 0.0)
+    originals = {name: getattr(module, name) for name in names}
+
+    def clocked(name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            start_s = time.perf_counter()
+            try:
+                return originals[name](*arguments)
+            finally:
+                spent[name] += time.perf_counter() - start_s
+
+        return call
+
+    for name in names:
+        setattr(module, name, clocked(name))
+    try:
+        yield spent
+    finally:
+        for name, original in originals.items():
+            setattr(module, name, original)
