@@ -55,6 +55,7 @@ def test_a_good_guess_needs_two_probes(edge: int) -> None:
         ({"most": "many"}, "most='many'"),
         ({"memory_limit": "much"}, "memory_limit='much'"),
         ({"n_ubatch": -1}, "n_ubatch=-1"),
+        ({"n_batch": [512, 2048], "most": 1024}, "n_batch=2048 is refused"),
     ],
 )
 def test_wrong_parameters_are_refused_at_once(given_: dict[str, object], words: str) -> None:
@@ -88,6 +89,15 @@ def test_probes_on_a_gpu_run_under_a_ballast(fake_worker: FakeWorker) -> None:
     # What a card has is part of what is measured.
     other = frontier.plan(most=2048)
     assert other.cells[0].cell_id != plan.cells[0].cell_id
+
+
+@pytest.mark.usefixtures("outputs")
+def test_a_context_smaller_than_the_batch_is_not_tried(fake_worker: FakeWorker) -> None:
+    fake_worker("answers_up_to", n_ctx=256)
+    store = lab.run(frontier.plan(n_batch=512, most=2048, run_id="f"), progress=False)
+    (row,) = frontier.found(store.records()).to_dict("records")
+    assert row["n_ctx"] is None and (row["fails_at"], row["status"]) == (512, "oom")
+    assert min(record.trial.settings.n_ctx for record in store.records()) == 512
 
 
 @pytest.mark.usefixtures("outputs", "card")

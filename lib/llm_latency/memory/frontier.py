@@ -21,7 +21,7 @@ from llm_latency.model.names import header_of
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.sizes import limit_bytes, size_bytes
-from llm_latency.plan.spec import PADDING, Plan, Settings, Trial
+from llm_latency.plan.spec import PADDING, Plan, Settings, Trial, padded
 from llm_latency.records.record import Record
 from llm_latency.records.store import RunStore
 
@@ -33,7 +33,7 @@ are resident here and not counted.
 """
 
 
-def search(works: Callable[[int], bool], guess: int, most: int) -> int | None:
+def search(works: Callable[[int], bool], guess: int, most: int, least: int = 1) -> int | None:
     """Return the largest number of steps that works, asking as rarely as it can.
 
     Parameters
@@ -42,30 +42,31 @@ def search(works: Callable[[int], bool], guess: int, most: int) -> int | None:
         Asked at most once for each number of steps; whatever works for one works for fewer.
     guess
         Where to begin.
-    most
-        The largest number to consider.
+    most, least
+        The largest and the smallest number to consider.
 
     Returns
     -------
     int or None
-        ``None`` if not even one step works.
+        ``None`` if not even the smallest works.
     """
-    guess = min(max(guess, 1), most)
-    low, high = 0, most + 1  # the largest known to work, the smallest known not to
+    guess = min(max(guess, least), most)
+    low, high = least - 1, most + 1  # the largest known to work, the smallest known not to
     step, at = 1, guess
     # Away from the guess in growing steps until the edge lies between two answers.
     while low < at < high:
         if works(at):
             low, at = at, min(at + step, most)
         else:
-            high, at = at, max(at - step, 1)
+            high, at = at, max(at - step, least)
         step *= 2
-        if low == most or high == 1 or (low >= guess and high <= most) or (low and high <= guess):
+        between = high <= most and low >= least
+        if low == most or high == least or (between and (low >= guess or high <= guess)):
             break
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if works(middle) else (low, middle)
-    return low or None
+    return low if low >= least else None
 
 
 def plan(
@@ -85,7 +86,8 @@ def plan(
     model
         A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
     n_batch, n_ubatch
-        Batches, each with a frontier of its own; ``n_ubatch`` 0 is the engine's own.
+        Batches, each with a frontier of its own; ``n_ubatch`` 0 is the engine's own. A context
+        smaller than ``n_batch`` is not tried.
     memory_limit
         Most RAM that a probe may use, such as ``"200 MiB"``; ``none``: all there is.
     leave_vram
@@ -124,6 +126,11 @@ def plan(
         )
         for batch in asked.grid("n_batch", "n_ubatch")
     ]
+    if (batch := max(cell.settings.n_batch for cell in cells)) > cells[0].settings.n_ctx:
+        raise ParameterError(
+            f"n_batch={batch} is refused: no context up to most={n_ctx} holds it, and llama.cpp "
+            "would cut it down; give a smaller n_batch or a larger most."
+        )
     # A search has no rounds and no twin: what it finds either works or does not.
     return asked.plan(cells, twins=()).model_copy(update={"rounds": 1})
 
@@ -144,7 +151,9 @@ def next_trials(frontier: Plan, store: RunStore) -> list[Trial]:
             return stored[trial.trial_id].status == "ok"
 
         try:
-            search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING)
+            # In a smaller context llama.cpp would cut the batch down.
+            least = padded(cell.settings.n_batch) // PADDING
+            search(works, guess(cell) // PADDING, cell.settings.n_ctx // PADDING, least)
         except _Unknown as unknown:
             return [unknown.trial]
     return []

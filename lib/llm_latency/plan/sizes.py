@@ -72,7 +72,7 @@ def limit_bytes(name: str, value: Any, file_bytes: Callable[[], int] | None = No
     size = size_bytes(name, value, file_bytes)
     if size < LEAST_LIMIT:
         raise ParameterError(
-            f"{name}={shown(value)} is refused: it comes to {size / 2**20:.1f} MiB, and a process "
+            f"{name}={shown(value)} is refused: it comes to {size:,} bytes, and a process "
             f"needs {LEAST_LIMIT // 2**20} MiB at least; give more, with its unit, such as "
             "'512 MiB', or none."
         )
