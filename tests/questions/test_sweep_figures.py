@@ -88,8 +88,8 @@ def test_poor_frames_are_drawn_as_what_they_are(draw: Draw, frame: pd.DataFrame)
     axes = np.atleast_1d(draw(view(frame)))
     axes[0].figure.canvas.draw()
     text = words(axes[0])
-    if not len(frame) or not (frame["status"] == "ok").any():
-        assert "Nothing was measured" in text or "oom" in text or "No memory" in text
+    if not (frame["status"] == "ok").any():
+        assert ("oom" if len(frame) else "was measured") in text
 
 
 @pytest.mark.parametrize("draw", EVERY)
