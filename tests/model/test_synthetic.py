@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from llm_latency.errors import LabError
-from llm_latency.model import synthetic, vocabulary
+from llm_latency.model import recipe, synthetic, vocabulary
 
 SMALL = synthetic.Shape(2, 64, 2, 1, 96, 600, 512)
 TINY = synthetic.SHAPES["tiny"]
@@ -418,7 +418,7 @@ def test_an_interrupted_write_leaves_the_old_file(
         yield np.zeros(32, dtype=np.uint8)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(synthetic, "draw", interrupted)
+    monkeypatch.setattr(recipe, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         synthetic.write_model(path, SMALL, "q8_0")
     assert [each.name for each in tmp_path.iterdir()] == ["model.gguf"]

@@ -17,25 +17,19 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import struct
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import platformdirs
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
-from llm_latency.model.gguf import FORMATS
-from llm_latency.model.vocabulary import BEGIN, END, UNKNOWN, build_vocabulary
+from llm_latency.model.recipe import is_whole, write_gguf
 from llm_latency.model.weights import (
     QUANTISATIONS,
-    Quantisation,
     Shape,
     check_quantisation,
-    draw,
     stored_bytes,
     tensors,
 )
@@ -51,19 +45,7 @@ RECIPE_VERSION = 1
 
 PREFIX = "synthetic:"
 _SEED = 20_240_229
-_BYTES_KEY = "llm_latency.file_bytes"
-_ROPE_THETA = 10_000.0
-_NORM_EPSILON = 1e-5
 _DAY_S = 86_400.0
-
-# Zephyr's way of marking roles, ordinary text that needs no tokens of its own.
-_CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|' + message['role'] + '|>\\n' + message['content'] + eos_token + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
-)
-
 
 SHAPES: dict[str, Shape] = {
     # 13 million weights, 14 MB as q8_0; the vocabulary has room for every listed word.
@@ -158,7 +140,7 @@ def model_path(name: str, *, cache_dir: Path | None = None, progress: bool = Fal
         configured = os.environ.get(CACHE_VARIABLE)
         cache_dir = Path(configured or platformdirs.user_cache_dir("llm-latency-lab"))
     path = cache_dir.expanduser() / parsed.file_name
-    if not _is_whole(path):
+    if not is_whole(path):
         write_model(
             path, parsed.shape, parsed.quantisation, name=parsed.shape_name, progress=progress
         )
@@ -215,110 +197,16 @@ def write_model(
         )
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        _write_gguf(partial, shape, kind, name, seed, progress)
+        write_gguf(partial, shape, kind, name, seed, progress)
         try:
             os.replace(partial, path)
         except PermissionError:
             # Windows does not replace a file that is in use; if another process has just
             # written it, it is the same file.
-            if not _is_whole(path):
+            if not is_whole(path):
                 raise
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _write_gguf(
-    path: Path, shape: Shape, kind: Quantisation, name: str, seed: int, progress: bool
-) -> None:
-    """Write the whole file, from header to last tensor, a chunk at a time."""
-    import gguf  # here, because measuring processes import this room and never write
-    from tqdm import tqdm
-
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_uint64(_BYTES_KEY, 0)  # set at the end, when it is known
-    _add_metadata(writer, shape, kind, name)
-    layout = list(tensors(shape))
-    for tensor in layout:
-        stored = FORMATS["f32"] if tensor.is_norm else kind.stored
-        n_bytes = stored_bytes(tensor, kind)
-        writer.add_tensor_info(
-            tensor.name,
-            tensor.dims,
-            np.dtype(np.float32),
-            n_bytes,
-            raw_dtype=gguf.GGMLQuantizationType(stored.number),
-        )
-    total = sum(stored_bytes(tensor, kind) for tensor in layout)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        assert writer.fout is not None
-        file = writer.fout[0]
-        writer.write_padding(file, file.tell())
-        with tqdm(
-            total=total, unit="B", unit_scale=True, desc=f"Writing {name}", disable=not progress
-        ) as bar:
-            for tensor in layout:
-                for chunk in draw(tensor, kind, seed):
-                    file.write(chunk.data)
-                    bar.update(chunk.nbytes)
-                writer.write_padding(file, stored_bytes(tensor, kind))
-    finally:
-        writer.close()
-    with path.open("r+b") as whole:
-        whole.seek(_bytes_position(whole.read(256)))
-        whole.write(struct.pack("<Q", path.stat().st_size))
-        whole.flush()
-        os.fsync(whole.fileno())  # before the rename: a power cut must not leave a hollow file
-
-
-def _add_metadata(writer: Any, shape: Shape, kind: Quantisation, name: str) -> None:
-    """State what the model is, its sizes and its tokenizer."""
-    writer.add_type("model")
-    writer.add_name(f"synthetic-{name} (random weights)")
-    writer.add_description("Random weights: true speed and memory, meaningless text")
-    writer.add_file_type(kind.file_type)
-    writer.add_quantization_version(2)
-    writer.add_vocab_size(shape.n_vocab)
-    writer.add_context_length(shape.n_ctx_train)
-    writer.add_embedding_length(shape.n_embd)
-    writer.add_block_count(shape.n_layer)
-    writer.add_feed_forward_length(shape.n_ff)
-    writer.add_head_count(shape.n_head)
-    writer.add_head_count_kv(shape.n_head_kv)
-    writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
-    writer.add_rope_freq_base(_ROPE_THETA)
-    writer.add_layer_norm_rms_eps(_NORM_EPSILON)
-    vocabulary = build_vocabulary(shape.n_vocab)
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(vocabulary.tokens)
-    writer.add_token_scores(vocabulary.scores)
-    writer.add_token_types(vocabulary.types)
-    writer.add_bos_token_id(BEGIN)
-    writer.add_eos_token_id(END)
-    writer.add_unk_token_id(UNKNOWN)
-    writer.add_add_bos_token(True)
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(True)
-    writer.add_chat_template(_CHAT_TEMPLATE)
-
-
-def _bytes_position(head: bytes) -> int:
-    """Where, in the first bytes of a file, the header states the size of the whole file."""
-    return head.index(_BYTES_KEY.encode()) + len(_BYTES_KEY) + 4  # 4: the value's type
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the file is there and as long as its own header says."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(256)
-        (stated,) = struct.unpack_from("<Q", head, _bytes_position(head))
-        return bool(path.stat().st_size == stated)
-    except (FileNotFoundError, ValueError, struct.error):
-        return False
 
 
 def _remove_abandoned(path: Path) -> None:

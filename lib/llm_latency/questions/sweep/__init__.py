@@ -122,7 +122,7 @@ def _verdict(view: View) -> tuple[str, str]:
     takes = f"{escape(nearest)}, takes {phrases.difference(against[nearest])}"
     if not rivals:
         return "faster", f"It is the **fastest**; the nearest, {takes}."
-    others = f"{several(len(rivals), 'other')} of {len(against)}"
+    others = f"{len(rivals)} of {several(len(against), 'other')}"
     if {found.verdict for found in rivals.values()} == {"same"}:
         return "same", f"**{others}** answer as soon; the nearest, {takes}."
     return "undecided", (
