@@ -19,8 +19,10 @@ DEBUG, INFO, WARN, ERROR, CONT = 1, 2, 3, 4, 5
 MIB = 1024 * 1024
 
 _BUFFER = re.compile(
-    r"([\w.]+(?:\[\w+\])?)\s+(model|KV|compute|output|RS)\s+buffer size\s*=\s*([\d.]+) MiB"
+    r"(\S+)\s+(?:DSV4 \S+ )?(model|KV|compute|output|RS|state)\s+buffer size\s*=\s*([\d.]+) MiB"
 )
+_HOST = re.compile(r"CPU|AMX|\w+_Host$")
+"""Buffers in host memory: the CPU's own, its repacked copies, and what a device keeps pinned."""
 _KV_TYPES = re.compile(r"\bK \((\w+)\):.*\bV \((\w+)\):")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
 _FLASH = re.compile(r"flash_attn\s*=\s*(\w+)")
@@ -93,7 +95,7 @@ class LlamaLog:
         by_device: dict[str, dict[str, int]] = {}
         for _, text in self.lines:
             for device, kind, mib in _BUFFER.findall(text):
-                part = {"model": "weights", "RS": "kv"}.get(kind, kind.lower()) + "_bytes"
+                part = {"model": "weights", "RS": "kv", "state": "kv"}.get(kind, kind.lower()) + "_bytes"
                 held = by_device.setdefault(device, {})
                 size = round(float(mib) * MIB)
                 # Weights and KV come in several buffers per device (split files, sliding-window
@@ -130,12 +132,12 @@ class LlamaLog:
     def kv_on_gpu(self) -> bool | None:
         """Return whether some of the KV cache is outside host memory."""
         devices = [d for d, held in self.buffers().by_device.items() if "kv_bytes" in held]
-        return any(not d.startswith("CPU") for d in devices) if devices else None
+        return not all(in_host_memory(d) for d in devices) if devices else None
 
     def backend(self) -> str | None:
         """Return the devices that hold weights, by llama.cpp's names, such as ``CPU + CUDA0``."""
         names = [
-            device.partition("_")[0]
+            "CPU" if in_host_memory(device) else device.partition("_")[0]
             for device, held in self.buffers().by_device.items()
             if "weights_bytes" in held
         ]
@@ -156,6 +158,11 @@ class LlamaLog:
     def out_of_memory(self) -> bool:
         """Return whether an error line speaks of memory that could not be had."""
         return any(level == ERROR and speaks_of_memory(text) for level, text in self.lines)
+
+
+def in_host_memory(buffer: str) -> bool:
+    """Return whether a buffer of that name, by llama.cpp's log, is host memory and not VRAM."""
+    return _HOST.match(buffer) is not None
 
 
 def speaks_of_memory(text: str) -> bool:
