@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
+from llm_latency.errors import LabError
 from llm_latency.measure.job import WORKER_VARIABLE
 from llm_latency.model import names
 from tests.support import fake_worker as fake
-from tests.support.factories import FakeChild, FakeWorker
+from tests.support import second_device as rig
+from tests.support.factories import FakeChild, FakeWorker, SecondDevice
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -60,3 +62,17 @@ def fake_child(fake_worker: FakeWorker) -> FakeChild:
     with ``send(**event)`` and ``answer(repeat, ttft_s)``.
     """
     return lambda lines: fake_worker("follows", lines=textwrap.dedent(lines))
+
+
+@pytest.fixture
+def second_device(monkeypatch: pytest.MonkeyPatch) -> SecondDevice:
+    """Return a function that gives the engine a device beside the CPU, of so many bytes."""
+
+    def install(size_bytes: int = 2 << 30) -> None:
+        try:
+            command = rig.worker(size_bytes)
+        except LabError as error:
+            pytest.skip(str(error))
+        monkeypatch.setenv(WORKER_VARIABLE, json.dumps(command))
+
+    return install

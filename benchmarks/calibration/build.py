@@ -16,10 +16,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -27,6 +26,7 @@ import bootstrap
 from llm_latency.errors import LabError
 from llm_latency.machine import host
 from llm_latency.questions.calibration import bench
+from tests.support import engine_source
 
 OFF = ("TESTS", "EXAMPLES", "SERVER", "APP", "UI")
 """Parts of llama.cpp that are not needed."""
@@ -55,8 +55,8 @@ def build(source: Path | None = None, *, whole: bool = False) -> Path:
     log = target.parent / "build.log"
     with tempfile.TemporaryDirectory(prefix="llama-bench-") as name:
         folder = Path(name)
+        tree = engine_source.unpack(engine_source.archive(source), folder)
         try:
-            tree = _source(source, folder, log)
             made, way = _made(tree, folder, log, whole)
         except bootstrap.SetupError as error:
             raise LabError(str(error)) from None
@@ -93,41 +93,11 @@ def _made(tree: Path, folder: Path, log: Path, whole: bool) -> tuple[Path, str]:
     return _whole(tree, folder, log), "whole"
 
 
-def _source(given: Path | None, folder: Path, log: Path) -> Path:
-    """Return llama.cpp's source, out of the source package that the lock names."""
-    lock = (bootstrap.ROOT / "requirements.lock").read_text(encoding="utf-8")
-    version, entry = bootstrap.lock_entry(lock)
-    installed = metadata.version("llama_cpp_python")
-    if installed != version:
-        raise LabError(
-            f"llama-cpp-python {installed} is installed and requirements.lock names {version}; "
-            "run 'make setup'."
-        )
-    if given is None:
-        wanted = folder / "requirements.txt"
-        wanted.write_text(entry, encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--require-hashes"]
-        command += ["--no-binary", bootstrap.PACKAGE, "-r", str(wanted), "-d", str(folder)]
-        _run(f"Fetching the source of llama-cpp-python {version}", command, log)
-        given = next(folder.glob("*.tar.gz"))
-    digest = hashlib.sha256(given.read_bytes()).hexdigest()
-    if f"sha256:{digest}" not in entry:
-        raise LabError(
-            f"{given} is not the source package that requirements.lock names (sha256 {digest}); "
-            "give that one, or leave --source out to have it downloaded."
-        )
-    bootstrap.say("Unpacking")
-    with tarfile.open(given) as archive:
-        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(folder / "source", **safe)  # type: ignore[arg-type]
-    return next((folder / "source").iterdir()) / "vendor" / "llama.cpp"
-
-
 def _linked(tree: Path, common: Path, folder: Path, log: Path) -> Path:
     """Compile llama-bench's own files against the installed libraries."""
     made, libraries = folder / "llama-bench", bench.engine_libraries()
     includes = ("include", "ggml/include", "common", "vendor", "tools/llama-bench")
-    command = shlex.split(os.environ.get("CXX", "c++"))
+    command = engine_source.compiler()
     command += ["-O3", "-DNDEBUG", "-std=c++17", "-pthread", "-o", str(made)]
     command += [f"-I{tree / part}" for part in includes]
     command += [
@@ -140,7 +110,7 @@ def _linked(tree: Path, common: Path, folder: Path, log: Path) -> Path:
         # libllama-common has no path of its own to the others: they must be loaded before it.
         command.append("-Wl,--no-as-needed")
     command += ["-lllama", "-lllama-common", "-lggml", "-lggml-base"]
-    _run("Compiling llama-bench (about half a minute)", command, log)
+    engine_source.run("Compiling llama-bench (about half a minute)", command, log)
     return made
 
 
@@ -153,11 +123,13 @@ def _whole(tree: Path, folder: Path, log: Path) -> Path:
     flags += ["-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_COMMON=ON", "-DLLAMA_OPENSSL=OFF"]
     # One file that can be kept, without libraries beside it.
     flags += ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF"]
-    _run("Configuring llama.cpp", [cmake, "-S", str(tree), "-B", str(build_folder), *flags], log)
+    engine_source.run(
+        "Configuring llama.cpp", [cmake, "-S", str(tree), "-B", str(build_folder), *flags], log
+    )
     command = [cmake, "--build", str(build_folder), "--config", "Release"]
     command += ["--target", "llama-bench", "--parallel", str(bootstrap.available_cpus())]
     bootstrap.say("Compiling all of llama.cpp takes 3 to 15 minutes, once")
-    _run("Compiling llama.cpp", command, log, bootstrap.build_progress)
+    engine_source.run("Compiling llama.cpp", command, log, bootstrap.build_progress)
     name = bench.place().name
     files = [path for path in build_folder.rglob(name) if path.is_file()]
     if not files:
@@ -171,9 +143,9 @@ def _cmake(folder: Path, log: Path) -> str:
         return system
     place = folder / "cmake"
     binaries = place / ("Scripts" if sys.platform == "win32" else "bin")
-    _run("Making room for cmake", [sys.executable, "-m", "venv", str(place)], log)
+    engine_source.run("Making room for cmake", [sys.executable, "-m", "venv", str(place)], log)
     python = str(binaries / ("python.exe" if sys.platform == "win32" else "python"))
-    _run("Fetching cmake", [python, "-m", "pip", "install", "cmake", "ninja"], log)
+    engine_source.run("Fetching cmake", [python, "-m", "pip", "install", "cmake", "ninja"], log)
     os.environ["PATH"] = os.pathsep.join([str(binaries), os.environ.get("PATH", "")])
     return str(binaries / "cmake")
 
@@ -184,15 +156,3 @@ def _checksums() -> Mapping[str, str]:
     digests = {hashlib.sha256(path.read_bytes()).hexdigest(): path.name for path in reversed(files)}
     # A library lies there under several names; the shortest is enough.
     return {name: digest for digest, name in sorted(digests.items(), key=lambda item: item[1])}
-
-
-def _run(
-    label: str,
-    command: list[str],
-    log: Path,
-    progress: Callable[[str], float | None] = bootstrap.no_progress,
-) -> None:
-    bootstrap.say(label)
-    env = bootstrap.build_environment(os.environ, "", bootstrap.available_cpus())
-    del env["CMAKE_ARGS"]
-    bootstrap.run_logged(label, command, env, log, progress)

@@ -40,6 +40,21 @@ def test_the_measured_process_is_no_neighbour_of_its_own() -> None:
     assert counted_as_other - alone == pytest.approx(min(1.0, 1.0 / span_s), abs=0.25)
 
 
+def test_what_a_measured_process_started_is_its_own() -> None:
+    onlooker, measured = (disturbance.CpuWatch.start(measured=m) for m in (False, True))
+    spin = "import time\nwhile time.process_time() < 1: pass\nprint(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        span_s = (time.perf_counter() - measured.started_s) * (os.cpu_count() or 1)
+        alive = [watch.state().cpu_other_fraction or 0 for watch in (onlooker, measured)]
+        child.kill()
+        child.wait()
+    used_s = disturbance.cpu_s(descendants=True) - measured.own_s
+    assert alive[0] - alive[1] == pytest.approx(1.0 / span_s, abs=0.25 / span_s)
+    assert used_s >= 1.0  # also when it has ended
+
+
 def test_nobody_can_say_what_others_took_of_a_child_that_died() -> None:
     watch = disturbance.CpuWatch.start()
     time.sleep(0.2)

@@ -30,6 +30,8 @@ Failure = tuple[Status, str]
 FakeChild = Callable[[str], None]
 FakeWorker = Callable[..., None]
 """Puts lines of Python in the place of the real worker."""
+SecondDevice = Callable[..., None]
+"""Gives the engine a device beside the CPU."""
 
 
 def ttft(settings: Settings, prompt: int) -> float:

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TextIO
 
-import psutil
-
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import EngineError
@@ -100,7 +98,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
             asked = prompts.question(model, workload, repeat)
-            watch = disturbance.CpuWatch.start()
+            watch = disturbance.CpuWatch.start(measured=True)
             answer = model.generate(
                 asked.prompt,
                 workload.max_tokens,
@@ -120,7 +118,6 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 remember("after_first")
             send(Event(phase=f"generation {repeat + 1}", generation=answer, memory=memory))
         remember("after_last")
-        times = psutil.Process().cpu_times()
         send(
             Event(
                 phase="end",
@@ -128,7 +125,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 memory=memory,
                 buffers=model.log.buffers(),
                 warnings=model.log.warnings(),
-                cpu_s=times.user + times.system,
+                cpu_s=disturbance.cpu_s(descendants=True),
             )
         )
     except EngineError as error:

@@ -7,6 +7,7 @@ repeats did not show it. So the share of CPU time that others took is kept with 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -34,26 +35,29 @@ class CpuWatch:
     """The CPU clocks at the start of a trial; :meth:`state` says what others took since.
 
     Ours is what this process uses, which it counts by itself, and what the child uses that it
-    measures; all the rest is others'.
+    measures; all the rest is others'. Of a process that is itself measured, what it started is
+    its own, too.
     """
 
     started_s: float
     busy_s: float
     steal_s: float
     own_s: float
+    measured: bool
     waited_s: float | None
     swapped_bytes: int
     available_bytes: int
 
     @classmethod
-    def start(cls) -> CpuWatch:
-        """Read the clocks."""
+    def start(cls, *, measured: bool = False) -> CpuWatch:
+        """Read the clocks, of a process that is measured or of one that only looks on."""
         busy, steal = _cpu_clocks()
         return cls(
             started_s=time.perf_counter(),
             busy_s=busy,
             steal_s=steal,
-            own_s=_own_cpu_s(),
+            own_s=cpu_s(descendants=measured),
+            measured=measured,
             waited_s=_waited_for_memory_s(),
             swapped_bytes=_swapped_bytes(),
             available_bytes=_available_bytes(),
@@ -80,7 +84,7 @@ class CpuWatch:
         if capacity_s >= 10 * TICK_S:
             stolen = min(1.0, max(0.0, (steal - self.steal_s) / capacity_s))
             if child_cpu_s is not None:
-                own_s = child_cpu_s + _own_cpu_s() - self.own_s
+                own_s = child_cpu_s + cpu_s(descendants=self.measured) - self.own_s
                 other = min(1.0, max(0.0, (busy - self.busy_s - own_s) / capacity_s))
         return HostState(
             cpu_other_fraction=other,
@@ -115,9 +119,19 @@ def _cpu_clocks() -> tuple[float, float]:
     return sum(times) - idle - steal - guest, steal
 
 
-def _own_cpu_s() -> float:
-    times = psutil.Process().cpu_times()
-    return float(times.user + times.system)
+def cpu_s(*, descendants: bool) -> float:
+    """Return the CPU time of this process, in seconds, with or without all that it started."""
+    this = psutil.Process()
+    if not descendants:
+        times = this.cpu_times()
+        return float(times.user + times.system)
+    used_s = 0.0
+    for process in (this, *this.children(recursive=True)):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            times = process.cpu_times()
+            # Those that it started and that have ended are in its own count.
+            used_s += times.user + times.system + times.children_user + times.children_system
+    return used_s
 
 
 def _available_bytes() -> int:
