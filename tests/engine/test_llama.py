@@ -185,6 +185,7 @@ def test_what_is_in_force_is_read_back(tiny: Path) -> None:
     assert (real.n_threads, real.n_threads_batch) == (1, 1)
     assert (real.type_k, real.type_v) == ("q8_0", "f16")
     assert (real.use_mmap, real.use_mlock, real.flash_attn) == (False, False, False)
+    assert real.all_layers == 8 + 1  # the output counts as one
 
 
 def test_buffers_follow_the_settings(tiny: Path) -> None:

@@ -50,6 +50,10 @@ def plan(**changes: object) -> Plan:
         ({"n_ctx": 2**31}, ["n_ctx=2147483648", "2147483647"]),
         ({"n_gpu_layers": -2}, ["n_gpu_layers=-2", "-1"]),
         ({"type_k": "q3"}, ["type_k='q3'", "'q8_0'"]),
+        ({"n_batch": 2048, "n_ctx": 512}, ["n_batch=2048", "n_ctx=512", "n_batch=512 or less"]),
+        ({"n_ubatch": 512, "n_batch": 128}, ["n_ubatch=512", "n_batch=128"]),
+        ({"n_ubatch": 1024}, ["n_ubatch=1024", "n_batch=512"]),
+        ({"type_v": "q8_0"}, ["type_v='q8_0'", "flash_attn=true", "type_v='f16'"]),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_with_name_value_and_remedy(
@@ -61,6 +65,12 @@ def test_a_wrong_setting_is_one_sentence_with_name_value_and_remedy(
     assert "\n" not in text
     for word in words:
         assert word in text
+
+
+def test_what_nobody_gave_goes_with_any_context() -> None:
+    assert build(Settings, {"n_ctx": 256}).n_batch == 512
+    assert build(Settings, {"type_v": "bf16"}).conflict is None
+    assert build(Settings, {"type_v": "q4_0", "flash_attn": True}).conflict is None
 
 
 def test_a_workload_has_exactly_one_prompt() -> None:

@@ -219,6 +219,9 @@ def test_whatever_is_given_is_planned_as_it_stands_or_refused_by_name(name: str)
             wanted = meaning if isinstance(meaning, list) else [meaning]
             none = {"0"} if parameter in ("n_ubatch", "n_threads", "n_threads_batch") else set()
             found = {shown(v) for v in in_cells(plan, parameter)}
+            found |= {
+                shown(v) for v in wanted if f"{parameter}={v} beside" in " ".join(plan.left_out)
+            }
             assert found == {"None" if shown(v) in none else shown(v) for v in wanted}
         if name != "everything":  # of which each part is one of the others
             assert type(plan).model_validate_json(plan.model_dump_json()) == plan
@@ -349,3 +352,25 @@ def test_an_option_that_a_question_sets_is_refused_with_what_to_give(
     cell = f"# Parameters\n{name} = True"
     with pytest.raises(ParameterError, match=f"{name}=True is refused.*; give {instead}"):
         experiments.from_notebook(question, {"In": [cell], name: True})
+
+
+def test_what_does_not_go_together_is_left_out_and_told() -> None:
+    plan = experiments.sweep(n_ctx=[512, 4096], n_batch=[256, 2048], n_ubatch=[0, 512])
+    sizes = {(c.settings.n_ctx, c.settings.n_batch, c.settings.n_ubatch) for c in plan.cells}
+    assert sizes == {(512, 256, None), (4096, 256, None), (4096, 2048, None), (4096, 2048, 512)}
+    assert set(plan.left_out) == {
+        "n_batch=2048 beside n_ctx=512",
+        "n_ubatch=512 beside n_batch=256",
+    }
+    assert [cell.twin for cell in plan.cells].count(True) == 1
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+    with pytest.raises(ParameterError, match="n_ubatch=512 beside n_batch=128"):
+        experiments.sweep(n_batch=[128, 256], n_ubatch=512)
+    advised = experiments.advise(type_v="q8_0", n_ubatch=64)
+    assert {cell.settings.flash_attn for cell in advised.cells} == {True}
+    assert len(advised.left_out) == 1 and advised.cells[-1].twin
+
+
+def test_a_default_batch_is_what_the_context_holds() -> None:
+    plan = experiments.warm_runs(n_ctx=256, prompt_tokens=64)
+    assert {cell.settings.n_batch for cell in plan.cells} == {256} and plan.left_out == ()

@@ -64,6 +64,7 @@ def test_a_generation_proves_that_everything_was_evaluated() -> None:
         ({"n_ubatch": 256}, {}, "n_ubatch=256 was asked, 512 is in force"),
         ({"use_mlock": True}, {}, "use_mlock=True was asked, False is in force (the system locked"),
         ({"n_gpu_layers": 20}, {}, "n_gpu_layers=20 was asked, 0 is in force"),
+        ({"n_gpu_layers": 20}, {"all_layers": 21}, "n_gpu_layers=20 was asked, 0 is in force"),
         ({"type_k": "q8_0"}, {}, "type_k=q8_0 was asked, f16 is in force"),
         ({"n_ctx": 1024}, {}, "n_ctx=1024 was asked, 512 is in force"),
     ],
@@ -84,6 +85,8 @@ def test_a_setting_that_is_not_in_force_makes_the_record_invalid(
         ({}, {}),
         ({"n_ctx": 300}, {}),  # padded to 512
         ({"n_gpu_layers": -1}, {}),  # as many as there can be
+        ({"n_gpu_layers": 99}, {"all_layers": 21, "n_gpu_layers": 21}),  # the same
+        ({"n_gpu_layers": 21}, {"all_layers": 21}),  # as -1 where there is no GPU
         ({"n_threads": 2}, {}),
         ({"flash_attn": True}, {"flash_attn": None}),  # llama.cpp does not say
     ],

@@ -46,6 +46,16 @@ def test_model_notice() -> None:
     assert "<b>" not in str(odd.data) and "*x*" not in str(odd.data)
 
 
+def test_what_is_left_out_and_what_is_beyond_training_is_told() -> None:
+    one = {"settings": {"n_ctx": 9000}}
+    plan = {"cells": [one], "left_out": ["n_batch=2048 beside n_ctx=512"]}
+    said = text(page.head(1, 1, {"plan": plan, "model": {"n_ctx_train": 8192}}))
+    assert "Left out" in said and "n_batch=2048 beside n_ctx=512" in said
+    assert "9,000" in said and "8,192" in said
+    short = {"plan": {"cells": [one]}, "model": {"n_ctx_train": 9000}}
+    assert text(page.head(1, 1, short)) == ""
+
+
 def test_method_is_the_plan() -> None:
     said = text(how_measured(INFO))
     assert "2 rounds: 54 trials" in said and "seed 0" in said and "0.3.36" in said

@@ -161,6 +161,7 @@ class Model:
             type_k=kv_types[0] if kv_types else None,
             type_v=kv_types[1] if kv_types else None,
             backend=self.log.backend(),
+            all_layers=C.llama_model_n_layer(self._llama._model.model) + 1,
         )
 
     def tokenize(self, text: str, *, beginning: bool = True) -> list[int]:

@@ -19,7 +19,9 @@ from llm_latency.plan.parameters import (
     check_sizes,
     grid,
     plain,
+    refusal,
     run_name,
+    shape,
     shown,
     unknown,
     whole,
@@ -88,7 +90,7 @@ class Request:
         self.given: dict[str, Any] = own | {**OPTIONS, **options} | own
         check_sizes(self.given)
         if not grids:  # those that no cell of this question reads would not be looked at again
-            build(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
+            shape(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
         self.model = check_model(plain(self.given["model"]))
 
     def one(self, name: str) -> Any:
@@ -126,6 +128,8 @@ class Request:
     def cell(self, **values: Any) -> Trial:
         """Return one cell; what is not told of its settings is what was asked for.
 
+        A default ``n_batch`` is no more than the context holds.
+
         Parameters
         ----------
         **values
@@ -133,17 +137,22 @@ class Request:
         """
         if values.get("prompt_tokens", 1) is None:  # it would be taken for another kind of prompt
             whole("prompt_tokens", None)
-        settings = {
+        by_default = "n_batch" not in values and plain(self.given["n_batch"]) == OPTIONS["n_batch"]
+        named = {
             name: _engines_own(name, values.pop(name)) if name in values else self._setting(name)
             for name in SETTINGS
         }
+        settings = shape(Settings, named)
+        if by_default:
+            held = min(settings.n_batch, settings.n_ctx)
+            settings = settings.model_copy(update={"n_batch": held})
         start = {name: values.pop(name) for name in Start.model_fields if name in values}
         return build(
             Trial,
             {
                 "experiment": self.question,
                 "model": self.model,
-                "settings": build(Settings, settings),
+                "settings": settings,
                 "workload": build(Workload, values),
                 "start": build(Start, start),
             },
@@ -158,17 +167,28 @@ class Request:
         Parameters
         ----------
         cells
-            In any order; equal ones are measured once.
+            In any order; equal ones are measured once. Those whose settings do not go together
+            are left out.
         twins
             Cells that are measured once more: two that are equal show the noise. By default the
             last; none where it is empty.
+
+        Raises
+        ------
+        ParameterError
+            If nothing is left, or a prompt does not fit into its context.
         """
-        unique = list({cell.cell_id: cell for cell in cells}.values())
+        conflicts = [conflict for cell in cells if (conflict := cell.settings.conflict)]
+        unique = list({c.cell_id: c for c in cells if not c.settings.conflict}.values())
+        if not unique:
+            raise refusal(conflicts[0])
         for cell in unique:
             check_room(cell)
-        again = [cell.model_copy(update={"twin": True}) for cell in twins or ()]
         if twins is None:
-            again = [unique[-1].model_copy(update={"twin": True})]
+            twins = unique[-1:]
+        elif twins:
+            twins = [cell for cell in twins if not cell.settings.conflict] or unique[-1:]
+        again = [cell.model_copy(update={"twin": True}) for cell in twins]
         return build(
             Plan,
             {
@@ -182,6 +202,7 @@ class Request:
                     for name, value in self.given.items()
                     if name not in self._replaced
                 },
+                "left_out": tuple(dict.fromkeys(conflict.what for conflict in conflicts)),
             },
         )
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan.spec import MAX_INT32, Trial, padded
+from llm_latency.plan.spec import MAX_INT32, Conflict, Settings, Trial, padded
 
 MOST = 10_000
 """Values of one parameter, and cells of one grid, above which a request is taken for a slip."""
@@ -192,7 +192,26 @@ SpecT = TypeVar("SpecT", bound=Frozen)
 
 
 def build(kind: type[SpecT], values: Mapping[str, Any]) -> SpecT:
-    """Make one spec object out of named values.
+    """Make one spec object out of named values, which must go together.
+
+    Raises
+    ------
+    ParameterError
+        One sentence, see :func:`shape` and :func:`refusal`.
+    """
+    made = shape(kind, values)
+    if isinstance(made, Settings) and (conflict := made.conflict):
+        raise refusal(conflict)
+    return made
+
+
+def refusal(conflict: Conflict) -> ParameterError:
+    """Return the error of settings that do not go together."""
+    return ParameterError(f"{conflict.what} is refused: {conflict.why}.")
+
+
+def shape(kind: type[SpecT], values: Mapping[str, Any]) -> SpecT:
+    """Make one spec object out of named values, each of which is right by itself.
 
     Raises
     ------

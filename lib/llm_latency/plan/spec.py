@@ -14,7 +14,7 @@ import hashlib
 import json
 import random
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -71,6 +71,13 @@ def padded(n_tokens: int) -> int:
     return -(-n_tokens // PADDING) * PADDING
 
 
+class Conflict(NamedTuple):
+    """Settings that do not go together: which, and why not and what to give instead."""
+
+    what: str
+    why: str
+
+
 class Settings(Frozen):
     """What a model is loaded with: llama-cpp-python's own names and units.
 
@@ -89,7 +96,7 @@ class Settings(Frozen):
         description=f"Most tokens computed at once; None: the engine's own, min(n_batch, {UBATCH})",
     )
     n_gpu_layers: Annotated[int, Field(ge=-1, le=MAX_INT32)] = Field(
-        -1, description="Layers kept on the GPU; -1: all; 0: none"
+        -1, description="Layers kept on the GPU; -1, or more than there are: all; 0: none"
     )
     n_threads: Count | None = Field(None, description="Threads for decode; None: usable CPUs")
     n_threads_batch: Count | None = Field(
@@ -101,6 +108,27 @@ class Settings(Frozen):
     offload_kqv: bool = Field(True, description="Keep the KV cache on the GPU")
     type_k: KvType = Field("f16", description="Number format of the K cache")
     type_v: KvType = Field("f16", description="Number format of the V cache")
+
+    @property
+    def conflict(self) -> Conflict | None:
+        """What llama.cpp would cut down or refuse, whatever the model; ``None``: nothing.
+
+        No validator, since what was measured with such settings must stay readable. An ``n_batch``
+        that nobody gave goes with any context.
+        """
+        given = {name: getattr(self, name) or 0 for name in self.model_fields_set}
+        for name, holder in (("n_ubatch", "n_ctx"), ("n_ubatch", "n_batch"), ("n_batch", "n_ctx")):
+            if (size := given.get(name, 0)) > (most := getattr(self, holder)):
+                return Conflict(
+                    f"{name}={size} beside {holder}={most}",
+                    f"llama.cpp cuts it down; give {name}={most} or less, or a larger {holder}",
+                )
+        if self.type_v.startswith("q") and not self.flash_attn:
+            return Conflict(
+                f"type_v={self.type_v!r} without flash attention",
+                "llama.cpp quantises V only with it; give flash_attn=true, or type_v='f16'",
+            )
+        return None
 
 
 class Workload(Frozen):
@@ -266,6 +294,9 @@ class Plan(Frozen):
         None, description="A new name, or that of a run to go on with; empty: one is made"
     )
     parameters: dict[str, Any] = Field(default_factory=dict)
+    left_out: tuple[str, ...] = Field(
+        (), description="Settings of the grid that do not go together, and are not measured"
+    )
 
     @property
     def plan_id(self) -> str:

@@ -124,7 +124,7 @@ def not_in_force(record: Record) -> list[str]:
     """Return a sentence per setting that was asked for and is not in force.
 
     ``n_ctx`` may be larger than asked: llama.cpp pads it to 256. A setting left to the engine
-    (``None``, or -1 layers) cannot fail.
+    (``None``, or all layers, which is -1 or as many as the model has) cannot fail.
     """
     asked, real = record.trial.settings, record.effective
     if real is None:
@@ -137,13 +137,14 @@ def not_in_force(record: Record) -> list[str]:
     ]
     if real.n_ctx < asked.n_ctx:
         found.append(("n_ctx", asked.n_ctx, real.n_ctx))
-    if asked.n_gpu_layers > 0 and real.n_gpu_layers != asked.n_gpu_layers:
+    everything = real.all_layers is not None and asked.n_gpu_layers >= real.all_layers
+    if asked.n_gpu_layers > 0 and not everything and real.n_gpu_layers != asked.n_gpu_layers:
         found.append(("n_gpu_layers", asked.n_gpu_layers, real.n_gpu_layers))
     why = {
         "n_batch": f"n_batch is limited to n_ctx={asked.n_ctx}",
         "n_ubatch": "n_ubatch is limited to n_batch",
         "use_mlock": "the system locked nothing; raise its limit (ulimit -l)",
-        "n_gpu_layers": "the engine has no GPU, or the model fewer layers",
+        "n_gpu_layers": "the engine has no GPU; give n_gpu_layers=0",
     }
     return [
         f"{name}={value} was asked, {have} is in force" + (f" ({why[name]})" if name in why else "")

@@ -25,7 +25,7 @@ from pydantic import Field
 from llm_latency.base import Part
 from llm_latency.plan.spec import PageCache, Trial
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused"]
 STATUSES: dict[Status, str] = {
@@ -127,6 +127,9 @@ class Effective(Part):
     type_k: str | None
     type_v: str | None
     backend: str | None = Field(None, description="Devices that hold weights, llama.cpp's names")
+    all_layers: int | None = Field(
+        None, description="Layers that a GPU could hold: the model's, and its output"
+    )
 
 
 class Buffers(Part):

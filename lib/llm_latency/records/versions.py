@@ -33,9 +33,9 @@ def only_added(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-RECORDS: dict[int, Step] = {1: only_added}
+RECORDS: dict[int, Step] = {1: only_added, 2: only_added}
 """From version to the next: steps of a line of ``trials.jsonl``."""
-RUNS: dict[int, Step] = {1: only_added}
+RUNS: dict[int, Step] = {1: only_added, 2: only_added}
 """From version to the next: steps of ``run.json``."""
 
 

@@ -160,8 +160,27 @@ def head(planned: int, final: int, info: Mapping[str, Any], *more: str) -> Markd
         texts.append("**Random weights:** true speed and memory, meaningless text.")
     elif card.get("notice"):
         texts.append(f"**{escape(card['notice'])}**")
+    plan = info.get("plan") or {}
+    if left_out := plan.get("left_out"):
+        texts.append(
+            f"**Left out**, since llama.cpp would cut them down or refuse them: "
+            f"{code(escape('; '.join(left_out)))}."
+        )
+    texts.append(_beyond_training(plan, card.get("n_ctx_train")))
     mark = {MARKER: {"planned": planned, "final": final}}
     return markdown("\n\n".join(filter(None, [*texts, *more])), metadata=mark)
+
+
+def _beyond_training(plan: Mapping[str, Any], trained: int | None) -> str:
+    """Say that a context is longer than any text that the model was trained on."""
+    settings = [cell.get("settings", {}) for cell in plan.get("cells", ())]
+    longest = max((one.get("n_ctx", 0) for one in settings), default=0)
+    if not trained or longest <= trained:
+        return ""
+    return (
+        f"**Longer than trained:** {code('n_ctx')} goes up to {longest:,}, and the model was "
+        f"trained for {trained:,} tokens; speed and memory are true, its text beyond is not."
+    )
 
 
 def failed(data: pd.DataFrame) -> str:
