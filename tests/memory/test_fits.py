@@ -31,7 +31,7 @@ def test_what_is_no_size_is_refused(text: object) -> None:
 
 @given(st.integers(0, 5000))
 def test_the_largest_that_works_is_found(edge: int) -> None:
-    found = largest(lambda n_ctx: n_ctx <= edge * 256)
+    found = largest(lambda n_ctx: n_ctx <= edge * 256, 8192 * 256)
     assert found == (edge * 256 or None)
 
 
@@ -54,6 +54,15 @@ def test_no_context_fits_where_the_weights_do_not() -> None:
     # Fewer layers on the GPU need less of it.
     fewer = fits("synthetic:tiny", "10 MiB", n_ctx=512, n_gpu_layers=2, n_batch=64)
     assert fewer.parts.weights_bytes < found.parts.weights_bytes
+
+
+def test_no_more_tokens_are_promised_than_the_model_was_trained_for() -> None:
+    found = fits("synthetic:tiny", "64 GiB")
+    assert found.largest_n_ctx == 8192 and found.margin_tokens == 8192 - 2048
+    assert "trained for 8,192" in str(found)
+    tight = fits("synthetic:tiny", "48 MiB")
+    assert tight.largest_n_ctx is not None and tight.largest_n_ctx < 8192
+    assert "trained" not in str(tight)
 
 
 def test_a_flat_cache_needs_less_with_smaller_numbers() -> None:

@@ -14,7 +14,7 @@ import llm_latency as lab
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, memory_cap, vram_ballast
 from llm_latency.memory import frontier
-from llm_latency.memory.fits import predict_at
+from llm_latency.memory.dry_run import foretelling
 from llm_latency.model.header import read_header
 from tests.measure.test_runner import another_run
 from tests.support.cuda_library import CONTEXT
@@ -145,7 +145,9 @@ def test_the_search_begins_with_what_should_fit_into_vram(
     (cell,) = frontier.plan(str(tiny), leave_vram="64 MiB", most=8192).cells
     (more,) = frontier.plan(str(tiny), leave_vram="80 MiB", most=8192).cells
     assert 256 < frontier.guess(cell) < frontier.guess(more) < 8192
-    need = predict_at(read_header(tiny), cell.settings, frontier.guess(cell), on="gpu")
+    asked = cell.settings.model_copy(update={"n_ctx": frontier.guess(cell)})
+    with foretelling(tiny, read_header(tiny), "gpu") as foretell:
+        need = foretell(asked)
     assert need.gpu.total_bytes <= 64 << 20
     assert need.gpu.total_bytes + (2 << 20) > 64 << 20
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llm_latency.engine.dry_run import NotForetoldError
 from llm_latency.engine.llama import Model
 from llm_latency.memory import predict
 from llm_latency.model import names
@@ -95,9 +96,9 @@ def header(**more: object) -> Header:
 
 @pytest.mark.parametrize(
     ("asked", "layers", "gpu_weights", "gpu_kv"),
-    [(0, 0, 0, 0), (1, 1, 10_000, 1), (4, 4, 40_000, 4), (5, 5, 108_000, 4), (-1, 5, 108_000, 4)],
+    [(0, 0, 0, 0), (1, 1, 68_000, 0), (4, 4, 98_000, 3), (5, 5, 108_000, 4), (99, 5, 108_000, 4)],
 )
-def test_layers_go_to_the_gpu_from_the_last_and_take_their_cache_along(
+def test_the_output_goes_to_the_gpu_first_then_blocks_from_the_last_with_their_cache(
     asked: int, layers: int, gpu_weights: int, gpu_kv: int
 ) -> None:
     found = predict.predict(
@@ -114,6 +115,24 @@ def test_layers_go_to_the_gpu_from_the_last_and_take_their_cache_along(
     assert found.host.kv_bytes == (4 - gpu_kv) * per_layer
     assert found.host.weights_bytes + gpu_weights == header().file_bytes
     assert found.gpu.overhead_bytes == (7 if layers else 0)
+
+
+def test_a_tied_vocabulary_is_held_on_both_sides() -> None:
+    tied = header().model_copy(update={"tensors": header().tensors[:-1]})
+    asked = Settings(n_ctx=256, n_gpu_layers=1, use_mmap=False)
+    found = predict.predict(tied, asked, gpu=True, machine="x86_64")
+    assert found.gpu.weights_bytes == 68_000
+    assert found.host.weights_bytes == tied.file_bytes == 108_000
+
+
+def test_what_the_formula_was_not_fitted_to_is_not_foretold() -> None:
+    expert = Tensor(name="blk.0.ffn_up_exps.weight", kind="q4_0", dims=(64, 64, 8), bytes=1)
+    for other in (
+        header().model_copy(update={"architecture": "mamba"}),
+        header().model_copy(update={"tensors": (*header().tensors, expert)}),
+    ):
+        with pytest.raises(NotForetoldError, match="measure it"):
+            predict.predict(other, Settings())
 
 
 def test_a_cache_that_stays_on_the_host_stays_there() -> None:

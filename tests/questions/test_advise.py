@@ -20,6 +20,7 @@ from llm_latency.machine import host, limits
 from llm_latency.machine.devices import GpuCard
 from llm_latency.measure import session
 from llm_latency.measure.job import Job
+from llm_latency.memory.dry_run import stored
 from llm_latency.memory.predict import predict
 from llm_latency.model.header import Header, read_header
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
@@ -156,7 +157,7 @@ def test_a_plan_looks_at_no_machine_and_no_model(monkeypatch: pytest.MonkeyPatch
 
     for room, name in (
         (needs_module, "gpu_card"), (host, "engine_build"), (limits, "memory_limit_bytes"),
-        (planning, "header_of"),
+        (planning.names, "skeleton"),
     ):  # fmt: skip
         monkeypatch.setattr(room, name, refuse)
     plan = experiments.advise()
@@ -228,7 +229,7 @@ def test_batches_reach_up_to_the_prompt() -> None:
 def test_what_cannot_fit_is_not_measured_but_the_smallest_always_is(header: Header) -> None:
     given = GIVEN | {"n_ubatch": [64, 512, 2048], "n_gpu_layers": 0, "on": "cpu"}
     needs = needs_of(given | {"memory_there_bytes": 100 * MIB})
-    every = candidates(header, Settings(), needs, given)
+    every = candidates(header, Settings(), needs, given, stored({}, header, "cpu"))
     kept = worth_measuring(every, needs)
     assert 0 < len(kept) < len(every) == 6
     assert max(c.predicted_bytes for c in kept) <= 1.1 * needs.limit_bytes
@@ -239,7 +240,7 @@ def test_what_cannot_fit_is_not_measured_but_the_smallest_always_is(header: Head
 
 def test_as_many_layers_as_fit_on_the_gpu(header: Header) -> None:
     given = GIVEN | {"on": "gpu", "memory_there_bytes": 1}
-    settings = Settings(n_ctx=2048, n_batch=64, n_ubatch=64)
+    settings, foretell = Settings(n_ctx=2048, n_batch=64, n_ubatch=64), stored({}, header, "gpu")
 
     def taken(layers: int) -> int:
         one = settings.model_copy(update={"n_gpu_layers": layers})
@@ -247,11 +248,12 @@ def test_as_many_layers_as_fit_on_the_gpu(header: Header) -> None:
 
     for layers in range(1, header.n_layer + 2):
         needs = needs_of(given | {"memory_there_bytes": taken(layers)})
-        most = most_layers(header, settings, needs)
+        most = most_layers(header, settings, needs, foretell)
         assert taken(most) <= needs.limit_bytes
         assert most == -1 or taken(most + 1) > needs.limit_bytes
-    assert most_layers(header, settings, needs_of(given | {"memory_there_bytes": taken(-1)})) == -1
-    assert most_layers(header, settings, needs_of(given)) == 0
+    for there, most in ((taken(-1), -1), (1, 0)):
+        needs = needs_of(given | {"memory_there_bytes": there})
+        assert most_layers(header, settings, needs, foretell) == most
 
 
 def test_the_soonest_is_advised_and_the_slower_rejected_with_its_figure(header: Header) -> None:

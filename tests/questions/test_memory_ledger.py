@@ -109,7 +109,10 @@ def test_the_answer_names_the_furthest_prediction(header: dict[str, Any], tiny: 
 
 def test_without_a_header_nothing_is_foretold(header: dict[str, Any]) -> None:
     cell = [record(TOUCHED)]
-    for made in (view(cell, None, "6 GiB"), view(cell, header | {"recurrent": True}, "6 GiB")):
+    for made in (
+        view(cell, None, "6 GiB"),
+        view(cell, header | {"architecture": "mamba"}, "6 GiB"),
+    ):
         assert made.ledgers[0].predicted == {} and made.fits == {}
         assert "is not foretold" in said(made)
         table = memory_ledger.table(made).set_index("")[made.ledgers[0].cell]

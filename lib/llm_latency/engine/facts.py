@@ -14,8 +14,8 @@ from typing import NamedTuple
 from llm_latency.plan.spec import UBATCH, Settings, padded
 
 REPACKED = {
-    "x86_64": frozenset({"q4_0", "q4_k", "iq4_nl"}),
-    "aarch64": frozenset({"q4_0", "q4_k", "iq4_nl", "q8_0"}),
+    "x86_64": frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"}),
+    "aarch64": frozenset({"q4_0", "q4_k", "q5_k", "q6_k", "iq4_nl", "mxfp4", "q8_0"}),
 }
 """Number formats that the CPU backend holds in an order of its own, by the CPU's architecture."""
 

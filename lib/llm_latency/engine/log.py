@@ -21,6 +21,7 @@ MIB = 1024 * 1024
 _BUFFER = re.compile(
     r"(\S+)\s+(?:DSV4 \S+ )?(model|KV|compute|output|RS|state)\s+buffer size\s*=\s*([\d.]+) MiB"
 )
+_PARTS = {"model": "weights", "RS": "kv", "state": "kv"}
 _HOST = re.compile(r"CPU|AMX|\w+_Host$")
 """Buffers in host memory: the CPU's own, its repacked copies, and what a device keeps pinned."""
 _KV_TYPES = re.compile(r"\bK \((\w+)\):.*\bV \((\w+)\):")
@@ -95,7 +96,7 @@ class LlamaLog:
         by_device: dict[str, dict[str, int]] = {}
         for _, text in self.lines:
             for device, kind, mib in _BUFFER.findall(text):
-                part = {"model": "weights", "RS": "kv", "state": "kv"}.get(kind, kind.lower()) + "_bytes"
+                part = _PARTS.get(kind, kind.lower()) + "_bytes"
                 held = by_device.setdefault(device, {})
                 size = round(float(mib) * MIB)
                 # Weights and KV come in several buffers per device (split files, sliding-window

@@ -15,6 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from llm_latency.engine.dry_run import DryRun, NotForetoldError, Side
 from llm_latency.errors import LabError
 from llm_latency.machine import devices, host, lock
 from llm_latency.measure.job import Job, ModelFile
@@ -23,7 +24,7 @@ from llm_latency.measure.trial import carry_out, engine_card
 from llm_latency.model import names
 from llm_latency.plan.spec import Trial
 from llm_latency.records.folders import make_folder, outputs_dir
-from llm_latency.records.record import SCHEMA_VERSION, Record
+from llm_latency.records.record import SCHEMA_VERSION, EngineCard, Record
 from llm_latency.records.store import RunStore
 
 
@@ -151,7 +152,8 @@ def session(
         if store is not None:
             check_origin(store.info, described.card)
         else:
-            store = RunStore.create(folder, _run_card(plan, described, folder) | dict(more or {}))
+            card = _run_card(plan, described, path, folder) | dict(more or {})
+            store = RunStore.create(folder, card)
         store.mend()
         yield Session(store, path, ModelFile.of(described.card), plan.timeout_s, hold)
 
@@ -179,7 +181,7 @@ def new_run_id(plan: Any, home: str = "runs") -> str:
     return name
 
 
-def _run_card(plan: Any, model: names.Described, folder: Path) -> dict[str, Any]:
+def _run_card(plan: Any, model: names.Described, path: Path, folder: Path) -> dict[str, Any]:
     """Return the content of ``run.json``: the plan and all that its figures depend on."""
     log = folder / "logs" / "engine.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -200,4 +202,18 @@ def _run_card(plan: Any, model: names.Described, folder: Path) -> dict[str, Any]
         "versions": host.versions(),
         "model": model.card.model_dump(),
         "header": model.header and model.header.model_dump(mode="json"),
+        "foretold": _foretold(plan, path, engine),
     }
+
+
+def _foretold(plan: Any, path: Path, engine: EngineCard) -> list[dict[str, Any]]:
+    """Return what llama.cpp says that each of the plan's settings will allocate."""
+    told = []
+    every = dict.fromkeys(cell.settings for cell in getattr(plan, "cells", ()))
+    with DryRun(path) as dry_run:
+        for settings in every:
+            on: Side = "gpu" if engine.gpu_offload and settings.n_gpu_layers else "cpu"
+            with contextlib.suppress(NotForetoldError):
+                allocation = dry_run.ask(settings, on).model_dump()
+                told.append({"settings": settings.model_dump(), "on": on, "allocation": allocation})
+    return told

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import Field
 
 from llm_latency.base import Part
+from llm_latency.engine.dry_run import Side
 from llm_latency.errors import ParameterError
-from llm_latency.memory.predict import Parts, Prediction, predict
+from llm_latency.memory.dry_run import Foretell, foretelling
+from llm_latency.memory.predict import Parts, Prediction
 from llm_latency.model.header import Header
-from llm_latency.model.names import header_of
+from llm_latency.model.names import skeleton
 from llm_latency.plan.parameters import build
 from llm_latency.plan.sizes import size_bytes
-from llm_latency.plan.spec import MAX_INT32, PADDING, Settings
+from llm_latency.plan.spec import PADDING, Settings, padded
 from llm_latency.words import MIB, number
 
 
@@ -23,10 +28,13 @@ class Fit(Part):
 
     model: str
     settings: Settings
-    on: Literal["gpu", "cpu"]
+    on: Side
     budget_bytes: int
     parts: Parts
-    largest_n_ctx: int | None
+    largest_n_ctx: int | None = Field(
+        description="That fits, of what the model was trained for; None: none does"
+    )
+    n_ctx_train: int | None = None
 
     @property
     def fits(self) -> bool:
@@ -43,7 +51,7 @@ class Fit(Part):
         """How many more tokens of context would still fit."""
         if self.largest_n_ctx is None:
             return None
-        return self.largest_n_ctx - self.settings.n_ctx
+        return max(0, self.largest_n_ctx - self.settings.n_ctx)
 
     def __bool__(self) -> bool:
         return self.fits
@@ -63,21 +71,30 @@ class Fit(Part):
         if self.fits:
             return (
                 f"{head}: it fits, with {number(self.margin_bytes * MIB)} MiB or "
-                f"{self.margin_tokens or 0:,} tokens of context to spare."
+                f"{self.margin_tokens or 0:,} tokens of context to spare{self._trained()}."
             )
         way_out = (
             f"the largest n_ctx that fits is {self.largest_n_ctx}"
             if self.largest_n_ctx
             else "no n_ctx fits; keep fewer layers on the GPU, or take a smaller file"
         )
-        return f"{head}: {number(-self.margin_bytes * MIB)} MiB too much; {way_out}."
+        return (
+            f"{head}: {number(-self.margin_bytes * MIB)} MiB too much; {way_out}{self._trained()}."
+        )
+
+    def _trained(self) -> str:
+        """Say that the model was trained for less than the memory, or the context, would hold."""
+        most = self.n_ctx_train
+        if most is None or max(self.largest_n_ctx or 0, self.settings.n_ctx) < most:
+            return ""
+        return f"; the model was trained for {most:,}"
 
 
 def fits(
     model: str,
     budget: str | int,
     *,
-    on: Literal["gpu", "cpu"] = "gpu",
+    on: Side = "gpu",
     overhead: str | int = 0,
     **settings: Any,
 ) -> Fit:
@@ -101,51 +118,43 @@ def fits(
     ------
     ParameterError
         If a parameter cannot be right.
+    NotForetoldError
+        If neither llama.cpp nor the formula can tell what the model takes.
     """
     if on not in ("gpu", "cpu"):
         raise ParameterError(f"on={on!r} is refused: give 'gpu' or 'cpu'.")
     limit, extra = size_bytes("budget", budget), size_bytes("overhead", overhead)
     asked = build(Settings, settings)
-    return fit_of(model, header_of(model), asked, limit, on=on, overhead_bytes=extra)
+    with skeleton(model) as (path, header), foretelling(path, header, on, extra) as foretell:
+        return fit_of(model, header, asked, limit, on, foretell)
 
 
 def fit_of(
-    model: str,
-    header: Header,
-    settings: Settings,
-    budget_bytes: int,
-    *,
-    on: Literal["gpu", "cpu"],
-    overhead_bytes: int = 0,
+    model: str, header: Header, settings: Settings, budget_bytes: int, on: Side, foretell: Foretell
 ) -> Fit:
     """Predict whether a model whose header is known fits into a budget; see :func:`fits`."""
 
     def parts(n_ctx: int) -> Parts:
-        return _side(predict_at(header, settings, n_ctx, on=on, overhead_bytes=overhead_bytes), on)
+        return side(foretell(settings.model_copy(update={"n_ctx": n_ctx})), on)
 
+    most = padded(header.n_ctx_train or settings.n_ctx)
     return Fit(
         model=model,
         settings=settings,
         on=on,
         budget_bytes=budget_bytes,
         parts=parts(settings.n_ctx),
-        largest_n_ctx=largest(lambda n_ctx: parts(n_ctx).total_bytes <= budget_bytes),
+        largest_n_ctx=largest(lambda n_ctx: parts(n_ctx).total_bytes <= budget_bytes, most),
+        n_ctx_train=header.n_ctx_train,
     )
 
 
-def predict_at(
-    header: Header, settings: Settings, n_ctx: int, *, on: str, overhead_bytes: int = 0
-) -> Prediction:
-    """Return the prediction for another context."""
-    other = settings.model_copy(update={"n_ctx": n_ctx})
-    return predict(header, other, gpu=on == "gpu", overhead_bytes=overhead_bytes)
-
-
-def _side(prediction: Prediction, on: str) -> Parts:
+def side(prediction: Prediction, on: Side) -> Parts:
+    """Return the parts on the side that a budget is of."""
     return prediction.gpu if on == "gpu" else prediction.host
 
 
-def largest(works: Any, most: int = MAX_INT32 // PADDING * PADDING) -> int | None:
+def largest(works: Callable[[int], bool], most: int) -> int | None:
     """Return the largest context on llama.cpp's grid of 256 that works; ``None`` if none does.
 
     Parameters

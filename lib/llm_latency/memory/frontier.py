@@ -9,15 +9,17 @@ what works for a context works for every smaller one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
+from llm_latency.engine.dry_run import NotForetoldError, Side
 from llm_latency.errors import ParameterError
-from llm_latency.memory.fits import largest, predict_at
+from llm_latency.memory.dry_run import foretelling
+from llm_latency.memory.fits import largest
 from llm_latency.model import names
-from llm_latency.model.names import header_of
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.sizes import limit_bytes, size_bytes
@@ -178,20 +180,24 @@ def probe(cell: Trial, n_ctx: int) -> Trial:
     )
 
 
+@functools.lru_cache(maxsize=64)
 def guess(cell: Trial) -> int:
     """Return the largest context that is predicted to work under the cell's memory limits."""
     ram, vram = cell.start.memory_limit_bytes, cell.start.leave_vram_bytes
     if ram is None and vram is None:
         return cell.settings.n_ctx
-    header, settings = header_of(cell.model), cell.settings
+    on: Side = "cpu" if vram is None else "gpu"
+    with names.skeleton(cell.model) as (path, header), foretelling(path, header, on) as foretell:
 
-    def predicted(n_ctx: int) -> bool:
-        on: Literal["gpu", "cpu"] = "cpu" if vram is None else "gpu"
-        need = predict_at(header, settings, n_ctx, on=on)
-        held = need.host.total_bytes + PROCESS_CHARGED_BYTES
-        return held <= (ram or held) and need.gpu.total_bytes <= (vram or need.gpu.total_bytes)
+        def predicted(n_ctx: int) -> bool:
+            need = foretell(cell.settings.model_copy(update={"n_ctx": n_ctx}))
+            held = need.host.total_bytes + PROCESS_CHARGED_BYTES
+            return held <= (ram or held) and need.gpu.total_bytes <= (vram or need.gpu.total_bytes)
 
-    return largest(predicted, cell.settings.n_ctx) or PADDING
+        try:
+            return largest(predicted, cell.settings.n_ctx) or PADDING
+        except NotForetoldError:  # the search finds it from the other end
+            return PADDING
 
 
 def found(records: list[Record]) -> pd.DataFrame:

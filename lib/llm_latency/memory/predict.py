@@ -1,4 +1,4 @@
-"""How much memory a model will take: from its file's header and the settings, before loading.
+"""How much memory a model will take: the formula, from its file's header and the settings.
 
 *Weights* are the file's tensors; those that the CPU backend repacks for its instructions are
 held a second time where the file is mapped. The *KV cache* is exact: layers x padded context x
@@ -7,6 +7,9 @@ the most that any part of llama.cpp's graph needs at once for a batch of T = ``n
 over K = padded ``n_ctx`` cells: in attention (without flash attention K x T x heads scores in
 f32, and the mask), in the feed-forward block, or at the end, T rows of logits. What each of
 these peaks holds beside was fitted to what llama.cpp said it allocated: :data:`PEAKS`.
+
+It was fitted to llama's own architecture, and serves where the engine or the model's file is not
+at hand; where they are, llama.cpp's own arithmetic does: :mod:`llm_latency.memory.dry_run`.
 """
 
 from __future__ import annotations
@@ -17,8 +20,9 @@ from typing import NamedTuple
 from pydantic import Field
 
 from llm_latency.base import Part
+from llm_latency.engine.dry_run import NotForetoldError
 from llm_latency.engine.facts import REPACKED, sizes_in_force
-from llm_latency.model.header import Header, Tensor
+from llm_latency.model.header import Header
 from llm_latency.plan.spec import Settings, padded
 
 
@@ -44,6 +48,10 @@ PEAKS = {
 }
 """By flash attention, for llama.cpp in llama-cpp-python 0.3.36 (least squares on the logarithm of
 the ratio, 197 random shapes and settings of llama's architecture on a CPU)."""
+
+
+FITTED = frozenset({"llama"})
+"""Architectures that the formula was fitted to."""
 
 
 class Parts(Part):
@@ -126,26 +134,35 @@ def predict(
         What the GPU's backend takes for itself, from measurements.
     machine
         The CPU's architecture, by default this one's: it decides what is repacked.
+
+    Raises
+    ------
+    NotForetoldError
+        If the formula was not fitted to the model's architecture.
     """
-    asked = settings.n_gpu_layers
-    most = header.n_layer + 1
-    layers = (most if asked < 0 else min(asked, most)) if gpu else 0
-    # llama.cpp puts the last layers on the GPU first, and the output after all of them.
-    first = header.n_layer - min(layers, header.n_layer)
+    if header.architecture not in FITTED or header.has_experts:
+        what = header.architecture + (" with experts" if header.has_experts else "")
+        raise NotForetoldError(
+            f"what a model takes is not foretold for {what} by the header alone; measure it, or "
+            "ask where its file and the engine are"
+        )
+    layers, first = layers_on_device(header, settings, gpu)
     kv = kv_bytes(header, settings)
-    kv_gpu = sum(kv[first:]) if settings.offload_kqv and layers else 0
-    weights_host, weights_gpu = _weights(header, settings, first, layers == most, machine)
+    kv_gpu = sum(kv[first:]) if settings.offload_kqv else 0
+    placed = place_weights(header, settings, layers, machine)
     compute = compute_bytes(header, settings)
-    output = 4 * header.n_vocab
     return Prediction(
         host=Parts(
-            weights_bytes=weights_host,
+            weights_bytes=placed.repacked_bytes + placed.read_bytes,
             kv_bytes=sum(kv) - kv_gpu,
-            compute_bytes=0 if layers == most else compute,
-            output_bytes=output,
+            # With all layers on the device the embeddings of a batch and its mask are left.
+            compute_bytes=_input_bytes(header, settings)
+            if layers == header.n_layer + 1
+            else compute,
+            output_bytes=4 * header.n_vocab,
         ),
         gpu=Parts(
-            weights_bytes=weights_gpu,
+            weights_bytes=placed.device_bytes,
             kv_bytes=kv_gpu,
             compute_bytes=compute if layers else 0,
             overhead_bytes=overhead_bytes if layers else 0,
@@ -154,31 +171,58 @@ def predict(
     )
 
 
-def _weights(
-    header: Header, settings: Settings, first: int, output_too: bool, machine: str | None
-) -> tuple[int, int]:
-    """Return the bytes of the weights on the host, copies included, and on the GPU."""
+def layers_on_device(header: Header, settings: Settings, gpu: bool) -> tuple[int, int]:
+    """Return how many layers are on the device, and the first block of them.
+
+    The output layer is one of them and goes first; then the blocks, from the last.
+    """
+    most, asked = header.n_layer + 1, settings.n_gpu_layers
+    layers = (most if asked < 0 else min(asked, most)) if gpu else 0
+    return layers, most - max(layers, 1)
+
+
+class Placed(NamedTuple):
+    """Bytes of the weights, by where they lie.
+
+    ``read_bytes`` the host reads as they are in the file: of a mapped file from the first such
+    tensor to the last, over whatever lies between. ``plain_bytes`` are those tensors alone.
+    """
+
+    device_bytes: int
+    repacked_bytes: int
+    read_bytes: int
+    plain_bytes: int
+
+
+def place_weights(
+    header: Header, settings: Settings, layers: int, machine: str | None = None
+) -> Placed:
+    """Return where the weights lie with so many layers on the device."""
     machine = (machine or platform.machine()).lower().replace("amd64", "x86_64")
     kinds = REPACKED.get(machine.replace("arm64", "aarch64"), frozenset())
-    on_gpu = repacked = 0
+    first = header.n_layer + 1 - max(layers, 1)
+    on_device = repacked = at = 0
     places: list[tuple[int, int]] = []  # in the file, of what the host reads where it lies
-    at = 0
     for tensor in header.tensors:
         start, at = at, at + tensor.bytes
-        by_rows = len(tensor.dims) == 2 and tensor.dims[1] % 8 == 0
-        layer = tensor.layer
-        if (layer is not None and layer >= first) or (output_too and _ends(tensor)):
-            on_gpu += tensor.bytes
-        elif tensor.kind in kinds and by_rows and not tensor.name.startswith("token_embd"):
+        repackable = tensor.kind in kinds and len(tensor.dims) > 1 and tensor.dims[1] % 8 == 0
+        embeddings, block = tensor.name.startswith("token_embd"), tensor.layer
+        if layers and (block >= first if block is not None else tensor.name.startswith("output")):
+            on_device += tensor.bytes
+        elif repackable and not embeddings:
             repacked += tensor.bytes
         else:
             places.append((start, at))
-    if not places:
-        return repacked, on_gpu
-    # A mapping reaches from the first such tensor to the last, over whatever lies between.
-    mapped = places[-1][1] - places[0][0] if settings.use_mmap else sum(b - a for a, b in places)
-    return repacked + mapped, on_gpu
+        if embeddings and header.is_tied:  # held again as the output layer, where that differs
+            on_device += tensor.bytes if layers else 0
+            repacked += tensor.bytes if repackable and not layers else 0
+    plain = sum(end - start for start, end in places)
+    span = places[-1][1] - places[0][0] if places else 0
+    return Placed(on_device, repacked, span if settings.use_mmap else plain, plain)
 
 
-def _ends(tensor: Tensor) -> bool:
-    return tensor.name.startswith("output")
+def _input_bytes(header: Header, settings: Settings) -> int:
+    """Return what is computed on the host where all layers are on the device."""
+    n_ctx, _, rows = sizes_in_force(settings)
+    mask = n_ctx * rows * (2 if settings.flash_attn else 4)
+    return mask + 4 * rows * header.n_embd * (2 if settings.flash_attn else 3)

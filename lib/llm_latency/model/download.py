@@ -8,9 +8,11 @@ the cache only when its checksum is the Hub's, for every program trusts a file t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,9 @@ def verify(place: hub.Place, sha256: str) -> None:
         raise _differs(place, found, place.path.resolve())
 
 
-def read_header(place: hub.Place) -> header.Header:
-    """Return a file's header, without fetching the file.
+@contextlib.contextmanager
+def skeleton(place: hub.Place) -> Iterator[tuple[Path, header.Header]]:
+    """Yield a file with the header of one on the Hub, without fetching all of it, and the header.
 
     Raises
     ------
@@ -89,9 +92,11 @@ def read_header(place: hub.Place) -> header.Header:
         If the Hub cannot be reached.
     """
     if place.path is not None:
-        return header.read_header(place.path)
+        yield place.path, header.read_header(place.path)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        return _read_head(place, Path(folder) / place.name.file.rpartition("/")[2])
+        copy = Path(folder) / place.name.file.rpartition("/")[2]
+        yield copy, _read_head(place, copy)
 
 
 def _read_head(place: hub.Place, copy: Path) -> header.Header:

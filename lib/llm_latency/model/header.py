@@ -57,6 +57,16 @@ class Header(Part):
         """Bytes of all tensors."""
         return sum(tensor.bytes for tensor in self.tensors)
 
+    @property
+    def is_tied(self) -> bool:
+        """Whether the table of embeddings is the output layer too."""
+        return not any(tensor.name == "output.weight" for tensor in self.tensors)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a router chooses which weights a token reads."""
+        return any("_exps." in tensor.name for tensor in self.tensors)
+
     def kv_bytes(self, type_k: str, type_v: str) -> list[float]:
         """Return the bytes that one token of context takes in each layer's KV cache."""
         key = self.key_width * FORMATS[type_k].value_bytes

@@ -8,10 +8,11 @@ that is resumed uses the commit that it began with.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,9 @@ def pinned(name: str, info: Mapping[str, Any]) -> str:
     return hub.parse_name(name).at(commit) if commit and name.startswith("hf:") else name
 
 
-def header_of(model: str) -> Header:
-    """Return the header of a model by its name, without fetching the model.
+@contextlib.contextmanager
+def skeleton(model: str) -> Iterator[tuple[Path, Header]]:
+    """Yield a file with a model's header, and the header; behind it there may be a hole.
 
     Parameters
     ----------
@@ -210,8 +212,17 @@ def header_of(model: str) -> Header:
     """
     name = check(model)
     if name.startswith("hf:"):
-        return download.read_header(hub.find(hub.parse_name(name)))
-    return read_header(resolve(name))
+        with download.skeleton(hub.find(hub.parse_name(name))) as found:
+            yield found
+    else:
+        path = resolve(name)
+        yield path, read_header(path)
+
+
+def header_of(model: str) -> Header:
+    """Return the header of a model by its name; see :func:`skeleton`."""
+    with skeleton(model) as (_, header):
+        return header
 
 
 def card(name: str, path: Path) -> ModelCard:

@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from llm_latency.engine.dry_run import NotForetoldError, Side
+from llm_latency.memory.dry_run import stored
 from llm_latency.memory.fits import Fit, fit_of
-from llm_latency.memory.predict import predict
 from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan.builder import Grid, Request
@@ -145,10 +146,11 @@ class View:
             rows = rows.assign(**rows.loc[seen, columns].fillna(0.0))
         self.info, self.data = run.info, fr.by_cell(rows)
         on_gpu = (fr.ok(self.data)["effective_n_gpu_layers"] > 0).any()
-        self.on: Literal["gpu", "cpu"] = "gpu" if on_gpu else "cpu"
+        self.on: Side = "gpu" if on_gpu else "cpu"
         given = (run.info.get("plan") or {}).get("parameters") or {}
         self.budget = str(given.get("budget") or "").strip()
         self.header, self.why_not_predicted = _header(run.info)
+        self._foretell = stored(run.info, self.header, self.on) if self.header else None
         self.ledgers = list(map(self._ledger, fr.cells(self.data)["cell"])) if len(rows) else []
         self.measured = [one for one in self.ledgers if len(one.processes)]
         self.fits = self._fits()
@@ -172,9 +174,13 @@ class View:
         )
 
     def _predicted(self, settings: Settings) -> dict[str, float]:
-        if self.header is None:
+        if self._foretell is None:
             return {}
-        both = predict(self.header, settings, gpu=self.on == "gpu")
+        try:
+            both = self._foretell(settings)
+        except NotForetoldError as why:
+            self.why_not_predicted = escape(str(why))
+            return {}
         sides = both.host.model_dump(), both.gpu.model_dump()
         return {part: float(sum(s[column] for s in sides)) for part, column in fr.PARTS.items()}
 
@@ -184,7 +190,10 @@ class View:
         return [sum(places[place] for place in BESIDE) for places in each]
 
     def _fits(self) -> dict[str, Fit]:
-        if self.header is None or not self.budget or self.data.empty:
+        foretell = self._foretell
+        if self.header is None or foretell is None or self.why_not_predicted:
+            return {}
+        if not self.budget or self.data.empty:
             return {}
         file_bytes = (self.info.get("model") or {}).get("size_bytes") or self.header.file_bytes
         budget_bytes = size_bytes("budget", self.budget, lambda: int(file_bytes))
@@ -192,7 +201,7 @@ class View:
             budget_bytes -= round(max(self.beside(), default=0.0))
         model, header = str(self.data["model"].iloc[0]), self.header
         return {
-            one.cell: fit_of(model, header, one.settings, budget_bytes, on=self.on)
+            one.cell: fit_of(model, header, one.settings, budget_bytes, self.on, foretell)
             for one in self.ledgers
         }
 
@@ -201,10 +210,7 @@ def _header(info: dict[str, Any]) -> tuple[Header | None, str]:
     """Return the header that memory follows from, or why there is none."""
     if not info.get("header"):
         return None, "the model's header is not stored with the run"
-    header = Header.model_validate(info["header"])
-    if header.recurrent:
-        return None, f"{escape(header.architecture)} keeps a state in place of a KV cache"
-    return header, ""
+    return Header.model_validate(info["header"]), ""
 
 
 def answer(view: View) -> Answer:

@@ -23,7 +23,7 @@ def parameters(info: Mapping[str, Any]) -> pd.DataFrame:
     """
     plan = info.get("plan") or {}
     given = (plan.get("parameters") or {}).items()
-    lines = [(name, _given(name, value)) for name, value in given]
+    lines = [(name, _given(name, value)) for name, value in given if name != "candidates"]
     return _card(lines, ("parameter", "value"))
 
 

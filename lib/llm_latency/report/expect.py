@@ -54,10 +54,10 @@ def token_bytes(header: Header) -> int | None:
 
     A mixture of experts reads those that its router chooses.
     """
-    if any("_exps" in tensor.name for tensor in header.tensors):
+    if header.has_experts:
         return None
-    tied = not any(tensor.name == "output.weight" for tensor in header.tensors)
-    return sum(t.bytes for t in header.tensors if tied or t.name != "token_embd.weight")
+    read = (t.bytes for t in header.tensors if header.is_tied or t.name != "token_embd.weight")
+    return sum(read)
 
 
 def _of_model(plan: Plan, header: Header) -> dict[str, Any]:

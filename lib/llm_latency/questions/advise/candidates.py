@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llm_latency.memory.predict import Prediction, predict
+from llm_latency.memory.dry_run import Foretell
+from llm_latency.memory.fits import side
 from llm_latency.model.header import Header
 from llm_latency.plan.parameters import as_list, plain, whole
 from llm_latency.plan.spec import Settings, padded
@@ -41,6 +42,10 @@ class Candidate:
 
     settings: Settings
     predicted_bytes: int
+
+    def as_data(self) -> dict[str, Any]:
+        """Return it as a stored run keeps it."""
+        return {"settings": self.settings.model_dump(), "predicted_bytes": self.predicted_bytes}
 
     def may_fit(self, needs: Needs) -> bool:
         """Whether it is worth trying in the memory that there is."""
@@ -77,7 +82,7 @@ def named(given: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def candidates(
-    header: Header, base: Settings, needs: Needs, given: Mapping[str, Any]
+    header: Header, base: Settings, needs: Needs, given: Mapping[str, Any], foretell: Foretell
 ) -> list[Candidate]:
     """Return every combination that could be advised, with its predicted memory.
 
@@ -91,13 +96,15 @@ def candidates(
         What the application needs.
     given
         What is varied, see :func:`variants`.
+    foretell
+        What the memory is predicted by.
     """
     every = []
     for values in variants(needs, given):
         one = base.model_copy(update=values)
         if not named(given, "n_gpu_layers"):
-            one = one.model_copy(update={"n_gpu_layers": most_layers(header, one, needs)})
-        every.append(Candidate(one, _bytes(header, one, needs)))
+            one = one.model_copy(update={"n_gpu_layers": most_layers(header, one, needs, foretell)})
+        every.append(Candidate(one, _bytes(one, needs, foretell)))
     return every
 
 
@@ -113,19 +120,19 @@ def ladder(prompt_tokens: int) -> list[int]:
     return [size for size in BATCHES if size <= enough]
 
 
-def most_layers(header: Header, settings: Settings, needs: Needs) -> int:
+def most_layers(header: Header, settings: Settings, needs: Needs, foretell: Foretell) -> int:
     """Return how many layers fit on the GPU, -1 for all; 0 where the memory is the CPU's."""
     if needs.on == "cpu":
         return 0
-    for count in range(header.n_layer + 1, 0, -1):
+    low, high = 0, header.n_layer + 2  # what fits for so many layers fits for fewer
+    while high - low > 1:
+        count = (low + high) // 2
         one = settings.model_copy(update={"n_gpu_layers": count})
-        if predict(header, one, gpu=True).gpu.total_bytes <= needs.limit_bytes:
-            return -1 if count == header.n_layer + 1 else count
-    return 0
+        fits = foretell(one).gpu.total_bytes <= needs.limit_bytes
+        low, high = (count, high) if fits else (low, count)
+    return -1 if low > header.n_layer else low
 
 
-def _bytes(header: Header, settings: Settings, needs: Needs) -> int:
-    made: Prediction = predict(header, settings, gpu=needs.on == "gpu")
-    if needs.on == "gpu":
-        return made.gpu.total_bytes
-    return made.host.total_bytes + PROCESS_RESIDENT_BYTES
+def _bytes(settings: Settings, needs: Needs, foretell: Foretell) -> int:
+    beside = PROCESS_RESIDENT_BYTES if needs.on == "cpu" else 0
+    return side(foretell(settings), needs.on).total_bytes + beside

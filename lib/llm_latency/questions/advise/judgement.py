@@ -13,10 +13,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from llm_latency.engine.dry_run import NotForetoldError
 from llm_latency.errors import ParameterError
-from llm_latency.memory.fits import largest, predict_at
+from llm_latency.memory.dry_run import Foretell, stored
+from llm_latency.memory.fits import largest, side
 from llm_latency.model.header import Header
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.spec import Settings, padded
 from llm_latency.questions.advise.candidates import VARIED, Candidate, candidates
 from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option, answer_s, fills, option, timed
@@ -44,6 +46,7 @@ class Advice:
     header: Header | None
     options: list[Option]
     chosen: Option | None
+    foretell: Foretell | None = None
 
     @property
     def margin_bytes(self) -> float | None:
@@ -54,18 +57,24 @@ class Advice:
 
     @property
     def edge_n_ctx(self) -> int | None:
-        """Largest context that the margin still has room for, by the predicted growth."""
-        if self.chosen is None or self.margin_bytes is None or self.header is None:
+        """Largest context that the margin still has room for, by the predicted growth.
+
+        No larger than the model was trained for, and ``None`` where no growth is foretold.
+        """
+        margin, foretell = self.margin_bytes, self.foretell
+        if self.chosen is None or margin is None or self.header is None or foretell is None:
             return None
-        header, settings, margin = self.header, self.chosen.settings, self.margin_bytes
-        on = self.needs.on
+        settings, on = self.chosen.settings, self.needs.on
+        most = max(padded(self.header.n_ctx_train or 0), padded(settings.n_ctx))
 
         def taken(n_ctx: int) -> int:
-            both = predict_at(header, settings, n_ctx, on=on)
-            return (both.gpu if on == "gpu" else both.host).total_bytes
+            return side(foretell(settings.model_copy(update={"n_ctx": n_ctx})), on).total_bytes
 
-        now = taken(settings.n_ctx)
-        return largest(lambda n_ctx: taken(n_ctx) - now <= margin)
+        try:
+            now = taken(settings.n_ctx)
+            return largest(lambda n_ctx: taken(n_ctx) - now <= margin, most)
+        except NotForetoldError:
+            return None
 
     @property
     def rejected(self) -> list[Option]:
@@ -140,7 +149,8 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     needs = needs_of(given)
     header = Header.model_validate(info["header"]) if info.get("header") else None
     planned = [Settings.model_validate(c["settings"]) for c in info["plan"]["cells"]]
-    known = _candidates(header, planned, given, needs)
+    foretell = stored({}, header, needs.on) if header else None
+    known = _candidates(header, planned, given, needs, foretell)
     filled = fills(df, needs)
     rows = timed(df, needs)
     every = [option(one, known, rows, filled, needs) for one in known]
@@ -152,16 +162,26 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     chosen = min(level, key=lambda o: (round((o.need_bytes or 0) / 2**20), o.answer.median))
     good.sort(key=lambda one: (one is not chosen, one.told_apart, one.answer.median))
     rest = sorted((one for one in every if not one.meets), key=lambda one: _distance(one, needs))
-    return Advice(needs, header, [*good, *rest], chosen)
+    return Advice(needs, header, [*good, *rest], chosen, foretell)
 
 
 def _candidates(
-    header: Header | None, planned: list[Settings], given: Mapping[str, Any], needs: Needs
+    header: Header | None,
+    planned: list[Settings],
+    given: Mapping[str, Any],
+    needs: Needs,
+    foretell: Foretell | None,
 ) -> list[Candidate]:
     """Return what was planned, and what the prediction kept from being planned."""
-    if header is None:
-        return [Candidate(one, 0) for one in dict.fromkeys(planned)]
-    every = candidates(header, planned[0], needs, given)
+    if kept := given.get("candidates"):
+        every = [
+            Candidate(Settings.model_validate(one["settings"]), one["predicted_bytes"])
+            for one in kept
+        ]
+    elif header is not None and foretell is not None:  # of a run that did not keep them
+        every = candidates(header, planned[0], needs, given, foretell)
+    else:
+        every = [Candidate(one, 0) for one in planned]
     return list({one.settings: one for one in every}.values())
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from llm_latency.memory.dry_run import foretelling
 from llm_latency.model import names
-from llm_latency.model.names import header_of
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 from llm_latency.questions.advise.candidates import candidates, variants, worth_measuring
@@ -69,10 +69,18 @@ def for_this_machine(plan: Plan) -> Plan:
     if "on" in given:  # a stored run goes on with what there was when it began
         return plan
     needs = needs_of(given | here(given["n_gpu_layers"]))
-    every = candidates(header_of(plan.model), cell.settings, needs, given)
+    with (
+        names.skeleton(plan.model) as (path, header),
+        foretelling(path, header, needs.on) as foretell,
+    ):
+        every = candidates(header, cell.settings, needs, given, foretell)
     cells = [
         cell.model_copy(update={"settings": one.settings}) for one in worth_measuring(every, needs)
     ]
     twin = cells[0].model_copy(update={"twin": True})
-    there = {"on": needs.on, "memory_there_bytes": needs.memory_bytes}
+    there = {
+        "on": needs.on,
+        "memory_there_bytes": needs.memory_bytes,
+        "candidates": [one.as_data() for one in every],
+    }
     return plan.model_copy(update={"cells": (*cells, twin), "parameters": given | there})

@@ -93,7 +93,7 @@ def _memory(advice: Advice, one: Option) -> list[str]:
         if edge is not None and header is not None:
             more, trained = edge - one.settings.n_ctx, header.n_ctx_train
             text += f", by the prediction room for **{more:,} more tokens** of context"
-            text += f" (the model was trained for {trained:,})" * bool(trained and edge > trained)
+            text += f" (the model was trained for {trained:,})" * bool(trained and edge >= trained)
         sentences.append(f"{text}.")
     if one.full == "ok":
         cap = f" under a cap of {phrases.amount(needs.memory_bytes, 'MiB')}"
