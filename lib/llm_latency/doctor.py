@@ -16,6 +16,7 @@ from llm_latency.measure.trial import carry_out, engine_card
 from llm_latency.model import names
 from llm_latency.plan.spec import Settings, Trial, Workload
 from llm_latency.records.record import EngineCard, Record
+from llm_latency.report.cards import device_words
 
 AVX2_EXPECTED = ("avx2", "fma", "f16c")
 """CPU features that make llama.cpp several times faster where the CPU has them."""
@@ -43,7 +44,7 @@ def examine() -> tuple[list[str], bool]:
         lines += [
             f"engine    llama-cpp-python {engine.version}; GPU offload: "
             + ("yes" if engine.gpu_offload else "no, this build computes on the CPU alone"),
-            *(f"device    {device}" for device in engine.devices),
+            *(f"device    {one.name}: {device_words(one.model_dump())}" for one in engine.devices),
             f"features  {' '.join(engine.system_info.split())}",
         ]
         record = one_token(Path(folder))

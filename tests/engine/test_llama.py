@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,37 @@ def test_a_wrong_setting_stops_before_loading(monkeypatch: pytest.MonkeyPatch) -
         lab.load("synthetic:tiny", n_bacth=512)
     with pytest.raises(lab.ParameterError, match=r"nosuch\.gguf"):
         lab.load("nosuch.gguf")
+
+
+def test_a_device_that_says_nothing_of_its_memory_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [  # name, kind, free, total
+        ("CPU", 0, 8, 8), ("CUDA0", 1, 3, 8), ("Vulkan0", 2, 8, 8), ("RPC0", 1, 0, 0),
+        ("BLAS", 3, 2, 4), ("Metal", 1, 0, 8),
+    ]  # fmt: skip
+
+    def memory(device: int, free: Any, total: Any) -> None:
+        free._obj.value, total._obj.value = told[device][2:]
+
+    answers = {
+        "count": lambda: len(told),
+        "get": lambda number: number,
+        "name": lambda device: told[device][0].encode(),
+        "description": lambda device: b"a card",
+        "type": lambda device: told[device][1],
+        "memory": memory,
+    }
+    fake = SimpleNamespace(**{f"ggml_backend_dev_{name}": call for name, call in answers.items()})
+    monkeypatch.setattr(library.C, "_lib", fake)
+    found = {device.name: device for device in library.devices()}
+    kinds = {name: device.kind for name, device in found.items()}
+    assert kinds == {name: library.KINDS[kind] for name, kind, *_ in told}
+    assert [n for n, d in found.items() if not d.holds_layers] == ["CPU", "BLAS"]
+    assert (found["CUDA0"].free_bytes, found["CUDA0"].total_bytes) == (3, 8)
+    assert (found["CPU"].free_bytes, found["CPU"].total_bytes) == (None, 8)
+    used = {n: (m.used_bytes, m.total_bytes) for n, m in library.device_memory().items()}
+    assert used == {
+        "CUDA0": (5, 8), "Vulkan0": (None, 8), "RPC0": (None, None), "Metal": (None, 8)
+    }  # fmt: skip
 
 
 def test_stamps_lie_on_one_clock(model: Model) -> None:

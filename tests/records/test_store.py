@@ -19,7 +19,7 @@ from llm_latency.plan.spec import Plan, Settings, Trial, Workload
 from llm_latency.questions import cold_start, sweep
 from llm_latency.records import versions
 from llm_latency.records.folders import make_folder, outputs_dir
-from llm_latency.records.record import SCHEMA_VERSION, Record
+from llm_latency.records.record import SCHEMA_VERSION, EngineCard, Record
 from llm_latency.records.store import RunStore, load_runs, open_run
 from llm_latency.report import tables
 from llm_latency.report.page import Rows
@@ -148,6 +148,18 @@ def test_outputs_belong_to_the_project_from_any_folder_in_it(
     for folder in (tmp_path, tmp_path / "notebooks"):
         monkeypatch.chdir(folder)
         assert outputs_dir() == tmp_path / "outputs"
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_what_every_version_wrote_is_read_for_ever(version: int) -> None:
+    run = open_run(VERSION_1.with_name(f"version-{version}"))
+    assert json.loads((run.path / "run.json").read_text())["schema_version"] == version
+    assert run.complete and run.info["schema_version"] == SCHEMA_VERSION
+    assert [r.status for r in run.records()] == ["ok", "oom", "oom"]
+    card = EngineCard.model_validate(run.info["engine"])
+    assert [device.name for device in card.devices] == ["CPU"]
+    assert card.devices[0].description and card.devices[0].total_bytes is None
+    assert len(run.frame()) == 2 + 2
 
 
 def test_what_the_first_version_wrote_is_read_for_ever() -> None:

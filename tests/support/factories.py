@@ -273,7 +273,7 @@ def info(**model: Any) -> dict[str, Any]:
             "engine_build": {"why": "llama-cpp-python was not installed by bootstrap.py"},
             "gpu": {"available": False, "why": "NVML found no NVIDIA card", "name": None},
         },
-        "engine": {"version": "0.3.36", "gpu_offload": False, "devices": ["CPU"]},
+        "engine": {"version": "0.3.36", "gpu_offload": False, "devices": [{"name": "CPU"}]},
         "versions": {"llm-latency-lab": "0.1.0", "llama_cpp_python": "0.3.36"},
         "model": {
             "name": "synthetic:tiny",

@@ -70,7 +70,11 @@ def stored_run(outputs: Path, models_folder: Path) -> RunStore:
         "plan_id": plan.plan_id,
         "plan": plan.model_dump(mode="json"),
         "model": names.card(plan.model, path).model_dump() | {"notice": EVERYTHING},
-        "engine": {"version": "0 " + EVERYTHING, "gpu_offload": False, "devices": [EVERYTHING]},
+        "engine": {
+            "version": "0 " + EVERYTHING,
+            "gpu_offload": False,
+            "devices": [{"name": EVERYTHING, "description": EVERYTHING}],
+        },
         "versions": {"llama_cpp_python": EVERYTHING},
     }
     info["machine"] |= {"cpu": EVERYTHING, "cpu_features": list(STRINGS.values())}

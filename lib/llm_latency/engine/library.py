@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 _import_started_s = time.perf_counter()
 import llama_cpp.llama_cpp  # noqa: E402
@@ -22,12 +22,15 @@ IMPORT_S = time.perf_counter() - _import_started_s
 """Seconds that importing llama_cpp took in this process."""
 
 from llm_latency.engine.log import LlamaLog  # noqa: E402
-from llm_latency.records.record import EngineCard  # noqa: E402
+from llm_latency.records.record import DeviceMemory, EngineCard, EngineDevice  # noqa: E402
 
 C = llama_cpp.llama_cpp
 """llama.cpp's own calls."""
 Llama = llama_cpp.Llama
 """llama-cpp-python's model."""
+
+KINDS: tuple[Literal["cpu", "gpu", "igpu", "accel"], ...] = ("cpu", "gpu", "igpu", "accel")
+"""The kinds of a device in the order of ggml_backend_dev_type (ggml-backend.h)."""
 
 _log = LlamaLog()
 
@@ -54,9 +57,11 @@ def system_info() -> str:
     return str(C.llama_print_system_info().decode())
 
 
-def engine_card() -> EngineCard:
-    """Return what the installed engine is and which devices it sees."""
-    C.llama_backend_init()
+def devices() -> list[EngineDevice]:
+    """Return the devices that the engine sees, and what they say of their memory now.
+
+    To be asked, a device is made ready for use, which takes time and some of its memory.
+    """
     library = C._lib
     library.ggml_backend_dev_count.restype = ctypes.c_size_t
     library.ggml_backend_dev_get.restype = ctypes.c_void_p
@@ -64,17 +69,50 @@ def engine_card() -> EngineCard:
     for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
         getattr(library, name).restype = ctypes.c_char_p
         getattr(library, name).argtypes = [ctypes.c_void_p]
-    devices = []
+    library.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    size = ctypes.POINTER(ctypes.c_size_t)
+    library.ggml_backend_dev_memory.restype = None
+    library.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, size, size]
+    seen = []
     for number in range(library.ggml_backend_dev_count()):
         device = library.ggml_backend_dev_get(number)
-        name = library.ggml_backend_dev_name(device).decode("utf-8", "replace")
-        text = library.ggml_backend_dev_description(device).decode("utf-8", "replace")
-        devices.append(f"{name}: {text}")
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        library.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+        seen.append(
+            EngineDevice(
+                name=library.ggml_backend_dev_name(device).decode("utf-8", "replace"),
+                kind=KINDS[library.ggml_backend_dev_type(device)],
+                description=library.ggml_backend_dev_description(device).decode("utf-8", "replace"),
+                total_bytes=total.value or None,
+                # What is wholly free, or has nothing, is a backend's way to say nothing.
+                free_bytes=free.value if 0 < free.value < total.value else None,
+            )
+        )
+    return seen
+
+
+def device_memory() -> dict[str, DeviceMemory]:
+    """Return what is used of the memory of each device on which layers can be kept."""
+    return {
+        one.name: DeviceMemory(
+            used_bytes=one.total_bytes - one.free_bytes
+            if one.total_bytes and one.free_bytes
+            else None,
+            total_bytes=one.total_bytes,
+        )
+        for one in devices()
+        if one.holds_layers
+    }
+
+
+def engine_card() -> EngineCard:
+    """Return what the installed engine is and which devices it sees."""
+    C.llama_backend_init()
     return EngineCard(
         version=llama_cpp.__version__,
         system_info=system_info(),
         gpu_offload=bool(C.llama_supports_gpu_offload()),
-        devices=devices,
+        devices=devices(),
     )
 
 

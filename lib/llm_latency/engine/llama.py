@@ -23,7 +23,14 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from llm_latency.engine.kv_cache import KvCache
-from llm_latency.engine.library import IMPORT_S, C, Llama, logging_to, timed_calls
+from llm_latency.engine.library import (
+    IMPORT_S,
+    C,
+    Llama,
+    device_memory,
+    logging_to,
+    timed_calls,
+)
 from llm_latency.engine.log import LlamaLog
 from llm_latency.errors import EngineError
 from llm_latency.machine import host, limits
@@ -73,6 +80,8 @@ class Model:
         llama.cpp's log of this model.
     kv_cache : KvCache
         What its context holds.
+    devices_before : dict
+        The memory of devices before it was loaded; none where it is kept from them.
     """
 
     def __init__(self, path: Path, settings: Settings, stream: TextIO | None = None) -> None:
@@ -83,6 +92,10 @@ class Model:
         with logging_to(self.log), timed_calls(C, *calls) as spent:
             # Llama() does this once per process without saying how long it took.
             C.llama_backend_init()
+            # The first question makes a device ready, for which the first load would wait.
+            asked_s = time.perf_counter()
+            self.devices_before = device_memory() if settings.n_gpu_layers else {}
+            devices_s = time.perf_counter() - asked_s
             try:
                 self._llama = Llama(
                     str(path),
@@ -115,7 +128,7 @@ class Model:
         self._step = C.llama_batch_get_one(self._one, 1)
         self.load = LoadTimings(
             import_s=IMPORT_S,
-            backend_init_s=spent["llama_backend_init"],
+            backend_init_s=spent["llama_backend_init"] + devices_s,
             model_load_s=spent["llama_model_load_from_file"],
             context_s=spent["llama_init_from_model"],
             load_s=time.perf_counter() - start_s,

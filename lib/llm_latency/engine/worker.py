@@ -23,7 +23,7 @@ from llm_latency.errors import EngineError
 from llm_latency.machine import disturbance, host, limits, memory_cap
 from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
-from llm_latency.records.record import ProcessMemory
+from llm_latency.records.record import DeviceMemory, ProcessMemory
 
 
 def main() -> None:
@@ -71,14 +71,18 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
     resident = ResidentMap(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
 
-    def remember(phase: str) -> None:
-        places = resident.by_place(phase)
-        memory[phase] = host.process_memory().model_copy(update={"places": places})
+    def remember(phase: str, devices: dict[str, DeviceMemory]) -> None:
+        noted = {"places": resident.by_place(phase), "devices": devices}
+        memory[phase] = host.process_memory().model_copy(update=noted)
 
-    remember("before")
+    def on_devices() -> dict[str, DeviceMemory]:
+        return library.device_memory() if trial.settings.n_gpu_layers else {}
+
+    remember("before", {})
     try:
         send(Event(phase="load", memory=memory))
         model = timed.TimedModel(Path(request.model_path), trial.settings, log)
+        memory["before"] = memory["before"].model_copy(update={"devices": model.devices_before})
         workload, state = trial.workload, Path(request.state_path)
         if request.make_state:
             made = warm_up.make_state(model, trial.start, workload, state)
@@ -94,7 +98,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
             )
         )
         warm_up.warm_up(model, trial.start, workload, state)
-        remember("after_load")
+        remember("after_load", on_devices())
         send(Event(phase="generation 0", load=model.load, memory=memory))
         for repeat in range(workload.repeats + 1):
             asked = prompts.question(model, workload, repeat)
@@ -115,9 +119,9 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 }
             )
             if repeat == 0:
-                remember("after_first")
+                remember("after_first", on_devices())
             send(Event(phase=f"generation {repeat + 1}", generation=answer, memory=memory))
-        remember("after_last")
+        remember("after_last", on_devices())
         send(
             Event(
                 phase="end",

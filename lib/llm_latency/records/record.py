@@ -95,11 +95,28 @@ class LoadTimings(Part):
     """Where the time from a started interpreter to a ready model goes."""
 
     import_s: float | None = Field(None, description="Importing llama_cpp; not part of load_s")
-    backend_init_s: float
+    backend_init_s: float = Field(description="Starting llama.cpp and making its devices ready")
     model_load_s: float
     context_s: float
     warm_up_s: float = 0.0
     load_s: float = Field(description="From before the backend to after the warm-up, one interval")
+
+
+class EngineDevice(Part):
+    """A device that the engine sees, by llama.cpp's own account."""
+
+    name: str = Field(description="llama.cpp's name, such as CUDA0, Vulkan0 or CPU")
+    kind: Literal["cpu", "gpu", "igpu", "accel"] | None = Field(
+        None, description="igpu: it shares the RAM; accel: it helps the CPU, in the CPU's memory"
+    )
+    description: str = ""
+    total_bytes: int | None = None
+    free_bytes: int | None = Field(None, description="None where it only repeats the total")
+
+    @property
+    def holds_layers(self) -> bool:
+        """Whether layers of a model can be kept on it, in memory that is not the process's."""
+        return self.kind in ("gpu", "igpu")
 
 
 class EngineCard(Part):
@@ -108,7 +125,7 @@ class EngineCard(Part):
     version: str
     system_info: str
     gpu_offload: bool
-    devices: list[str]
+    devices: list[EngineDevice]
 
 
 class Effective(Part):
@@ -153,8 +170,15 @@ PLACES = {
 """Where resident bytes can lie, and what readers are told of it."""
 
 
+class DeviceMemory(Part):
+    """The memory of a device beside the CPU at one moment, as the engine tells it."""
+
+    used_bytes: int | None = Field(None, description="Of all that compute on it")
+    total_bytes: int | None = None
+
+
 class ProcessMemory(Part):
-    """Resident memory of the measured process at one moment."""
+    """Resident memory of the measured process at one moment, and that of the engine's devices."""
 
     rss_bytes: int
     rss_anon_bytes: int | None = None
@@ -166,6 +190,9 @@ class ProcessMemory(Part):
     read_bytes: int | None = None
     places: dict[str, int] = Field(
         default_factory=dict, description="Resident bytes by what they are for, see PLACES"
+    )
+    devices: dict[str, DeviceMemory] = Field(
+        default_factory=dict, description="By llama.cpp's name; none where they are hidden"
     )
 
 

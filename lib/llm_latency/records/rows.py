@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+NESTED = ("places", "devices")
+"""Parts of a process's memory that are no figures themselves."""
+
+
 def rows(record: Record) -> list[dict[str, Any]]:
     """Return one flat row per generation; a trial without any leaves one row of its state."""
     common = _common(record)
@@ -80,13 +84,13 @@ def _common(record: Record) -> dict[str, Any]:
     }
     for phase in PHASES:
         figures = _dump(record.memory.get(phase), ProcessMemory)
-        resident = figures.pop("places") or {}
+        resident, _ = figures.pop("places") or {}, figures.pop("devices")
         row |= {f"{place}_{phase}_bytes": resident.get(place) for place in PLACES}
         for name, value in figures.items():
             stem = name.removesuffix("_bytes")
             row[f"{stem}_{phase}{name.removeprefix(stem)}"] = value
     last = next((record.memory[p] for p in reversed(PHASES) if p in record.memory), None)
-    row |= {k: v for k, v in _dump(last, ProcessMemory).items() if k != "places"}
+    row |= {k: v for k, v in _dump(last, ProcessMemory).items() if k not in NESTED}
     row |= {
         "read_bytes": record.between("before", "after_load", "read_bytes"),
         "major_faults": record.between("before", "after_last", "major_faults"),
@@ -160,7 +164,7 @@ def _measured(shape: type[BaseModel], leave: Iterable[str] = (), head: str = "")
 
 def _columns() -> dict[str, str]:
     texts = ("run_id", "trial_id", "cell_id", "status", "reason", "model", "experiment", "process")
-    memory = _measured(ProcessMemory, ["places"])
+    memory = _measured(ProcessMemory, NESTED)
     by_phase = {
         f"{name.removesuffix('_bytes')}_{phase}{'_bytes' if name.endswith('_bytes') else ''}": kind
         for phase in PHASES

@@ -33,9 +33,19 @@ def only_added(found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def devices_in_parts(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's card whose engine named its devices ``name: description``, in parts."""
+    engine = found.get("engine")
+    if not isinstance(engine, dict):
+        return found
+    told = [str(text).partition(": ") for text in engine.get("devices") or ()]
+    devices = [{"name": name, "description": text} for name, _, text in told]
+    return found | {"engine": engine | {"devices": devices}}
+
+
 RECORDS: dict[int, Step] = {1: only_added, 2: only_added}
 """From version to the next: steps of a line of ``trials.jsonl``."""
-RUNS: dict[int, Step] = {1: only_added, 2: only_added}
+RUNS: dict[int, Step] = {1: only_added, 2: devices_in_parts}
 """From version to the next: steps of ``run.json``."""
 
 

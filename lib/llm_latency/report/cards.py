@@ -46,10 +46,21 @@ def machine(info: Mapping[str, Any]) -> pd.DataFrame:
         lines += [(f"GPU {name}", value) for name, value in _lines(gpu, {})]
     else:
         lines.append(("GPU", _absent(gpu.get("why"))))
-    lines += [(f"engine {name}", value) for name, value in _lines(info.get("engine") or {}, {})]
+    engine = dict(info.get("engine") or {})
+    devices = engine.pop("devices", None) or []
+    lines += [(f"engine {name}", value) for name, value in _lines(engine, {})]
+    lines += [(f"device {device.get('name')}", device_words(device)) for device in devices]
     lines += [(f"build {name}", value) for name, value in _lines(build, {})]
     lines += list((info.get("versions") or {}).items())
     return _card(lines, ("machine", ""))
+
+
+def device_words(device: Mapping[str, Any]) -> str:
+    """Return what the engine says of a device, as one line."""
+    sizes = {"": device.get("total_bytes"), " free": device.get("free_bytes")}
+    told = [f"{_value('_bytes', size, None)}{word}" for word, size in sizes.items() if size]
+    parts = (device.get("description"), device.get("kind"), *told)
+    return ", ".join(str(part) for part in parts if part)
 
 
 def model(info: Mapping[str, Any]) -> pd.DataFrame:
