@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -287,3 +288,13 @@ def test_the_wrapped_calls_are_put_back(tiny: Path) -> None:
     before = library.C.llama_model_load_from_file
     with Model(tiny, Settings(n_ctx=256)):
         assert library.C.llama_model_load_from_file is before
+
+
+def test_devices_are_hidden_from_one_load_only(tiny: Path) -> None:
+    before = library.C.llama_model_default_params
+    assert before().devices is None
+    with library.without_devices():
+        hidden = library.C.llama_model_default_params().devices
+        assert ctypes.cast(hidden, ctypes.POINTER(ctypes.c_void_p))[0] is None
+    with Model(tiny, Settings(n_ctx=256, n_gpu_layers=0)):
+        assert library.C.llama_model_default_params is before

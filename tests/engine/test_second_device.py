@@ -42,7 +42,22 @@ def test_the_engines_card_names_the_device(tmp_path: Path, second_device: Second
     card = engine_card(tmp_path / "engine.log")
     assert isinstance(card, EngineCard)
     assert card.gpu_offload
-    assert [device.partition(":")[0] for device in card.devices] == ["CPU", "RPC0"]
+    assert [(device.name, device.kind) for device in card.devices] == [
+        ("CPU", "cpu"), ("RPC0", "gpu")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+def test_a_device_is_not_even_used_for_batches_where_no_layer_is_to_be_on_it(
+    tmp_path: Path, second_device: SecondDevice, layers: int
+) -> None:
+    second_device()
+    record = measured(tmp_path, n_gpu_layers=layers)
+    assert record.status == "ok"
+    log = next(tmp_path.rglob("*.log")).read_text(encoding="utf-8")
+    assert ("using device RPC0" in log) is (layers > 0)
+    assert bool(on_device(record)) is (layers > 0)
+    assert all(bool(memory.devices) is (layers > 0) for memory in record.memory.values())
 
 
 def test_layers_go_to_the_device_the_output_first(

@@ -1,13 +1,12 @@
 """The lab's own worker with a second device: ``second_device_worker.py FOLDER ENDPOINT BYTES``.
 
 The device is a process of its own, started here and gone with this one; what it says goes where
-this worker's standard error goes, which is the trial's log. Hidden as a GPU is, there is none.
+this worker's standard error goes, which is the trial's log.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ from pathlib import Path
 import psutil
 
 from llm_latency.engine import worker
-from llm_latency.machine.devices import without_gpus
 
 
 def serve(folder: Path, endpoint: str, size: str) -> psutil.Popen:
@@ -42,8 +40,7 @@ def register(folder: Path, endpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    if not without_gpus({}).items() <= os.environ.items():
-        folder, endpoint, size = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-        server = serve(folder, endpoint, size)  # kept: it ends when its standard input is closed
-        register(folder, endpoint)
+    folder, endpoint, size = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    server = serve(folder, endpoint, size)  # kept: it ends when its standard input is closed
+    register(folder, endpoint)
     worker.main()

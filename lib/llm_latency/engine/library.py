@@ -32,6 +32,8 @@ Llama = llama_cpp.Llama
 KINDS: tuple[Literal["cpu", "gpu", "igpu", "accel"], ...] = ("cpu", "gpu", "igpu", "accel")
 """The kinds of a device in the order of ggml_backend_dev_type (ggml-backend.h)."""
 
+_NO_DEVICES = (ctypes.c_void_p * 1)(None)
+"""A list that ends at once. It lives as long as any model that keeps its address."""
 _log = LlamaLog()
 
 
@@ -114,6 +116,28 @@ def engine_card() -> EngineCard:
         gpu_offload=bool(C.llama_supports_gpu_offload()),
         devices=devices(),
     )
+
+
+@contextlib.contextmanager
+def without_devices() -> Iterator[None]:
+    """Load models on the CPU alone while the context lasts, whatever devices the engine sees.
+
+    ``n_gpu_layers=0`` is not enough: llama.cpp then still computes batches on a device that it
+    may use. ``Llama`` has no parameter for that; the list of devices is put into what it starts
+    from.
+    """
+    original = C.llama_model_default_params
+
+    def changed() -> Any:
+        parameters = original()
+        parameters.devices = ctypes.cast(_NO_DEVICES, ctypes.c_void_p)
+        return parameters
+
+    C.llama_model_default_params = changed
+    try:
+        yield
+    finally:
+        C.llama_model_default_params = original
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ The clock of a generation is in :mod:`llm_latency.engine.timed`, and what the co
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ from llm_latency.engine.library import (
     device_memory,
     logging_to,
     timed_calls,
+    without_devices,
 )
 from llm_latency.engine.log import LlamaLog
 from llm_latency.errors import EngineError
@@ -89,7 +91,8 @@ class Model:
         threads = settings.n_threads or limits.usable_cpus()
         calls = ("llama_backend_init", "llama_model_load_from_file", "llama_init_from_model")
         start_s = time.perf_counter()
-        with logging_to(self.log), timed_calls(C, *calls) as spent:
+        on_devices = contextlib.nullcontext() if settings.n_gpu_layers else without_devices()
+        with logging_to(self.log), on_devices, timed_calls(C, *calls) as spent:
             # Llama() does this once per process without saying how long it took.
             C.llama_backend_init()
             # The first question makes a device ready, for which the first load would wait.
