@@ -16,8 +16,9 @@ from llm_latency.engine import library, prompts, timed
 from llm_latency.engine import warm_up as warming
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.timed import TimedModel as Model
-from llm_latency.errors import EngineError
+from llm_latency.errors import EngineError, ParameterError
 from llm_latency.plan.spec import Settings, Start, Workload
+from tests.support.odd_models import header_only
 
 pytestmark = pytest.mark.engine
 MIB = 1024 * 1024
@@ -298,3 +299,9 @@ def test_devices_are_hidden_from_one_load_only(tiny: Path) -> None:
         assert ctypes.cast(hidden, ctypes.POINTER(ctypes.c_void_p))[0] is None
     with Model(tiny, Settings(n_ctx=256, n_gpu_layers=0)):
         assert library.C.llama_model_default_params is before
+
+
+def test_what_is_no_model_ends_no_process(tmp_path: Path) -> None:
+    bert = header_only(tmp_path / "bert.gguf", "bert", {"bert.attention.causal": False})
+    with pytest.raises(ParameterError, match="encoder"):
+        lab.load(bert)

@@ -49,15 +49,25 @@ _STEPS = {
     r"K cache type .* does not divide": "give type_k='f16'",
     r"V cache type .* does not divide": "give type_v='f16'",
     r"invalid magic|failed to read magic": "this is no GGUF file: give one, or fetch it again",
-    r"unknown model architecture|only supports up to version": (
+    r"unknown (?:model architecture|(?:pre-)?tokenizer)|unsupported model architecture"
+    r"|only supports up to version|invalid ggml type": (
         "this llama.cpp does not know it: take a newer one, or a file that was made for this one"
     ),
     _NO_ROOM: "make room on that disk",
     r"No module named|cannot import name|cannot open shared object": (
         "install the environment again: python bootstrap.py"
     ),
-    r"error loading model|gguf_init|failed to load model": (
+    r"missing tensor|wrong number of tensors|wrong shape|key .*(?:not found|wrong)|GGUFv1": (
+        "it was made for another llama.cpp, or is damaged: take a file that was made for this one"
+    ),
+    r"GGUF split|split file|split count": (
+        "all parts of a model lie in one folder, under their own names: fetch them all"
+    ),
+    r"corrupted|not within|gguf_init|failed to read|invalid data": (
         "the file is damaged or cut short: fetch or convert it again"
+    ),
+    r"error loading model|failed to load model": (
+        "take a newer llama.cpp, or a file that was made for this one"
     ),
 }
 """What to do about what llama.cpp or Python said; the first that fits."""

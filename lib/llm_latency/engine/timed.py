@@ -142,10 +142,11 @@ def load(model: str | Path, **settings: Any) -> TimedModel:
     >>> with load("synthetic:tiny", n_ctx=1024) as model:  # doctest: +SKIP
     ...     model.generate("Bonjour", max_tokens=50).timings.ttft_s
     """
-    from llm_latency.model import names  # here, because a measured process is given a path
+    from llm_latency.model import kinds, names  # here: a measured process is given a path
 
     wanted = build(Settings, settings)
     path = names.resolve(str(model), progress=True)
     if not path.is_file():
         raise ParameterError(f"model={str(model)!r} is not a file; give the path of a GGUF file")
+    kinds.check(path)
     return TimedModel(path, wanted)

@@ -2,7 +2,8 @@
 
 The gguf package believes the counts in a file: one that says it holds 2**60 words makes it build
 a list of so many. So the header is walked over first, from length to length, and nothing is kept
-of it: all must lie in the file, and be no more than any model has.
+of it but single numbers and short words: all must lie in the file, and be no more than any model
+has.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import mmap
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -36,6 +37,9 @@ FORMATS = {
 }  # fmt: skip
 """Those that a KV cache can have, and that synthetic models are written in."""
 
+END_OF_FORMATS = 43
+"""ggml's first number that stands for no format yet; a file of a newer llama.cpp may have it."""
+
 MOST_KEYS = 1 << 16
 MOST_TENSORS = 1 << 17
 MOST_ITEMS = 1 << 21
@@ -44,9 +48,34 @@ MOST_DIMS = 4
 NAME_BYTES = 1 << 16
 """Longest name; llama.cpp takes 63 bytes of a tensor's."""
 
-_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Bytes of the numbers that a value can be, by GGUF's number for the kind."""
+WORD_BYTES = 256
+"""Longest text that is kept of a walk: a name, and no template."""
+
+_SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
+"""How the numbers that a value can be are packed, by GGUF's number for the kind."""
 _STRING, _ARRAY = 8, 9
+
+
+class Outline(NamedTuple):
+    """What a walk keeps of a header: single values by their keys, and the formats of tensors."""
+
+    values: dict[str, Any]
+    formats: set[int]
+
+
+def outline(path: Path, known_bytes: int | None = None) -> Outline:
+    """Return the outline of a file's header; see :func:`open_header`.
+
+    Raises
+    ------
+    Exception
+        Of any kind, if the file is no GGUF or is damaged.
+    """
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
+        return _Walk(content, len(content) if known_bytes is None else known_bytes).header()
 
 
 def open_header(path: Path, known_bytes: int | None = None) -> GGUFReader:
@@ -66,11 +95,7 @@ def open_header(path: Path, known_bytes: int | None = None) -> GGUFReader:
     """
     from gguf import GGUFReader
 
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
-    ):
-        _Walk(content, len(content) if known_bytes is None else known_bytes).header()
+    outline(path, known_bytes)
     return GGUFReader(path)
 
 
@@ -82,8 +107,9 @@ class _Walk:
         self._order = "<"
         self._items = 0
 
-    def header(self) -> None:
+    def header(self) -> Outline:
         """Go from the first byte to the end of the tensors' table."""
+        found = Outline({}, set())
         if self._content[:4] != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self._skip(4)
@@ -96,45 +122,57 @@ class _Walk:
         if tensors > MOST_TENSORS or keys > MOST_KEYS:
             raise ValueError(f"it says that it holds {tensors} tensors and {keys} keys")
         for _ in range(keys):
-            self._name()
-            self._value(self._number("I"))
+            key = self._name()
+            if (value := self._value(self._number("I"))) is not None:
+                found.values[key] = value
         for _ in range(tensors):
             self._name()
             dims = self._number("I")
             if dims > MOST_DIMS:
                 raise ValueError(f"it says that a tensor has {dims} dimensions")
-            self._skip(8 * dims + 4)
+            self._skip(8 * dims)
+            found.formats.add(self._number("I"))
             if self._number("Q") > len(self._content):
                 raise ValueError("it says that a tensor lies behind its end")
+        return found
 
     def _skip(self, count: int) -> None:
         if count > self._end - self._at:
             raise ValueError("the header is longer than what is there of the file")
         self._at += count
 
-    def _number(self, form: str) -> int:
+    def _number(self, form: str) -> Any:
         at = self._at
         self._skip(struct.calcsize(form))
-        return int(struct.unpack_from(self._order + form, self._content, at)[0])
+        return struct.unpack_from(self._order + form, self._content, at)[0]
 
-    def _name(self) -> None:
+    def _text(self, length: int) -> str:
+        at = self._at
+        self._skip(length)
+        return self._content[at : self._at].decode("utf-8", "replace")
+
+    def _name(self) -> str:
         length = self._number("Q")
         if length > NAME_BYTES:
             raise ValueError(f"it says that a name has {length} bytes")
-        self._skip(length)
+        return self._text(length)
 
-    def _value(self, kind: int) -> None:
+    def _value(self, kind: int) -> Any:
+        """Go over a value, and return it if it is one number or a short text."""
         if kind in _SCALARS:
-            self._skip(_SCALARS[kind])
-        elif kind == _STRING:
-            self._skip(self._number("Q"))
+            return self._number(_SCALARS[kind])
+        if kind == _STRING:
+            length = self._number("Q")
+            if length <= WORD_BYTES:
+                return self._text(length)
+            self._skip(length)
         elif kind == _ARRAY:
             kind, count = self._number("I"), self._number("Q")
             self._items += count
             if self._items > MOST_ITEMS:
                 raise ValueError(f"it says that a list has {count} items")
             if kind in _SCALARS:
-                self._skip(_SCALARS[kind] * count)
+                self._skip(struct.calcsize("<" + _SCALARS[kind]) * count)
             elif kind == _STRING:
                 for _ in range(count):
                     self._skip(self._number("Q"))
@@ -142,3 +180,4 @@ class _Walk:
                 raise ValueError(f"it holds a list of kind {kind}")
         else:
             raise ValueError(f"it holds a value of kind {kind}")
+        return None

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from llm_latency.base import Part
 from llm_latency.errors import ParameterError
+from llm_latency.model import kinds
 from llm_latency.model.gguf import FORMATS, open_header
 
 if TYPE_CHECKING:
@@ -87,8 +88,9 @@ def read_header(path: Path, known_bytes: int | None = None) -> Header:
     Raises
     ------
     ParameterError
-        If it is not one, or does not say what is needed.
+        If it is not one, is no model that writes text, or does not say what is needed.
     """
+    kinds.check(path, known_bytes)
     try:
         reader = open_header(path, known_bytes)
         if known_bytes is not None and reader.data_offset > known_bytes:

@@ -1,0 +1,58 @@
+"""GGUF files of unusual kinds: what people bring that is no model, or an odd one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFReader, GGUFValueType, GGUFWriter
+
+KINDS = {
+    str: GGUFValueType.STRING,
+    bool: GGUFValueType.BOOL,
+    int: GGUFValueType.UINT32,
+    float: GGUFValueType.FLOAT32,
+    np.uint16: GGUFValueType.UINT16,
+    np.int32: GGUFValueType.INT32,
+}
+
+
+def header_only(path: Path, architecture: str, values: Mapping[str, Any]) -> Path:
+    """Write a file with a header and next to no weights."""
+    writer = GGUFWriter(path, architecture)
+    for key, value in values.items():
+        writer.add_key_value(key, value, KINDS[type(value)])
+    writer.add_tensor("any.weight", np.zeros((32, 32), np.float32))
+    return _written(writer, path)
+
+
+def changed(
+    source: Path,
+    path: Path,
+    values: Mapping[str, Any],
+    keeps: Callable[[int], bool] = lambda number: True,
+) -> Path:
+    """Write a model once more, with other values in its header and some of its tensors."""
+    reader = GGUFReader(source)
+    writer = GGUFWriter(path, "llama")
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture" or name in values:
+            continue
+        inner = field.types[-1] if field.types[0] == GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), field.types[0], inner)
+    for name, value in values.items():
+        writer.add_key_value(name, value, KINDS[type(value)])
+    for number, tensor in enumerate(reader.tensors):
+        if keeps(number):
+            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    return _written(writer, path)
+
+
+def _written(writer: GGUFWriter, path: Path) -> Path:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
