@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 import llm_latency as lab
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, memory_cap, vram_ballast
+from llm_latency.measure.trial import carry_out
 from llm_latency.memory import frontier
 from llm_latency.memory.dry_run import foretelling
 from llm_latency.model.header import read_header
+from llm_latency.plan.spec import PADDING
 from tests.measure.test_runner import another_run
+from tests.support import jobs
 from tests.support.cuda_library import CONTEXT
-from tests.support.factories import FakeWorker
+from tests.support.factories import FakeWorker, SecondDevice
 
 
 @given(st.integers(1, 400), st.integers(-5, 500), st.integers(0, 401))
@@ -174,6 +177,24 @@ def test_the_frontier_under_a_cap_is_that_of_trying_all(outputs: object) -> None
     # Again: nothing is tried twice.
     before = len(store.records())
     assert len(lab.run(plan, progress=False).records()) == before
+
+
+@pytest.mark.engine
+def test_the_frontier_on_a_device_is_that_of_trying_all(
+    tmp_path: Path, outputs: Path, second_device: SecondDevice
+) -> None:
+    second_device(64 << 20)
+    plan = frontier.plan(n_gpu_layers=-1, n_batch=768, n_ubatch=768, most=2304, run_id="f")
+    records = lab.run(plan, progress=False).records()
+    (row,) = frontier.found(records).to_dict("records")
+    works = {record.trial.settings.n_ctx: record.status for record in records}
+    for n_ctx in set(range(768, 2304 + 1, PADDING)) - set(works):  # the search went by them
+        probe = frontier.probe(plan.cells[0], n_ctx)
+        works[n_ctx] = carry_out(jobs.job(tmp_path, probe)).status
+    assert set(works.values()) == {"ok", "oom"}
+    assert row["n_ctx"] == max(n_ctx for n_ctx, status in works.items() if status == "ok")
+    assert row["fails_at"] == min(n_ctx for n_ctx, status in works.items() if status == "oom")
+    assert row["fails_at"] == row["n_ctx"] + PADDING
 
 
 def test_a_frontier_waits_its_turn_and_a_known_one_is_only_drawn(
