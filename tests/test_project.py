@@ -72,6 +72,9 @@ def conda_pins() -> dict[str, str]:
     dependencies = conda()["dependencies"]
     assert isinstance(dependencies, list)
     (lines,) = (entry["pip"] for entry in dependencies if isinstance(entry, dict))
+    # What is wanted without its own dependencies is a step of its own.
+    text = (ROOT / "environment.yml").read_text(encoding="utf-8")
+    lines = [*lines, *re.findall(r"^#\s+pip install --no-deps (\S+==\S+)$", text, re.MULTILINE)]
     requirements = [Requirement(line.split(" --")[0].strip()) for line in lines]
     return {canonicalize_name(r.name): str(r.specifier) for r in requirements}
 

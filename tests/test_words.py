@@ -16,6 +16,7 @@ from tests.support import hostile
         (r"C:\Users\Anna Smith\a.gguf", "a.gguf"),
         (f"/srv/{hostile.FILE}", hostile.FILE),
         ("synthetic:tiny:q4_0", "synthetic:tiny:q4_0"),
+        ("package:some_model/a.gguf", "package:some_model/a.gguf"),
         ("hf:owner/repo/a.gguf@0123abc", "hf:owner/repo/a.gguf@0123abc"),
         ("", ""),
     ],

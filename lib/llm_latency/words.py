@@ -123,7 +123,7 @@ FOLDERS = re.compile(
 
 def file_name(model: str) -> str:
     """Return a model's name without the folders of the machine that measured it."""
-    if model.startswith(("synthetic:", "hf:")):
+    if model.startswith(("synthetic:", "package:", "hf:")):
         return model
     windows = re.match(r"[A-Za-z]:\\|\\\\", model)
     return (PureWindowsPath(model) if windows else PurePosixPath(model)).name or model

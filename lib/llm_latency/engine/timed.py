@@ -126,7 +126,7 @@ def load(model: str | Path, **settings: Any) -> TimedModel:
     Parameters
     ----------
     model
-        A path, ``synthetic:tiny`` or ``hf:owner/repo/file.gguf@revision``.
+        A path, ``synthetic:tiny``, ``package:<name>`` or ``hf:owner/repo/file.gguf@revision``.
     **settings
         llama-cpp-python's names, see :class:`~llm_latency.plan.spec.Settings`.
 

@@ -188,7 +188,8 @@ def _folder(plan: Any, home: str) -> Path:
 
 def new_run_id(plan: Any, home: str = "runs") -> str:
     """Return a name for a new run: experiment, model and time."""
-    model = Path(plan.model.replace(":", "-").removeprefix("synthetic-")).stem
+    named = plan.model.removeprefix("synthetic:").removeprefix("package:")
+    model = Path(named.replace(":", "-")).stem
     short = "".join(c if c.isalnum() or c in "-_." else "-" for c in model)[:32].strip("-.")
     stamp = time.strftime("%Y%m%d-%H%M%S")
     base = f"{plan.experiment}-{short or 'model'}-{stamp}"

@@ -103,7 +103,7 @@ def fits(
     Parameters
     ----------
     model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
+        A path, ``synthetic:<shape>``, ``package:<name>`` or ``hf:owner/repo/file.gguf@revision``.
     budget
         Memory that it may take: bytes, or text such as ``"6 GiB"``.
     on

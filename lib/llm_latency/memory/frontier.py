@@ -86,7 +86,7 @@ def plan(
     Parameters
     ----------
     model
-        A path, ``synthetic:<shape>`` or ``hf:owner/repo/file.gguf@revision``.
+        A path, ``synthetic:<shape>``, ``package:<name>`` or ``hf:owner/repo/file.gguf@revision``.
     n_batch, n_ubatch
         Batches, each with a frontier of its own; ``n_ubatch`` 0 is the engine's own. A context
         smaller than ``n_batch`` is not tried.

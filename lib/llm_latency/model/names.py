@@ -1,6 +1,7 @@
 """Where a GGUF file comes from, and what its header says.
 
-A model is named by a path, by ``synthetic:<shape>[:<quantisation>]``, or by
+A model is named by a path, by ``synthetic:<shape>[:<quantisation>]``, by
+``package:<name>[/<file>]`` that an installed Python package carries, or by
 ``hf:owner/repo/file.gguf[@revision]`` on the Hugging Face Hub. A name is checked at once and
 costs nothing; the file is made or fetched when a run begins, and goes on being that file: a run
 that is resumed uses the commit that it began with.
@@ -21,12 +22,14 @@ from pydantic import Field, ValidationError
 
 from llm_latency.base import Part
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.model import download, hub, synthetic, weights
+from llm_latency.model import download, hub, package, synthetic, weights
 from llm_latency.model import header as gguf_header
 from llm_latency.model.header import Header, read_header
 
 CARDS = 2
 """Rises when more or something else is read of a file: what the cache keeps is then read anew."""
+KINDS = "the path of a GGUF file, synthetic:tiny, package:NAME or hf:owner/repo/file.gguf"
+"""What a model can be named by, for refusals."""
 PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 """Name of one file of a model that was split."""
 
@@ -84,10 +87,7 @@ def check(name: str) -> str:
         One sentence that names the value and what to do.
     """
     if not isinstance(name, str) or not name.strip():
-        raise ParameterError(
-            f"model={name!r} is not a name; give the path of a GGUF file, synthetic:tiny or "
-            "hf:owner/repo/file.gguf"
-        )
+        raise ParameterError(f"model={name!r} is not a name; give {KINDS}")
     if synthetic.is_synthetic(name):
         try:
             return synthetic.parse_name(name).canonical
@@ -95,6 +95,9 @@ def check(name: str) -> str:
             raise ParameterError(f"model={name!r}: {error}") from None
     if name.startswith("hf:"):
         _whole(name, hub.parse_name(name).file)
+        return name
+    if package.is_packaged(name):
+        _whole(name, package.find(name).name)
         return name
     path = _path(name)
     if path.is_file():
@@ -105,8 +108,7 @@ def check(name: str) -> str:
     what = "is a folder" if path.is_dir() else "does not exist"
     raise ParameterError(
         f"model={name!r} {what} (looked in {folder.resolve()})"
-        f"{did_you_mean(path.name, near)} Give the path of a GGUF file, synthetic:tiny, or "
-        "hf:owner/repo/file.gguf."
+        f"{did_you_mean(path.name, near)} Give {KINDS}."
     )
 
 
@@ -118,10 +120,7 @@ def _path(name: str) -> Path:
         path.resolve()
     except (OSError, RuntimeError, ValueError) as error:  # too long; ~nobody; a zero byte
         why = getattr(error, "strerror", None) or error
-        raise ParameterError(
-            f"model={name!r} is no path ({why}); give the path of a GGUF file, synthetic:tiny, or "
-            "hf:owner/repo/file.gguf"
-        ) from None
+        raise ParameterError(f"model={name!r} is no path ({why}); give {KINDS}") from None
     return path
 
 
@@ -151,6 +150,8 @@ def resolve(name: str, *, progress: bool = False) -> Path:
     name = check(name)
     if synthetic.is_synthetic(name):
         return synthetic.model_path(name, cache_dir=cache_dir(), progress=progress)
+    if package.is_packaged(name):
+        return package.find(name)
     if not name.startswith("hf:"):
         return Path(name)
     place = download.fetch(hub.parse_name(name), progress=progress)
@@ -176,7 +177,7 @@ def file_bytes(name: str) -> int:
             f"the size of model={name!r} is not known before it is fetched; give an amount such as "
             "'4 GiB' in place of a share of its file"
         )
-    return Path(name).expanduser().stat().st_size
+    return resolve(name).stat().st_size
 
 
 def pinned(name: str, info: Mapping[str, Any]) -> str:
@@ -200,7 +201,7 @@ def skeleton(model: str) -> Iterator[tuple[Path, Header]]:
     Parameters
     ----------
     model
-        A path, ``synthetic:<shape>`` (written if it is not there) or
+        A path, ``package:<name>``, ``synthetic:<shape>`` (written if it is not there) or
         ``hf:owner/repo/file.gguf@revision`` (its first few MB are read over the network).
 
     Raises

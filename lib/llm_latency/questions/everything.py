@@ -48,7 +48,7 @@ ASKED = tuple(name for name, question in QUESTIONS.items() if question.asked_wit
 
 @closed("everything")
 def plan(
-    model: Annotated[str, "empty: the preset's; or a path, synthetic:<shape>, hf:…"] = "",
+    model: Annotated[str, "empty: the preset's; or a path, synthetic:…, package:…, hf:…"] = "",
     preset: Annotated[str, "quick, standard or rigorous: model and strictness"] = "quick",
     questions: Annotated[Grid, "some of the notebooks' names, such as warm_up; or all"] = ("all",),
     n_gpu_layers: int = -1,

@@ -29,7 +29,7 @@ from llm_latency.records.store import RunStore
 
 SHAPES = (Settings, Workload, Start, Plan)
 """Where a parameter that a question does not describe itself is described."""
-MODEL = "a GGUF file's path, synthetic:<shape>, or hf:owner/repo/file.gguf"
+MODEL = "a GGUF file's path, synthetic:<shape>, package:<name>, or hf:owner/repo/file.gguf"
 
 
 def defaults(plan: Callable[..., Any]) -> dict[str, Any]:
