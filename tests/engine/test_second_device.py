@@ -94,3 +94,18 @@ def test_the_kv_cache_stays_on_the_host_where_that_is_asked(
         assert record.effective is not None
         assert record.effective.offload_kqv is offload
         assert on_device(record).get("kv_bytes", 0) == offload * BLOCKS * KV_BYTES
+
+
+def test_a_device_tells_its_size_and_what_is_used_of_it(
+    tmp_path: Path, second_device: SecondDevice
+) -> None:
+    size = 300 * MIB
+    second_device(size)
+    record = measured(tmp_path, n_gpu_layers=-1)
+    moments = [record.memory[at].devices["RPC0"] for at in ("before", "after_load", "after_last")]
+    assert {moment.total_bytes for moment in moments} == {size}
+    before, loaded, last = [moment.used_bytes or 0 for moment in moments]
+    allocated = sum(on_device(record).values())
+    assert 0 < before < MIB
+    assert abs(loaded - before - allocated) < 8 * MIB  # what it works with comes on top
+    assert loaded <= last < size
