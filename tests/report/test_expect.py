@@ -68,6 +68,10 @@ def test_a_token_reads_the_weights_that_take_part_in_it(tiny: Path) -> None:
         }.items()
     }
     assert read == {"tied": rest + table.bytes, "apart": rest + table.bytes, "experts": None}
+    routed = header.model_copy(
+        update={"tensors": (table, output, *others, expert), "n_expert": 8, "n_expert_used": 2}
+    )
+    assert token_bytes(routed) == read["apart"] + 4
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,11 @@ class Tensor(Part):
         parts = self.name.split(".")
         return int(parts[1]) if parts[0] == "blk" and parts[1].isdigit() else None
 
+    @property
+    def is_experts(self) -> bool:
+        """Whether it holds the experts of a layer, of which a token reads some."""
+        return "_exps." in self.name
+
 
 class Header(Part):
     """The sizes that a model's memory follows from. Lists hold one value per layer."""
@@ -50,6 +55,8 @@ class Header(Part):
     n_vocab: int
     n_ctx_train: int | None = None
     sliding_window: int | None = None
+    n_expert: int = Field(0, description="Experts of a layer; 0 where it has none")
+    n_expert_used: int = Field(0, description="How many of them a token goes through")
     recurrent: bool = Field(False, description="Keeps a state that does not grow with the context")
     tensors: tuple[Tensor, ...]
 
@@ -66,7 +73,7 @@ class Header(Part):
     @property
     def has_experts(self) -> bool:
         """Whether a router chooses which weights a token reads."""
-        return any("_exps." in tensor.name for tensor in self.tensors)
+        return any(tensor.is_experts for tensor in self.tensors)
 
     def kv_bytes(self, type_k: str, type_v: str) -> list[float]:
         """Return the bytes that one token of context takes in each layer's KV cache."""
@@ -205,6 +212,8 @@ def _header(metadata: _Metadata) -> Header:
         n_vocab=metadata.n_vocab() or 0,
         n_ctx_train=metadata.number("context_length"),
         sliding_window=metadata.number("attention.sliding_window"),
+        n_expert=metadata.number("expert_count") or 0,
+        n_expert_used=metadata.number("expert_used_count") or 0,
         recurrent=metadata.number("ssm.state_size") is not None
         or str(metadata.architecture).startswith("rwkv"),
         tensors=metadata.tensors,

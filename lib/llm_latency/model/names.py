@@ -26,7 +26,7 @@ from llm_latency.model import download, hub, package, synthetic, weights
 from llm_latency.model import header as gguf_header
 from llm_latency.model.header import Header, read_header
 
-CARDS = 2
+CARDS = 3
 """Rises when more or something else is read of a file: what the cache keeps is then read anew."""
 KINDS = "the path of a GGUF file, synthetic:tiny, package:NAME or hf:owner/repo/file.gguf"
 """What a model can be named by, for refusals."""

@@ -52,12 +52,14 @@ def expect(plan: Plan) -> pd.DataFrame:
 def token_bytes(header: Header) -> int | None:
     """Return the weight bytes that one token of decode reads; ``None`` where nobody can tell.
 
-    A mixture of experts reads those that its router chooses.
+    Of a layer's experts it reads those that the router chooses: as many for every token.
     """
-    if header.has_experts:
+    if header.has_experts and not 0 < header.n_expert_used <= header.n_expert:
         return None
-    read = (t.bytes for t in header.tensors if header.is_tied or t.name != "token_embd.weight")
-    return sum(read)
+    tensors = [t for t in header.tensors if header.is_tied or t.name != "token_embd.weight"]
+    experts = sum(tensor.bytes for tensor in tensors if tensor.is_experts)
+    others = sum(tensor.bytes for tensor in tensors) - experts
+    return others + (experts * header.n_expert_used // header.n_expert if experts else 0)
 
 
 def _of_model(plan: Plan, header: Header) -> dict[str, Any]:
@@ -71,9 +73,12 @@ def _of_model(plan: Plan, header: Header) -> dict[str, Any]:
         lines["KV cache"] = f"{per_token:,.0f} bytes per token of context"
     read = token_bytes(header)
     if read is None:
-        lines["decode"] = f"{NOT_FORETOLD}: the router chooses which experts a token reads"
+        lines["decode"] = f"{NOT_FORETOLD}: the file does not say how many experts a token reads"
         return lines
-    lines["read per token"] = f"{number(read * MIB)} MiB of weights, and the KV cache so far"
+    routed = f", {header.n_expert_used} of {header.n_expert} experts" * header.has_experts
+    lines["read per token"] = (
+        f"{number(read * MIB)} MiB of weights{routed}, and the KV cache so far"
+    )
     bandwidth = read_bytes_per_s(names.cache_dir())
     ceiling = bandwidth / read
     lines["bandwidth of RAM"] = f"{number(bandwidth / 1e9)} GB/s, measured here"
