@@ -229,8 +229,8 @@ ENDS = (
     End(
         "a model with a broken chat template",
         damaged(lambda content: content.replace(b"{% for message", b"{% nor message", 1)),
-        "refused",
-        ["TemplateSyntaxError"],
+        "ok",
+        [],
     ),
     End("an empty file", damaged(lambda _: b""), "refused", ["magic"]),
     End(

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import llm_latency as lab
-from llm_latency.engine import library, prompts, timed
+from llm_latency.engine import beyond, library, prompts, timed
 from llm_latency.engine import warm_up as warming
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.timed import TimedModel as Model
 from llm_latency.errors import EngineError, ParameterError
 from llm_latency.plan.spec import Settings, Start, Workload
-from tests.support.odd_models import header_only
+from tests.support.odd_models import changed, header_only
 
 pytestmark = pytest.mark.engine
 MIB = 1024 * 1024
@@ -262,7 +262,6 @@ def test_a_warm_up_leaves_nothing_in_the_cache(tiny: Path) -> None:
         (lambda content: content[: len(content) // 2], "tensor"),
         (lambda content: b"", "failed to read magic"),
         (lambda content: b"not a model at all" * 100, "magic .* this is no GGUF file"),
-        (lambda content: content.replace(b"{% for", b"{% nor", 1), "TemplateSyntaxError"),
     ],
 )
 def test_a_broken_file_gives_llama_cpps_own_reason(
@@ -305,3 +304,35 @@ def test_what_is_no_model_ends_no_process(tmp_path: Path) -> None:
     bert = header_only(tmp_path / "bert.gguf", "bert", {"bert.attention.causal": False})
     with pytest.raises(ParameterError, match="encoder"):
         lab.load(bert)
+
+
+def test_a_chat_template_that_does_not_compile_is_one_warning(tiny: Path, tmp_path: Path) -> None:
+    broken = {"tokenizer.chat_template": "{{ messages | from_json }}"}
+    with lab.load(changed(tiny, tmp_path / "odd.gguf", broken), n_ctx=256) as model:
+        assert model.generate("Bonjour", max_tokens=3).generated_tokens == 3
+        (said,) = model.log.warnings()
+    assert "from_json" in said
+    with lab.load(tiny, n_ctx=256) as model:
+        assert model.log.warnings() == []
+
+
+def test_flash_attention_may_be_left_to_llama_cpp(tiny: Path) -> None:
+    with Model(tiny, Settings(n_ctx=256, flash_attn="auto", type_v="q8_0")) as model:
+        assert model.effective.flash_attn is True
+        assert model.effective.type_v == "q8_0"
+        assert (model.effective.swa_full, model.effective.n_cpu_moe) == (None, 0)
+
+
+def test_experts_stay_on_the_cpu_as_asked() -> None:
+    """Patterns are those of llama.cpp's own option."""
+    asked = library.C.llama_model_default_params()
+    with beyond.experts_on_cpu(asked, 2):
+        entries = ctypes.cast(asked.tensor_buft_overrides, ctypes.POINTER(beyond._Override))
+        patterns = [entries[at].pattern for at in range(3)]
+        assert entries[0].buffer_type and entries[2].buffer_type is None
+    assert patterns == [
+        rb"blk\.0\.ffn_(up|down|gate|gate_up)_(ch|)exps",
+        rb"blk\.1\.ffn_(up|down|gate|gate_up)_(ch|)exps",
+        None,
+    ]
+    assert asked.tensor_buft_overrides is None

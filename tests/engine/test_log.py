@@ -79,6 +79,29 @@ def test_what_is_in_force() -> None:
     assert LlamaLog().kv_types() is None
 
 
+def test_what_was_left_to_llama_cpp_is_told_when_it_is_decided() -> None:
+    auto = (INFO, "llama_context: flash_attn            = auto\n")
+    assert log_of(auto).flash_attn() is None
+    assert log_of(auto, (INFO, "resolve_fused_ops: Flash Attention enabled\n")).flash_attn() is True
+    off = (WARN, "resolve_fused_ops: Flash Attention not supported, set to disabled\n")
+    assert log_of(auto, off).flash_attn() is False
+
+
+def test_sliding_windows_are_full_or_not() -> None:
+    base = (INFO, "llama_kv_cache_iswa: creating non-SWA KV cache, size = 4096 cells\n")
+    window = (INFO, "llama_kv_cache_iswa: creating     SWA KV cache, size = 1024 cells\n")
+    full = (WARN, "llama_kv_cache_iswa: using full-size SWA cache (ref: https://x)\n")
+    assert log_of(base).swa_full() is None
+    assert log_of(base, window).swa_full() is False
+    assert log_of(full, base, window).swa_full() is True
+
+
+def test_experts_on_the_cpu_are_counted() -> None:
+    line = "tensor blk.{}.ffn_up_exps.weight (9 MiB q4_0) buffer type overridden to CPU_REPACK\n"
+    assert log_of((DEBUG, line.format(1)), (DEBUG, line.format(2))).experts_on_cpu() == 3
+    assert CPU.experts_on_cpu() == 0
+
+
 def test_the_reason_is_the_first_error_and_the_last() -> None:
     log = log_of(
         (DEBUG, "noise\n"),

@@ -149,6 +149,16 @@ def test_identifiers_depend_on_what_determines_the_result_and_on_nothing_else() 
     assert one.trial_id != one.model_copy(update={"round": 1}).trial_id
 
 
+def test_new_settings_leave_old_identifiers_alone() -> None:
+    """As the version before them gave them."""
+    assert trial(flash_attn=True).cell_id == "ad215a0adcf4"
+    assert trial(flash_attn=False).cell_id == trial().cell_id == "c9c67472352f"
+    ids = {trial(**new).cell_id for new in (
+        {}, {"flash_attn": "auto"}, {"swa_full": False}, {"n_cpu_moe": 2}
+    )}  # fmt: skip
+    assert len(ids) == 4
+
+
 def test_rounds_hold_every_cell_and_are_shuffled_by_the_seed() -> None:
     trials = plan().trials()
     assert [t.order for t in trials] == list(range(12))

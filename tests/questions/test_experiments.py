@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import os
@@ -19,14 +18,13 @@ from llm_latency import experiments
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.memory import frontier
 from llm_latency.model import names as models
+from llm_latency.plan.builder import LEFT_TO_THE_ENGINE
 from llm_latency.plan.parameters import shown
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.questions.notebook import defaults
 from llm_latency.records.store import RunStore
 from tests.support.factories import FakeWorker
-
-advising = importlib.import_module("llm_latency.questions.advise.planning")
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +33,7 @@ def nothing_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a plan must not touch a model")
 
     monkeypatch.setattr(models, "resolve", refuse)
-    monkeypatch.setattr(advising, "header_of", refuse)
+    monkeypatch.setattr(models, "skeleton", refuse)
 
 
 def test_the_default_sweep_is_three_by_three() -> None:
@@ -217,7 +215,7 @@ def test_whatever_is_given_is_planned_as_it_stands_or_refused_by_name(name: str)
             assert repr(plan.parameters[parameter]) == repr(meaning), (parameter, value)
         if name == "sweep" and parameter in DIRECT:
             wanted = meaning if isinstance(meaning, list) else [meaning]
-            none = {"0"} if parameter in ("n_ubatch", "n_threads", "n_threads_batch") else set()
+            none = {"0"} if parameter in LEFT_TO_THE_ENGINE else set()
             found = {shown(v) for v in in_cells(plan, parameter)}
             found |= {
                 shown(v) for v in wanted if f"{parameter}={v} beside" in " ".join(plan.left_out)

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from llm_latency.errors import ParameterError
 from llm_latency.questions import sweep
-from llm_latency.questions.sweep.grouping import grouping_of
+from llm_latency.questions.sweep.grouping import grouping_of, levels
 from llm_latency.records import frame as fr
 from llm_latency.report.page import Rows
 from llm_latency.words import MIB
@@ -182,6 +182,8 @@ def test_settings_that_make_no_difference_are_drawn_together() -> None:
     assert "flash_attn False/True" in grouping.sentence
     looks = {(group.colour, group.dash) for group in grouping.groups}
     assert len(looks) == 6
+    mixed = frame.assign(flash_attn=frame["flash_attn"].where(~frame["twin"], "auto"))
+    assert levels(mixed, "flash_attn") == ["False", "True", "auto"]
 
 
 def test_failed_cells_are_hatched_with_their_word_and_no_colour() -> None:

@@ -65,6 +65,8 @@ def test_a_generation_proves_that_everything_was_evaluated() -> None:
         ({"use_mlock": True}, {}, "use_mlock=True was asked, False is in force (the system locked"),
         ({"n_gpu_layers": 20}, {}, "n_gpu_layers=20 was asked, 0 is in force"),
         ({"n_gpu_layers": 20}, {"all_layers": 21}, "n_gpu_layers=20 was asked, 0 is in force"),
+        ({"n_cpu_moe": 3}, {"n_cpu_moe": 0}, "n_cpu_moe=3 was asked, 0 is in force (the model has"),
+        ({"swa_full": False}, {"swa_full": True}, "swa_full=False was asked, True is in force"),
         ({"type_k": "q8_0"}, {}, "type_k=q8_0 was asked, f16 is in force"),
         ({"n_ctx": 1024}, {}, "n_ctx=1024 was asked, 512 is in force"),
     ],
@@ -89,6 +91,9 @@ def test_a_setting_that_is_not_in_force_makes_the_record_invalid(
         ({"n_gpu_layers": 21}, {"all_layers": 21}),  # as -1 where there is no GPU
         ({"n_threads": 2}, {}),
         ({"flash_attn": True}, {"flash_attn": None}),  # llama.cpp does not say
+        ({"flash_attn": "auto"}, {"flash_attn": False}),
+        ({"n_cpu_moe": 99}, {"n_cpu_moe": 4}),  # more than there are: all
+        ({"swa_full": False}, {"swa_full": None}),  # no layer has a window
     ],
 )
 def test_what_the_engine_may_choose_is_no_failure(

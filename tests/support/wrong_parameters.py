@@ -122,6 +122,8 @@ WRONG = [
         ("sweep", "use_mmap", "perhaps", "boolean"),
         ("sweep", "repeat_disturbed", "2", "boolean"),
         ("sweep", "type_k", "q3", "'q8_0'"),
+        ("sweep", "flash_attn", "perhaps", "auto"),
+        ("sweep", "n_cpu_moe", "-1", "greater than or equal to 1"),
         ("sweep", "warm_up", "tea", "'batch'"),
         ("sweep", "via", "pigeon", "'stream'"),
         ("sweep", "length", "long", "'natural'"),

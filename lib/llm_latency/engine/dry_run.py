@@ -161,7 +161,9 @@ class _Planner:
 
     def _loaded(self, request: Request) -> Any:
         settings = request.settings
-        key = (request.path, request.on, settings.n_gpu_layers)
+        from llm_latency.engine.beyond import experts_on_cpu
+
+        key = (request.path, request.on, settings.n_gpu_layers, settings.n_cpu_moe)
         if self._model[0] != key:
             if self._model[1]:
                 self._c.llama_model_free(self._model[1])
@@ -171,7 +173,8 @@ class _Planner:
             devices = self._devices(request.on)
             if devices is not None:
                 asked.devices = ctypes.addressof(devices)
-            loaded = self._c.llama_model_load_from_file(request.path.encode(), asked)
+            with experts_on_cpu(asked, settings.n_cpu_moe or 0):
+                loaded = self._c.llama_model_load_from_file(request.path.encode(), asked)
             self._model = (key, loaded)
         return self._model[1]
 
@@ -187,11 +190,15 @@ class _Planner:
         return (ctypes.c_void_p * 2)(self._stand_in, None)
 
     def _context(self, request: Request) -> Any:
+        from llm_latency.engine.beyond import flash_attn_type
+
         settings, asked = request.settings, self._c.llama_context_default_params()
         asked.n_ctx = settings.n_ctx
         asked.n_batch = min(settings.n_ctx, settings.n_batch)
         asked.n_ubatch = min(asked.n_batch, settings.n_ubatch or UBATCH)
-        asked.flash_attn_type = int(settings.flash_attn)
+        asked.flash_attn_type = flash_attn_type(settings)
+        if settings.swa_full is not None:
+            asked.swa_full = settings.swa_full
         asked.offload_kqv = settings.offload_kqv
         asked.type_k = FORMATS[settings.type_k].number
         asked.type_v = FORMATS[settings.type_v].number

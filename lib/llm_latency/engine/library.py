@@ -26,6 +26,8 @@ from llm_latency.records.record import DeviceMemory, EngineCard, EngineDevice  #
 
 C = llama_cpp.llama_cpp
 """llama.cpp's own calls."""
+CHAT_FORMATS: Any = llama_cpp.llama_chat_format
+"""llama-cpp-python's chat templates."""
 Llama = llama_cpp.Llama
 """llama-cpp-python's model."""
 

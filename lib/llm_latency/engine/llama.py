@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
+from llm_latency.engine.beyond import beyond_llama, without_broken_templates
 from llm_latency.engine.kv_cache import KvCache
 from llm_latency.engine.library import (
     IMPORT_S,
@@ -92,7 +93,13 @@ class Model:
         calls = ("llama_backend_init", "llama_model_load_from_file", "llama_init_from_model")
         start_s = time.perf_counter()
         on_devices = contextlib.nullcontext() if settings.n_gpu_layers else without_devices()
-        with logging_to(self.log), on_devices, timed_calls(C, *calls) as spent:
+        with (
+            logging_to(self.log),
+            on_devices,
+            beyond_llama(settings),
+            without_broken_templates(self.log),
+            timed_calls(C, *calls) as spent,
+        ):
             # Llama() does this once per process without saying how long it took.
             C.llama_backend_init()
             # The first question makes a device ready, for which the first load would wait.
@@ -110,13 +117,14 @@ class Model:
                     n_threads_batch=settings.n_threads_batch or threads,
                     use_mmap=settings.use_mmap,
                     use_mlock=settings.use_mlock,
-                    flash_attn=settings.flash_attn,
+                    flash_attn=bool(settings.flash_attn),
                     offload_kqv=settings.offload_kqv,
                     type_k=FORMATS[settings.type_k].number,
                     type_v=FORMATS[settings.type_v].number,
+                    swa_full=settings.swa_full,
                     verbose=True,  # False would send what llama.cpp prints to /dev/null
                 )
-            except Exception as error:  # a damaged file fails anywhere, even in its chat template
+            except Exception as error:  # a damaged file fails anywhere
                 short = isinstance(error, MemoryError) or self.log.out_of_memory()
                 plain = isinstance(error, ValueError | RuntimeError)
                 said = str(error) if plain else f"{type(error).__name__}: {error}"
@@ -177,6 +185,8 @@ class Model:
             type_k=kv_types[0] if kv_types else None,
             type_v=kv_types[1] if kv_types else None,
             backend=self.log.backend(),
+            swa_full=self.log.swa_full(),
+            n_cpu_moe=self.log.experts_on_cpu(),
             all_layers=C.llama_model_n_layer(self._llama._model.model) + 1,
         )
 

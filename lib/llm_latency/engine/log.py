@@ -26,7 +26,9 @@ _HOST = re.compile(r"CPU|AMX|\w+_Host$")
 """Buffers in host memory: the CPU's own, its repacked copies, and what a device keeps pinned."""
 _KV_TYPES = re.compile(r"\bK \((\w+)\):.*\bV \((\w+)\):")
 _OFFLOADED = re.compile(r"offloaded (\d+)/(\d+) layers to GPU")
-_FLASH = re.compile(r"flash_attn\s*=\s*(\w+)")
+_FLASH = re.compile(r"(?:flash_attn\s*=|Flash Attention(?: not supported, set to)?)\s+(\w+)")
+_SLIDING = re.compile(r"(full-size SWA cache)|creating\s+SWA KV cache")
+_ON_CPU = re.compile(r"blk\.(\d+)\.ffn_\w+exps\S* .*overridden to CPU")
 _LOAD_MODE = re.compile(r"load_mode = (\w+)")
 _OUT_OF_MEMORY = re.compile(
     r"out of memory|failed to allocate|unable to allocate|cannot allocate|bad_alloc"
@@ -80,6 +82,7 @@ class LlamaLog:
         self.lines: list[tuple[int, str]] = []
         self._stream = stream
         self._level = INFO
+        self._on_cpu = 0
 
     def feed(self, level: int, text: str) -> None:
         """Take one message; a CONT message goes on with the line before."""
@@ -91,6 +94,8 @@ class LlamaLog:
             self._level = level
             if level >= INFO:
                 self.lines.append((level, text))
+            elif moved := _ON_CPU.search(text):
+                self._on_cpu = max(self._on_cpu, int(moved[1]) + 1)
         if self._stream is not None and self._level >= INFO:
             self._stream.write(text)
             if self._level >= WARN:
@@ -131,9 +136,21 @@ class LlamaLog:
         return int(match[1]) if match else 0
 
     def flash_attn(self) -> bool | None:
-        """Return whether flash attention is in force; ``None`` where the log does not say."""
+        """Return whether flash attention is in force; ``None`` where the log does not say.
+
+        What was left to llama.cpp is ``auto`` at first, and decided some lines later.
+        """
         match = self._search(_FLASH)
         return {"enabled": True, "disabled": False}.get(match[1]) if match else None
+
+    def swa_full(self) -> bool | None:
+        """Return whether layers with a sliding window keep the whole context, where there are."""
+        found = [match for _, text in self.lines if (match := _SLIDING.search(text))]
+        return any(match[1] for match in found) if found else None
+
+    def experts_on_cpu(self) -> int:
+        """Return up to which layer, from 1, experts were kept on the CPU; 0: none were."""
+        return self._on_cpu
 
     def load_mode(self) -> str | None:
         """Return llama.cpp's name of how the file is loaded, such as ``mmap``."""

@@ -94,7 +94,7 @@ def kv_bytes(header: Header, settings: Settings) -> list[int]:
 def compute_bytes(header: Header, settings: Settings) -> int:
     """Return the bytes of the compute buffer, predicted."""
     n_ctx, _, rows = sizes_in_force(settings)
-    flash = settings.flash_attn
+    flash = bool(settings.flash_attn)
     fitted = PEAKS[flash]
     heads_kv = max(header.n_head_kv)
     embd, ff = 4 * rows * header.n_embd, 4 * rows * header.n_ff

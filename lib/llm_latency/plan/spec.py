@@ -31,6 +31,8 @@ MAX_INT32 = 2**31 - 1
 """llama.cpp holds counts in 32-bit integers."""
 PADDING = 256
 """llama.cpp rounds a context up to a multiple of this."""
+MAX_LAYERS = 4096
+"""More layers than any model has."""
 UBATCH = 512
 """Most tokens that llama.cpp computes at once where nobody says."""
 
@@ -104,10 +106,20 @@ class Settings(Frozen):
     )
     use_mmap: bool = Field(True, description="Map the model file instead of reading it")
     use_mlock: bool = Field(False, description="Lock the weights in RAM")
-    flash_attn: bool = Field(False, description="Use flash attention")
+    flash_attn: bool | Literal["auto"] = Field(
+        False, description="Use flash attention: true, false, or auto, where the device can"
+    )
     offload_kqv: bool = Field(True, description="Keep the KV cache on the GPU")
     type_k: KvType = Field("f16", description="Number format of the K cache")
     type_v: KvType = Field("f16", description="Number format of the V cache")
+    swa_full: bool | None = Field(
+        None,
+        description="Keep the whole context in layers with a sliding window; "
+        "None: llama-cpp-python's own, true",
+    )
+    n_cpu_moe: Annotated[int, Field(ge=1, le=MAX_LAYERS)] | None = Field(
+        None, description="First layers whose experts stay on the CPU; None: none"
+    )
 
     @property
     def conflict(self) -> Conflict | None:

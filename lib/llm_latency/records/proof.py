@@ -129,22 +129,27 @@ def not_in_force(record: Record) -> list[str]:
     asked, real = record.trial.settings, record.effective
     if real is None:
         return []
-    wanted = asked.model_dump(exclude={"n_ctx", "n_gpu_layers", "offload_kqv"})
+    wanted = asked.model_dump(exclude={"n_ctx", "n_gpu_layers", "offload_kqv", "n_cpu_moe"})
     found = [
         (name, value, getattr(real, name))
         for name, value in wanted.items()
-        if value is not None and getattr(real, name) is not None and value != getattr(real, name)
+        if value not in (None, "auto")
+        and getattr(real, name) is not None
+        and value != getattr(real, name)
     ]
     if real.n_ctx < asked.n_ctx:
         found.append(("n_ctx", asked.n_ctx, real.n_ctx))
     everything = real.all_layers is not None and asked.n_gpu_layers >= real.all_layers
     if asked.n_gpu_layers > 0 and not everything and real.n_gpu_layers != asked.n_gpu_layers:
         found.append(("n_gpu_layers", asked.n_gpu_layers, real.n_gpu_layers))
+    if asked.n_cpu_moe is not None and real.n_cpu_moe == 0:
+        found.append(("n_cpu_moe", asked.n_cpu_moe, 0))
     why = {
         "n_batch": f"n_batch is limited to n_ctx={asked.n_ctx}",
         "n_ubatch": "n_ubatch is limited to n_batch",
         "use_mlock": "the system locked nothing; raise its limit (ulimit -l)",
         "n_gpu_layers": "the engine has no GPU; give n_gpu_layers=0",
+        "n_cpu_moe": "the model has no experts there; leave it out",
     }
     return [
         f"{name}={value} was asked, {have} is in force" + (f" ({why[name]})" if name in why else "")

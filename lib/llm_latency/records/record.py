@@ -144,6 +144,8 @@ class Effective(Part):
     type_k: str | None
     type_v: str | None
     backend: str | None = Field(None, description="Devices that hold weights, llama.cpp's names")
+    swa_full: bool | None = Field(None, description="None: no layer has a sliding window")
+    n_cpu_moe: int | None = Field(None, description="Last layer with experts on the CPU, from 1")
     all_layers: int | None = Field(
         None, description="Layers that a GPU could hold: the model's, and its output"
     )

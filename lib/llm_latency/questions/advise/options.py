@@ -213,4 +213,7 @@ def settings_in_use(df: pd.DataFrame, one: Option) -> dict[str, Any]:
         for name in ("n_threads", "n_threads_batch")
         if rows[f"effective_{name}"].notna().any()
     }
-    return one.settings.model_dump() | threads
+    asked = one.settings.model_dump() | threads
+    # What llama.cpp chose for "auto" is told where it said so.
+    chosen = rows["effective_flash_attn"].dropna()
+    return asked | {"flash_attn": bool(chosen.iloc[0])} if len(chosen) else asked

@@ -10,14 +10,14 @@ import pandas as pd
 from IPython.display import Markdown
 
 from llm_latency.model.gguf import FORMATS
-from llm_latency.plan.builder import OPTIONS
 from llm_latency.plan.loading import load_mode
+from llm_latency.plan.spec import Settings
 from llm_latency.questions.advise.judgement import View
 from llm_latency.questions.advise.options import Option, settings_in_use
 from llm_latency.questions.advise.planning import plan
 from llm_latency.questions.notebook import defaults
 
-OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v")
+OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v", "swa_full")
 """Settings that are told only where they are not the usual ones."""
 
 LEFT_OUT = ("run_id", "repeat_disturbed", "wait_s")
@@ -45,7 +45,7 @@ def llama(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
     values = {name: settings[name] for name in names if settings[name] is not None}
     values["flash_attn"] = settings["flash_attn"]
     for name in OTHERS:
-        if settings[name] != OPTIONS[name]:
+        if settings[name] != Settings.model_fields[name].default:
             value = settings[name]
             values[name] = FORMATS[value].number if name.startswith("type") else value
     lines = ["from llama_cpp import Llama", "", "llm = Llama("]
@@ -76,6 +76,8 @@ def server(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
     for flag, name in (("-ctk", "type_k"), ("-ctv", "type_v")):
         if settings[name] != "f16":
             words += [flag, settings[name]]
+    words += ["--swa-full"] if settings["swa_full"] else []
+    words += ["-ncmoe", settings["n_cpu_moe"]] if settings["n_cpu_moe"] else []
     # One slot: the server would otherwise share the context among several.
     words += ["-np", 1]
     return _block(

@@ -109,7 +109,11 @@ def levels(table: pd.DataFrame, name: str | None) -> list[str]:
     """Return the values of a setting among some cells, in words and in order."""
     if name is None:
         return []
-    return list(dict.fromkeys(setting(value) for value in table.sort_values(name)[name]))
+    column = table[name]
+    if column.dtype == object:  # words, or words beside flags, which have no order of their own
+        column = column.map(str, na_action="ignore")
+    ordered = table.loc[column.sort_values().index, name]
+    return list(dict.fromkeys(setting(value) for value in ordered))
 
 
 def _values(table: pd.DataFrame, chosen: list[str]) -> list[tuple[str, ...]]:
