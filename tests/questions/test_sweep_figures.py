@@ -236,7 +236,11 @@ def test_memory_axis_says_which_memory_and_why() -> None:
     blind = factories.frame(rounds=1, gpu=True)
     blind["vram_process_bytes"] = None
     assert "whole card" in sweep.latency_by_memory(view(blind)).get_xlabel()
-    blind["vram_delta_bytes"] = None
+    blind["vram_source"] = "engine"
+    assert "the engine tells" in sweep.latency_by_memory(view(blind)).get_xlabel()
+    blind["vram_process_bytes"], blind["vram_source"] = 1.0 * 2**20, "buffers"
+    assert "buffers" in sweep.latency_by_memory(view(blind)).get_xlabel()
+    blind["vram_process_bytes"] = blind["vram_delta_bytes"] = None
     assert "could not be read" in sweep.latency_by_memory(view(blind)).get_xlabel()
 
 

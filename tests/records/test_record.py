@@ -23,6 +23,7 @@ weights_bytes kv_bytes compute_bytes output_bytes
 rss_anon_bytes rss_file_bytes locked_bytes rss_peak_bytes
 rss_anon_after_load_bytes rss_anon_after_first_bytes rss_anon_after_last_bytes
 vram_before_bytes vram_peak_bytes vram_process_bytes vram_delta_bytes vram_total_bytes
+vram_source
 resident_before read_bytes major_faults minor_faults cpu_other_fraction cpu_steal_fraction
 gpu_temperature_c gpu_sm_clock_hz gpu_power_w gpu_throttle warnings
 """

@@ -172,6 +172,7 @@ def record(
         buffers=buffers,
         memory={"after_last": ProcessMemory(rss_bytes=peak - MIB, rss_peak_bytes=peak)},
         vram=Vram(
+            source="nvml",
             before_bytes=300 * MIB,
             peak_bytes=300 * MIB + on_card,
             process_bytes=on_card,

@@ -203,7 +203,9 @@ class GpuWatch:
 
     def vram(self) -> Vram:
         """Return the device's memory before, at its peak and, where it tells, of the process."""
+        told = self._before is not None or self._process is not None
         return Vram(
+            source="nvml" if told else "",
             before_bytes=self._before.used if self._before else None,
             # Of a card that was lost nobody knows the peak.
             peak_bytes=None if self._lost else self._peak,

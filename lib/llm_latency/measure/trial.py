@@ -22,10 +22,12 @@ from llm_latency.measure import process
 from llm_latency.measure.job import Job, worker_command
 from llm_latency.measure.outcome import Circumstances, outcome_of
 from llm_latency.measure.prompt_state import NoState, stored_state
+from llm_latency.measure.vram import vram_of
 from llm_latency.plan.spec import STATE_WARM_UPS
 from llm_latency.records.folders import size_of
 from llm_latency.records.proof import proven
 from llm_latency.records.record import (
+    Buffers,
     EngineCard,
     Generation,
     HostState,
@@ -95,11 +97,13 @@ def _measure(job: Job, model: Path) -> Record:
         final = transcript.final_event
         beside = cpu.state(final.cpu_s if final else None)
         beside = beside.model_copy(update={"gpu": gpu.state()})
-        vram = gpu.vram()
+        watched = gpu.vram()
     answers: list[Generation] = [e.generation for e in transcript.events if e.generation]
     memory: dict[str, ProcessMemory] = {}
     for event in transcript.events:
         memory |= event.memory
+    told = transcript.latest("buffers")
+    buffers = told if isinstance(told, Buffers) else Buffers()
     record = Record.model_validate(
         {
             "run_id": job.run_id,
@@ -112,10 +116,10 @@ def _measure(job: Job, model: Path) -> Record:
             "load": transcript.latest("load"),
             "effective": transcript.latest("effective"),
             "generations": answers,
-            "buffers": transcript.latest("buffers") or {},
+            "buffers": buffers,
             "memory": memory,
             "page_cache": file_pages,
-            "vram": vram,
+            "vram": vram_of(watched, memory, buffers),
             "memory_limit": memory_limit,
             "state": state,
             "host": beside,

@@ -208,18 +208,32 @@ def longest_prompt(data: pd.DataFrame) -> float | None:
     return float(lengths.max()) if len(lengths) else None
 
 
+VRAM = {
+    "vram_process_bytes": {
+        "nvml": "of the process, as NVML tells it",
+        "buffers": "the buffers that llama.cpp said it allocated: its device tells no use",
+    },
+    "vram_delta_bytes": {
+        "nvml": "change of the whole card: NVML tells no process's",
+        "engine": "change of the whole device, as the engine tells it",
+    },
+}
+"""Columns of VRAM, the better first, and how readers are told whence they are known."""
+
+
 def memory_choice(data: pd.DataFrame) -> tuple[str, str, str]:
     """Return the column that tells what a cell costs, the word for it, and why that one.
 
-    VRAM where a GPU held layers and its memory was seen; else the process's resident memory at
-    its peak.
+    VRAM where a GPU held layers and something is known of its memory; else the process's resident
+    memory at its peak.
     """
     good = ok(data)
     on_gpu = bool((good["effective_n_gpu_layers"] > 0).any())
-    if on_gpu and good["vram_process_bytes"].notna().any():
-        return "vram_process_bytes", "VRAM", "of the process, as NVML tells it"
-    if on_gpu and good["vram_delta_bytes"].notna().any():
-        return "vram_delta_bytes", "VRAM", "change of the whole card: NVML tells no process's"
+    for column, words in VRAM.items():
+        told = good[good[column].notna()]
+        if on_gpu and len(told):
+            known = [words[source] for source in told["vram_source"].unique() if source in words]
+            return column, "VRAM", "; ".join(known)
     column = "rss_peak_bytes" if good["rss_peak_bytes"].notna().any() else "rss_bytes"
     moment = "resident at its peak" if column == "rss_peak_bytes" else "resident at the end"
     reason = "the GPU's memory could not be read" if on_gpu else "no layer was on a GPU"

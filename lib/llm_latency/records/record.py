@@ -226,8 +226,11 @@ class MemoryLimit(Part):
 
 
 class Vram(Part):
-    """What NVML saw of the card around the trial; all ``None`` where there is no card."""
+    """The memory of devices beside the CPU around the trial; all ``None`` where there are none."""
 
+    source: Literal["nvml", "engine", "buffers", ""] = Field(
+        "", description="Who tells it; buffers: the sum of what llama.cpp said it allocated"
+    )
     before_bytes: int | None = None
     peak_bytes: int | None = None
     process_bytes: int | None = None
@@ -235,6 +238,13 @@ class Vram(Part):
     ballast_bytes: int | None = Field(
         None, description="What a ballast held meanwhile, to leave as much as was asked for"
     )
+
+    @property
+    def delta_bytes(self) -> int | None:
+        """By how much the devices' memory grew, whoever took it."""
+        if self.peak_bytes is None or self.before_bytes is None:
+            return None
+        return self.peak_bytes - self.before_bytes
 
 
 class GpuState(Part):

@@ -97,12 +97,7 @@ def _common(record: Record) -> dict[str, Any]:
         "minor_faults": record.between("before", "after_last", "minor_faults"),
     }
     row |= {f"vram_{k}": v for k, v in record.vram.model_dump().items()}
-    known = record.vram.peak_bytes is not None and record.vram.before_bytes is not None
-    row["vram_delta_bytes"] = (
-        record.vram.peak_bytes - record.vram.before_bytes  # type: ignore[operator]
-        if known
-        else None
-    )
+    row["vram_delta_bytes"] = record.vram.delta_bytes
     host = record.host.model_dump()
     row |= {f"gpu_{k}": v for k, v in host.pop("gpu").items()} | host
     row |= {
@@ -206,7 +201,10 @@ def _columns() -> dict[str, str]:
 
 COLUMNS = _columns()
 """Every column of a frame, and its dtype."""
-WORDS = ("run_id", "trial_id", "cell_id", "process", "status", "reason", "warnings", "page_cache")
+WORDS = (
+    *("run_id", "trial_id", "cell_id", "process", "status", "reason", "warnings", "page_cache"),
+    "vram_source",
+)
 """Texts that are empty rather than missing."""
 
 

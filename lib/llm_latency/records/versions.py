@@ -43,7 +43,15 @@ def devices_in_parts(found: dict[str, Any]) -> dict[str, Any]:
     return found | {"engine": engine | {"devices": devices}}
 
 
-RECORDS: dict[int, Step] = {1: only_added, 2: only_added}
+def vram_by_nvml(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a record whose VRAM, where it was seen, only NVML can have told."""
+    vram = found.get("vram")
+    if not isinstance(vram, dict) or vram.get("total_bytes") is None:
+        return found
+    return found | {"vram": vram | {"source": "nvml"}}
+
+
+RECORDS: dict[int, Step] = {1: only_added, 2: vram_by_nvml}
 """From version to the next: steps of a line of ``trials.jsonl``."""
 RUNS: dict[int, Step] = {1: only_added, 2: devices_in_parts}
 """From version to the next: steps of ``run.json``."""
