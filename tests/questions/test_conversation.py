@@ -101,7 +101,8 @@ def test_the_plan() -> None:
         *((one, None, mode) for one in ("fr", "en") for mode in ("kept", "cold")),
         (None, 20, "cold"),
     }
-    assert {(w.repeats, w.max_tokens, w.length) for w in work} == {(9, 24, "fixed")}
+    assert {(w.repeats, w.max_tokens, w.length) for w in work} == {(9, 24, "natural")}
+    assert {w.template for w in work if w.conversation} == {"own"}
     assert {cell.settings.n_ctx for cell in plan.cells} == {4096}
     assert plan.rounds == 6
     (twin,) = (cell for cell in plan.cells if cell.twin)
@@ -129,7 +130,7 @@ def view(*given: Any, **options: Any) -> conversation.View:
 
 
 def verdicts(seen: conversation.View) -> set[str]:
-    return {seen.compare("decode_s", conversation.SHORT, kind).verdict for kind in seen.chats}
+    return {seen.compare("token_s", conversation.SHORT, kind).verdict for kind in seen.chats}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def verdicts(seen: conversation.View) -> set[str]:
 def test_the_answer_is_that_of_the_data(step: Step, verdict: str) -> None:
     seen = view(step)
     assert verdicts(seen) == {verdict} and len(seen.chats) == 2
-    assert {seen.against_own_start("decode_s", kind).verdict for kind in seen.chats} == {verdict}
+    assert {seen.against_own_start("token_s", kind).verdict for kind in seen.chats} == {verdict}
     answer = conversation.answer(seen)
     assert answer.verdict == verdict and len(answer.sentences) <= 5
     assert "800 to 1,000 tokens" in answer.text
@@ -179,7 +180,18 @@ def test_the_way_of_counting() -> None:
     assert seen.over(cold, "decode_tps").median == pytest.approx(167, abs=1)
     table = conversation.table(seen)
     assert list(table["asked"])[-1] == "short prompts" and len(table) == 5
-    assert {"first 6 / their time, tok/s", "24 / total latency, tok/s"} <= set(table)
+    assert {"first quarter / its time, tok/s", "all / total latency, tok/s"} <= set(table)
+
+
+def test_the_share_that_ended_by_itself() -> None:
+    assert conversation._ends(view()) == ""  # none was free to
+    data = frame()
+    data["length"] = "natural"
+    data.loc[data["repeat"] % 3 == 0, "finish_reason"] = "stop"
+    seen = conversation.View(Rows(data, INFO))
+    assert seen.ended(seen.of(conversation.Kind("fr", "kept"))) == pytest.approx(1 / 3)
+    assert set(conversation.table(seen)["ended by itself"]) == {"33 %"}
+    assert "33 % of all answers" in conversation.answer(seen).text
 
 
 def test_the_course_over_the_turns() -> None:

@@ -97,6 +97,8 @@ def test_the_default_plan_asks_both_kinds_of_end() -> None:
     assert {c.workload.max_tokens for c in plan.cells} == set(LENGTHS)
     assert plan.parameters["held_out"] == HELD
     assert {c.workload.prompt_tokens for c in plan.cells} == {12}
+    asked = [c.workload for c in max_tokens.plan(conversation="en").cells]
+    assert {(w.conversation, w.template, w.repeats) for w in asked} == {("en", "own", 0)}
     one = max_tokens.plan(length="natural", max_tokens="[4, 8, 12]", held_out="8")
     assert len(one.cells) == 3 + 1 and one.parameters["held_out"] == 8
 
@@ -111,6 +113,7 @@ def test_the_default_plan_asks_both_kinds_of_end() -> None:
         ({"max_tokens": [8, 0], "held_out": [8]}, ["max_tokens=0", "greater than or equal to 1"]),
         ({"length": "long"}, ["length='long'", "fixed"]),
         ({"n_ctx": 128}, ["n_ctx=128", "need 162 tokens", "give n_ctx=256"]),
+        ({"conversation": "de"}, ["conversation='de'", "none"]),
         ({"prompt_tokens": [1, 2]}, ["prompt_tokens=[1, 2]", "one value"]),
         ({"max_token": 8}, ["max_token", "did you mean 'max_tokens'"]),
     ],

@@ -39,7 +39,7 @@ class Answer:
         self.tokens: list[int] = []
         self.stamps_s: list[float] = []
         self.stopped = False
-        model.kv_cache.prime(prompt[:prefix])
+        self.refilled = model.kv_cache.prime(prompt[:prefix])
         self.cached = model.kv_cache.length()
         gc.collect()
         gc.disable()

@@ -41,10 +41,16 @@ class KvCache:
         """Return how many tokens the KV cache holds, by llama.cpp's own account."""
         return int(C.llama_memory_seq_pos_max(self._memory, 0)) + 1
 
-    def prime(self, tokens: list[int]) -> None:
+    def prime(self, tokens: list[int]) -> int:
         """Have exactly these tokens in the KV cache, before any clock starts.
 
         Those that it holds already, from the left, are kept, and only the others evaluated.
+
+        Returns
+        -------
+        int
+            How many that it held already had to be evaluated anew: a recurrent model's state is
+            one of all its tokens, and cannot be cut.
         """
         cached_tokens = self.tokens()
         same = 0
@@ -52,14 +58,15 @@ class KvCache:
             if have != want:
                 break
             same += 1
-        # Not every architecture can give up the end of what it has seen.
-        kept = same > 0 and self.length() == len(cached_tokens) and self._cut(same)
+        held = same > 0 and self.length() == len(cached_tokens)
+        kept = held and self._cut(same)
         if not kept:
             self.forget()
         rest = tokens[same:] if kept else tokens
         if rest:
             self._llama.eval(rest)
             C.llama_synchronize(self._ctx)
+        return same if held and not kept else 0
 
     def _cut(self, length: int) -> bool:
         """Take all but the first tokens out of the KV cache, if that is possible."""

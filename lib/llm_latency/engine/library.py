@@ -30,6 +30,8 @@ CHAT_FORMATS: Any = llama_cpp.llama_chat_format
 """llama-cpp-python's chat templates."""
 Llama = llama_cpp.Llama
 """llama-cpp-python's model."""
+ChatFormatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter
+"""A chat template, as llama-cpp-python fills it in."""
 
 KINDS: tuple[Literal["cpu", "gpu", "igpu", "accel"], ...] = ("cpu", "gpu", "igpu", "accel")
 """The kinds of a device in the order of ggml_backend_dev_type (ggml-backend.h)."""

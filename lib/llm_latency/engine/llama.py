@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from llm_latency.engine.beyond import beyond_llama, without_broken_templates
+from llm_latency.engine.chat import ChatTemplate
 from llm_latency.engine.kv_cache import KvCache
 from llm_latency.engine.library import (
     IMPORT_S,
@@ -193,6 +194,11 @@ class Model:
     def tokenize(self, text: str, *, beginning: bool = True) -> list[int]:
         """Return the tokens of a text, with the model's own beginning token if it has one."""
         return list(self._llama.tokenize(text.encode(), add_bos=beginning, special=True))
+
+    @property
+    def chat_template(self) -> ChatTemplate | None:
+        """The template that its file carries, if it carries one."""
+        return ChatTemplate.of(self._llama)
 
     @property
     def begins(self) -> bool:

@@ -9,6 +9,7 @@ import json
 from importlib import resources
 from typing import NamedTuple
 
+from llm_latency.engine.chat import Message
 from llm_latency.engine.llama import Model
 from llm_latency.plan.spec import Language, Workload
 
@@ -24,7 +25,8 @@ def question(model: Model, workload: Workload, repeat: int) -> Question:
     """Return what is asked in a generation; ``repeat`` 0 is the first after loading."""
     prompt: str | list[int]
     if workload.conversation is not None:
-        prompt, evaluated_before = conversation(model, workload.conversation, repeat)
+        own = workload.template == "own"
+        prompt, evaluated_before = conversation(model, workload.conversation, repeat, own=own)
     elif workload.prompt_tokens is not None:
         prompt = passage(model, workload.prompt_tokens)
         evaluated_before = len(prompt) - 1  # llama.cpp needs a token to evaluate
@@ -52,7 +54,9 @@ def passage(model: Model, n_tokens: int) -> list[int]:
     return tokens[:n_tokens]
 
 
-def conversation(model: Model, language: Language, turn: int) -> tuple[list[int], int]:
+def conversation(
+    model: Model, language: Language, turn: int, *, own: bool = False
+) -> tuple[list[int], int]:
     """Return a turn of a chat that ships with the lab, in tokens.
 
     Parameters
@@ -63,6 +67,8 @@ def conversation(model: Model, language: Language, turn: int) -> tuple[list[int]
         Which chat.
     turn
         Which turn, from 0; beyond its last the chat begins again, its context kept.
+    own
+        Write it by the model's own template, where it has one that can.
 
     Returns
     -------
@@ -70,30 +76,30 @@ def conversation(model: Model, language: Language, turn: int) -> tuple[list[int]
         The tokens of all that was said before and of the new message, and how many of them
         were said before.
     """
-    before, message = _turn(language, turn)
+    chat = json.loads(_read(f"conversation-{language}.json"))
+    turns = [chat["turns"][number % len(chat["turns"])] for number in range(turn + 1)]
+    template = model.chat_template if own else None
+    pieces = template.pieces(_messages(chat["system"], turns)) if template else None
+    # A template writes the beginning token itself.
+    tokens = [model.beginning] if model.begins and pieces is None else []
+    *before, message = pieces or _alike(chat["system"], turns)
     # Told apart here, so that the tokens of what was said do not depend on what is said next.
-    tokens = [t for text in before for t in model.tokenize(text, beginning=False)]
-    if model.begins:
-        tokens.insert(0, model.beginning)
+    tokens += [t for text in before for t in model.tokenize(text, beginning=False)]
     return tokens + model.tokenize(message, beginning=False), len(tokens)
 
 
-def _turn(language: Language, number: int) -> tuple[list[str], str]:
-    """Return what was said before, the system prompt first, and the new message.
-
-    No model's own template is used: every model is asked the same.
-    """
-    chat = json.loads(_read(f"conversation-{language}.json"))
-    turns = chat["turns"]
-    before = [f"System: {chat['system']}"]
-    for earlier in range(number):
-        past = turns[earlier % len(turns)]
-        before += [_to_answer(past["user"]), f" {past['assistant']}"]
-    return before, _to_answer(turns[number % len(turns)]["user"])
+def _messages(system: str, turns: list[dict[str, str]]) -> list[Message]:
+    """Return a chat as templates take it, its last message not yet answered."""
+    said = [(role, turn[role]) for turn in turns for role in ("user", "assistant")]
+    return [{"role": role, "content": text} for role, text in [("system", system), *said[:-1]]]
 
 
-def _to_answer(message: str) -> str:
-    return f"\n\nUser: {message}\n\nAssistant:"
+def _alike(system: str, turns: list[dict[str, str]]) -> list[str]:
+    """Return a chat in pieces, as every model is asked the same; the new message is the last."""
+    pieces = [f"System: {system}"]
+    for turn in turns:
+        pieces += [f"\n\nUser: {turn['user']}\n\nAssistant:", f" {turn['assistant']}"]
+    return pieces[:-1]
 
 
 def _read(name: str) -> str:

@@ -89,6 +89,7 @@ class TimedModel(Model):
             prompt_tokens=len(tokens),
             prompt_words=len(self.detokenize(tokens, after=[]).split()),
             evaluated_tokens=answer.evaluated,
+            refilled_tokens=answer.refilled,
             generated_tokens=answer.generated,
             finish_reason="stop" if answer.stopped else "length",
             timings=answer.timings(tokenize_s=tokenize_s, detokenize_s=detokenize_s),

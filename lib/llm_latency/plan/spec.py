@@ -167,6 +167,10 @@ class Workload(Frozen):
     conversation: Language | None = Field(
         None, description="A chat of several turns, in French or English"
     )
+    template: Literal["own"] | None = Field(
+        None,
+        description="own: a chat by the model's chat template, if it has one; None: all alike",
+    )
     max_tokens: Count = Field(32, description="Tokens to generate")
     length: Literal["fixed", "natural"] = Field(
         "fixed", description="fixed: exactly max_tokens; natural: stop at end-of-generation"

@@ -41,7 +41,10 @@ def plan(
     conversation: Annotated[Grid, "languages of the chats: fr, en"] = ("fr", "en"),
     turns: Annotated[int, "turns of each chat, and short prompts, in one process"] = 10,
     short_tokens: Annotated[int, "length of a short prompt: about that of a message"] = 20,
-    max_tokens: Annotated[int, "tokens to generate in each turn"] = 24,
+    max_tokens: Annotated[int, "most tokens to generate in each turn"] = 24,
+    length: Annotated[
+        str, "natural: stop at end-of-generation; fixed: exactly so many"
+    ] = "natural",
     n_ctx: int = 4096,
     rounds: int = 6,
     **options: Any,
@@ -61,10 +64,15 @@ def plan(
             "first token."
         )
     short_tokens = whole("short_tokens", request.one("short_tokens"))
-    common = {"max_tokens": tokens, "repeats": count - 1, "page_cache": "resident"}
+    common = {
+        "max_tokens": tokens,
+        "length": request.one("length"),
+        "repeats": count - 1,
+        "page_cache": "resident",
+    }
     # The twin is the first: a chat, whose turns show how much equal turns differ.
     cells = [
-        request.cell(conversation=language, cache_mode=mode, **common)
+        request.cell(conversation=language, template="own", cache_mode=mode, **common)
         for language in request.many("conversation")
         for mode in MODES
     ]
@@ -179,6 +187,11 @@ class View:
         before = samples(self.rows[self.rows["repeat"] < self.third], column, **kind.cell)
         return compare(before, samples(late, column, **kind.cell), noise_floor(late, column))
 
+    def ended(self, rows: pd.DataFrame) -> float | None:
+        """Return the share of answers that ended by themselves; ``None`` where none was free to."""
+        natural = rows[rows["length"] == "natural"]
+        return float((natural["finish_reason"] == "stop").mean()) if len(natural) else None
+
     def slope(self, kind: Kind) -> Estimate:
         """Return the seconds that a further token of context adds to each token.
 
@@ -224,7 +237,7 @@ def answer(view: View) -> Answer:
             f"Whether a rich context is faster is {phrases.UNDECIDED}: no {lacking} was measured."
         )
         return Answer(f"no {lacking} could be measured", "undecided", "", (sentence,))
-    found = {kind: view.compare("decode_s", SHORT, kind) for kind in chats}
+    found = {kind: view.compare("token_s", SHORT, kind) for kind in chats}
     verdicts = {one.verdict for one in found.values()}
     verdict = verdicts.pop() if len(verdicts) == 1 else "undecided"
     kind, chat = chats[0], found[chats[0]]
@@ -235,7 +248,7 @@ def answer(view: View) -> Answer:
         f"With {model_name(view.info)}, in the last {several(view.third, 'turn')} of the "
         f"{kind.words} ({depths.min():,.0f} to {depths.max():,.0f} tokens) a token takes "
         f"{phrases.estimate(token, 'ms', bold=False)}: against short prompts "
-        f"{phrases.difference(chat)}.",
+        f"{phrases.difference(chat)}{_ends(view)}.",
     ]
     if len(chats) > 1:
         others = "; ".join(f"{k.words} {phrases.change(found[k])}" for k in chats[1:])
@@ -254,17 +267,24 @@ def answer(view: View) -> Answer:
     return Answer(line, verdict, sure, tuple(filter(None, sentences)))
 
 
+def _ends(view: View) -> str:
+    """Say how many of the chats' answers ended by themselves, where they were free to."""
+    share = view.ended(pd.concat([view.of(kind) for kind in view.chats]))
+    return "" if share is None else f"; {percent(share)} of all answers ended by themselves"
+
+
 def table(view: View) -> pd.DataFrame:
     """Return one row per kind of process: its last turns, compared, their speed counted 3 ways."""
-    tokens = view.late(view.good)["generated_tokens"].max() if view.kinds else 0
     rows = []
     for kind in view.kinds:
         late = view.late(view.of(kind))
-        share = view.over(kind, "prefill_share").median
+        share, ended = view.over(kind, "prefill_share").median, view.ended(late)
         row = {
             "asked": kind.words,
             "prompt cache": "kept" if kind.mode == "kept" else "none",
             "prompt, tokens": number(late["prompt_tokens"].median(), 0),
+            "generated, tokens": number(late["generated_tokens"].median(), 0),
+            "ended by itself": "–" if ended is None else percent(ended),
             "TTFT, ms": phrases.short(view.over(kind, "ttft_s"), "ms"),
             "token, ms": phrases.short(view.over(kind, "token_s"), "ms"),
             "token against short prompts": "–",
@@ -273,17 +293,17 @@ def table(view: View) -> pd.DataFrame:
         }
         if kind != SHORT:
             row["token against short prompts"] = phrases.change(
-                view.compare("decode_s", SHORT, kind)
+                view.compare("token_s", SHORT, kind)
             )
             row["token against its own start"] = phrases.change(
-                view.against_own_start("decode_s", kind)
+                view.against_own_start("token_s", kind)
             )
             slope = view.slope(kind).times(1000)
             row["1,000 tokens of context add, ms"] = phrases.short(slope, "ms")
         row["TTFT / total"] = percent(share)
         for title, column in {
-            f"first {quarter(tokens)} / their time, tok/s": "early_tps",
-            f"{tokens:.0f} / total latency, tok/s": "count_tps",
+            "first quarter / its time, tok/s": "early_tps",
+            "all / total latency, tok/s": "count_tps",
             "after the first / decode, tok/s": "decode_tps",
         }.items():
             row[title] = phrases.short(view.over(kind, column))

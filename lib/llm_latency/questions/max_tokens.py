@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import as_list, check_room
-from llm_latency.plan.spec import Plan
+from llm_latency.plan.spec import Language, Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style
@@ -51,20 +51,23 @@ def plan(
         *("fixed", "natural"),
     ),
     prompt_tokens: Annotated[int, "length of the prompt, in tokens"] = 12,
+    conversation: Annotated[str, "in its place a chat's first message: fr, en; or none"] = "none",
     rounds: int = 6,
     repeats: int = 1,
     **options: Any,
 ) -> Plan:
     """Plan every length and kind of end; a line through some of them is tested on the others."""
     request = Request("max_tokens", locals(), names.check)
+    request.one("conversation")
+    (chat,) = request.chosen("conversation", ("none", *get_args(Language)))
+    prompt: dict[str, Any] = {
+        "prompt_tokens": request.one("prompt_tokens"),
+        "repeats": request.one("repeats"),
+    }
+    if chat != "none":  # a further generation would be its next turn
+        prompt = {"conversation": chat, "template": "own", "repeats": 0}
     cells = [
-        request.cell(
-            prompt_tokens=request.one("prompt_tokens"),
-            max_tokens=tokens,
-            length=kind,
-            repeats=request.one("repeats"),
-            page_cache="resident",
-        )
+        request.cell(**prompt, max_tokens=tokens, length=kind, page_cache="resident")
         for kind in request.many("length")
         for tokens in request.many("max_tokens")
     ]

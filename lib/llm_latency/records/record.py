@@ -67,6 +67,11 @@ class Generation(Part):
     prompt_tokens: int
     prompt_words: int | None = Field(None, description="Words of the prompt, set apart by spaces")
     evaluated_tokens: int = Field(description="Prompt tokens that llama.cpp says it evaluated")
+    refilled_tokens: int = Field(
+        0,
+        description="Evaluated anew before the clock, of a state that cannot be cut: an "
+        "application would have waited for them",
+    )
     generated_tokens: int
     finish_reason: Literal["length", "stop"]
     timings: Timings

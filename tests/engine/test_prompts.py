@@ -1,0 +1,72 @@
+"""What is asked of a model: a chat, by its own template or as of every model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llm_latency.engine import chat, prompts
+from llm_latency.engine.timed import TimedModel
+from llm_latency.plan.spec import Settings
+
+pytestmark = pytest.mark.engine
+
+MESSAGES = [
+    {"role": role, "content": role[0] + str(number)}
+    for number, role in enumerate(("system", "user", "assistant", "user", "assistant", "user"))
+]
+CHATML = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Path) -> Iterator[TimedModel]:
+    with TimedModel(tiny, Settings(n_ctx=2048)) as loaded:
+        yield loaded
+
+
+def test_a_template_is_told_in_pieces() -> None:
+    assert chat.ChatTemplate(CHATML, "^", "$").pieces(MESSAGES) == [
+        "<system>s0$<user>u1$<assistant>a2$",
+        "<user>u3$<assistant>a4$",
+        "<user>u5$<assistant>",
+    ]
+    assert chat.ChatTemplate("^" + CHATML, "^", "$").pieces(MESSAGES[:2]) == [
+        "^<system>s0$<user>u1$<assistant>"
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ raise_exception('no system prompt') }}",
+        "{{ messages | length }}" + CHATML,  # writes what was said otherwise each time
+        "{{ messages[0].nothing.at_all }}",
+    ],
+)
+def test_a_template_that_keeps_no_context_is_not_used(source: str) -> None:
+    assert chat.ChatTemplate(source, "", "").pieces(MESSAGES) is None
+
+
+def test_a_chat_by_the_models_own_template(model: TimedModel) -> None:
+    asked = [prompts.conversation(model, "en", turn, own=True) for turn in range(3)]
+    (first, nothing), (second, said), (third, more) = asked
+    assert nothing == 0 and third[:said] == second[:said]
+    assert said > len(first) and more > len(second)
+    text = model.detokenize(second, after=[])
+    assert text.count("<|user|>") == 2 and text.count("<|assistant|>") == 2
+    assert text.rstrip().endswith("<|assistant|>")
+
+
+def test_a_model_without_a_template_is_asked_as_all_are(
+    model: TimedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alike = prompts.conversation(model, "fr", 1)
+    assert prompts.conversation(model, "fr", 1, own=True) != alike
+    monkeypatch.setattr(TimedModel, "chat_template", None)
+    assert prompts.conversation(model, "fr", 1, own=True) == alike
+    assert alike[0].count(model.beginning) == 1 and alike[0][0] == model.beginning
