@@ -21,11 +21,11 @@ pytestmark = pytest.mark.engine
 MIB = 2**20
 
 
-def measured(folder: Path, **settings: int) -> Record:
+def measured(folder: Path, n_ctx: int) -> Record:
     trial = Trial(
         experiment="t",
         model="m",
-        settings=Settings(n_gpu_layers=-1, **settings),
+        settings=Settings(n_ctx=n_ctx, n_gpu_layers=-1),
         workload=Workload(prompt_tokens=400, max_tokens=2, repeats=0),
     )
     return carry_out(jobs.job(folder, trial, model=names.resolve("synthetic:125m"), timeout_s=60))

@@ -10,10 +10,15 @@ import pytest
 
 from llm_latency.engine.dry_run import DryRun, NotForetoldError
 from llm_latency.engine.llama import Model
+from llm_latency.engine.log import in_host_memory
+from llm_latency.measure.trial import carry_out
 from llm_latency.memory.dry_run import foretelling, stored
+from llm_latency.memory.predict import Parts
 from llm_latency.model import names
 from llm_latency.model.header import read_header
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.spec import Settings, Trial, Workload
+from tests.support import jobs
+from tests.support.factories import SecondDevice
 
 pytestmark = pytest.mark.engine
 MIB = 2**20
@@ -56,6 +61,32 @@ def test_layers_on_a_device_that_is_not_there(tiny: Path) -> None:
     assert by_layers[1].gpu.weights_bytes >= output
     assert by_layers[9] == by_layers[99] == by_layers[-1]
     assert by_layers[9].host.compute_bytes > 0
+
+
+@pytest.mark.parametrize("flash_attn", [False, True])
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [("synthetic:tiny", -1), ("synthetic:tiny", 5), ("synthetic:tiny", 2), ("synthetic:125m", 5)],
+)
+def test_a_device_holds_what_was_foretold_of_a_stand_in(
+    tmp_path: Path, second_device: SecondDevice, name: str, layers: int, flash_attn: bool
+) -> None:
+    second_device()
+    path = names.resolve(name)
+    asked = Settings(n_ctx=2048, n_gpu_layers=layers, flash_attn=flash_attn)
+    work = Workload(prompt_tokens=8, max_tokens=2, repeats=0)
+    trial = Trial(experiment="t", model="m", settings=asked, workload=work)
+    record = carry_out(jobs.job(tmp_path, trial, model=path))
+    assert record.status == "ok"
+    with foretelling(path, read_header(path), "gpu") as foretell:
+        foretold = foretell(asked)
+    for side, on_host in ((foretold.host, True), (foretold.gpu, False)):
+        real = {part: 0 for part in Parts.model_fields}
+        for device, held in record.buffers.by_device.items():
+            for part, size in held.items():
+                real[part] += size * (in_host_memory(device) is on_host)
+        for part, size in real.items():
+            assert getattr(side, part) == pytest.approx(size, abs=0.02 * MIB), (part, on_host)
 
 
 def test_a_hole_behind_the_header_is_enough(tiny: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from llm_latency.engine import worker
 
 def serve(folder: Path, endpoint: str, size: str) -> psutil.Popen:
     """Start the device's process, and return it when it listens."""
-    command = [folder / "server", endpoint, size]
+    command = [str(folder / "server"), endpoint, size]
     server = psutil.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr)
     while not any(c.status == psutil.CONN_LISTEN for c in server.net_connections("tcp")):
         if server.poll() is not None:
