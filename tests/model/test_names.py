@@ -41,22 +41,6 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
         names.check(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    "name", ["x-00001-of-00003.gguf", "x-00002-of-00003.gguf", "hf:o/r/q4/x-00001-of-00002.gguf"]
-)
-def test_a_part_of_a_split_model_is_refused(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if not name.startswith("hf:"):
-        Path(name).write_bytes(b"x")
-    with pytest.raises(
-        ParameterError, match=r"part \d of \d .*--merge x-00001-of-0000\d"
-    ) as caught:
-        names.check(name)
-    assert ("hf download" in str(caught.value)) == name.startswith("hf:")
-
-
 def test_what_only_looks_split_is_taken() -> None:
     assert names.check("hf:o/r/x-00001-of-00001.gguf") == "hf:o/r/x-00001-of-00001.gguf"
 

@@ -50,6 +50,24 @@ def changed(
     return _written(writer, path)
 
 
+def split(source: Path, folder: Path, stem: str, count: int) -> list[Path]:
+    """Write a model in several files, as llama.cpp's ``llama-gguf-split`` names and marks them."""
+    tensors = len(GGUFReader(source).tensors)
+    return [
+        changed(
+            source,
+            folder / f"{stem}-{number + 1:05d}-of-{count:05d}.gguf",
+            {
+                "split.no": np.uint16(number),
+                "split.count": np.uint16(count),
+                "split.tensors.count": np.int32(tensors),
+            },
+            lambda tensor, number=number: tensor * count // tensors == number,  # type: ignore[misc]
+        )
+        for number in range(count)
+    ]
+
+
 def _written(writer: GGUFWriter, path: Path) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -67,7 +67,7 @@ def experts_on_cpu(asked: Any, layers: int) -> Iterator[None]:
 def without_broken_templates(log: LlamaLog) -> Iterator[None]:
     """Warn of chat templates that do not compile, on which ``Llama()`` would give up.
 
-    Prompts are asked as tokens here, without any template.
+    The lab fills templates in by itself, where a chat is to be asked by one.
     """
     original = CHAT_FORMATS.Jinja2ChatFormatter
 
@@ -79,7 +79,7 @@ def without_broken_templates(log: LlamaLog) -> Iterator[None]:
                 super().__init__(*arguments, **named)
                 self.compiles = True
             except Exception as error:  # whatever stands in the file
-                log.feed(WARN, f"the chat template does not compile ({error}); nothing uses it\n")
+                log.feed(WARN, f"the chat template does not compile ({error}); chats go without it\n")
 
         def to_chat_handler(self) -> Any:
             return super().to_chat_handler() if self.compiles else None

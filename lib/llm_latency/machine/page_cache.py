@@ -17,6 +17,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+from llm_latency.model import parts
 from llm_latency.plan.spec import PageCache
 from llm_latency.records.record import PageCacheState
 
@@ -84,8 +85,21 @@ def bring_in(path: Path) -> None:
             pass
 
 
+def model_fraction(path: Path) -> float | None:
+    """Return the share of a model's pages that are in RAM, over all of its files."""
+    every = parts.of(path)
+    found = [
+        (share, part.stat().st_size)
+        for part in every
+        if (share := resident_fraction(part)) is not None
+    ]
+    if len(found) < len(every):
+        return None
+    return sum(share * size for share, size in found) / sum(size for _, size in found)
+
+
 def prepare(path: Path, wanted: PageCache) -> PageCacheState:
-    """Bring a file into the state that a trial is to start with, and say what it is then.
+    """Bring a model into the state that a trial is to start with, and say what it is then.
 
     Returns
     -------
@@ -99,7 +113,8 @@ def prepare(path: Path, wanted: PageCache) -> PageCacheState:
         in_force, why = "as_is", f"{sys.platform} offers no way to control the page cache"
     elif wanted != "as_is":
         try:
-            (evict if wanted == "evicted" else bring_in)(path)
+            for part in parts.of(path):
+                (evict if wanted == "evicted" else bring_in)(part)
         except OSError as error:
             in_force, why = "as_is", f"the page cache could not be controlled: {error.strerror}"
-    return PageCacheState(in_force=in_force, resident_before=resident_fraction(path), why=why)
+    return PageCacheState(in_force=in_force, resident_before=model_fraction(path), why=why)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from llm_latency.model import parts
+
 ANONYMOUS = "[anon]"
 """psutil's name of a mapping that has none."""
 
@@ -25,11 +27,11 @@ class ResidentMap:
     Parameters
     ----------
     model
-        The model's file.
+        The model's file, or the first of several.
     """
 
     def __init__(self, model: Path) -> None:
-        self._model = str(model.resolve())
+        self._model = {str(part.resolve()) for part in parts.of(model)}
         self._before: set[str] = set()
         self._loaded: set[str] | None = None
 
@@ -55,7 +57,7 @@ class ResidentMap:
         return dict(resident)
 
     def _place(self, start: str, name: str) -> str:
-        if name == self._model:
+        if name in self._model:
             return "model_file"
         if name.startswith("[heap"):
             return "heap"

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.model import header, hub
+from llm_latency.model import header, hub, kinds
 from llm_latency.model.hub_errors import explain
 
 BY_RANGE = 50 * 10**9
@@ -119,6 +119,7 @@ def _read_head(place: hub.Place, copy: Path) -> header.Header:
                 f"the header of {address} cannot be read: {broken}; check the network and call "
                 "again, or give the path of a file that you have"
             ) from None
+        kinds.check(copy, known_bytes=have)  # what is another kind of file stays one
         try:
             return header.read_header(copy, known_bytes=have)
         except ParameterError:

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from llm_latency.base import Part
 from llm_latency.errors import ParameterError
-from llm_latency.model import kinds
+from llm_latency.model import kinds, parts
 from llm_latency.model.gguf import FORMATS, open_header
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def read_header(path: Path, known_bytes: int | None = None) -> Header:
         reader = open_header(path, known_bytes)
         if known_bytes is not None and reader.data_offset > known_bytes:
             raise ValueError("the header is longer than what is there of it")
-        return _header(_Metadata(reader))
+        return _header(_Metadata(reader, path))
     except Exception as error:  # a broken file can fail anywhere in the reader
         raise ParameterError(
             f"model={path.name!r} has no header that could be read ({type(error).__name__}: "
@@ -117,7 +117,7 @@ def describe(path: Path) -> tuple[dict[str, Any], Header | None]:
     does not say what memory follows from is ``None``.
     """
     try:
-        metadata = _Metadata(open_header(path))
+        metadata = _Metadata(open_header(path), path)
         card = metadata.card()
     except Exception as error:  # a broken file can fail anywhere in the reader
         return {"why": f"the header cannot be read: {type(error).__name__}: {error}"}, None
@@ -130,9 +130,12 @@ def describe(path: Path) -> tuple[dict[str, Any], Header | None]:
 
 
 class _Metadata:
-    """What a header holds, by its keys; sizes are under the name of the architecture."""
+    """What a header holds, by its keys; sizes are under the name of the architecture.
 
-    def __init__(self, reader: GGUFReader) -> None:
+    Of a model in several files the first has the keys, and each its own tensors.
+    """
+
+    def __init__(self, reader: GGUFReader, path: Path) -> None:
         self._reader = reader
         self.architecture = self.text("general.architecture")
         self.tensors = tuple(
@@ -142,7 +145,8 @@ class _Metadata:
                 dims=tuple(int(n) for n in tensor.shape),
                 bytes=int(tensor.n_bytes),
             )
-            for tensor in reader.tensors
+            for one in [reader, *map(open_header, parts.of(path)[1:])]
+            for tensor in one.tensors
         )
 
     def value(self, key: str) -> Any:

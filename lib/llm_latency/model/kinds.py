@@ -15,9 +15,8 @@ from typing import Any
 
 from llm_latency.errors import ParameterError
 from llm_latency.model.gguf import END_OF_FORMATS, Outline, outline
+from llm_latency.model.parts import PART, part_name
 
-PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
-"""Name of one file of a model that was split."""
 DIFFUSION = frozenset({"dream", "llada", "llada-moe", "rnd1"})
 """Architectures that write all tokens of an answer at once, again and again."""
 ENCODERS = re.compile(r".*bert.*|t5encoder|gemma-embedding|llama-embed")
@@ -98,9 +97,10 @@ def _other_name(name: str, values: Mapping[str, Any]) -> str:
     llama.cpp finds the other parts by the name of the first.
     """
     count, number = values.get("split.count", 1), values.get("split.no", 0) + 1
-    if count < 2 or ((part := PART.fullmatch(name)) and int(part[2]) == number):
+    part = PART.fullmatch(name)
+    if count < 2 or (part and (int(part[2]), int(part[3])) == (number, count)):
         return ""
-    right = f"{name.removesuffix('.gguf')}-{number:05d}-of-{count:05d}.gguf"
+    right = part_name(name.removesuffix(".gguf"), number, count)
     return (
         f"part {number} of {count} of a model under another name; rename it to {right!r}, and the "
         "other parts alike"

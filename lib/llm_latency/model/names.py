@@ -12,8 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from llm_latency.base import Part
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.model import download, hub, package, synthetic, weights
+from llm_latency.model import download, hub, package, parts, synthetic, weights
 from llm_latency.model import header as gguf_header
 from llm_latency.model.header import Header, read_header
 
@@ -30,8 +29,6 @@ CARDS = 3
 """Rises when more or something else is read of a file: what the cache keeps is then read anew."""
 KINDS = "the path of a GGUF file, synthetic:tiny, package:NAME or hf:owner/repo/file.gguf"
 """What a model can be named by, for refusals."""
-PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
-"""Name of one file of a model that was split."""
 
 
 class ModelCard(Part):
@@ -97,11 +94,11 @@ def check(name: str) -> str:
         _whole(name, hub.parse_name(name).file)
         return name
     if package.is_packaged(name):
-        _whole(name, package.find(name).name)
+        parts.check(name, package.find(name))
         return name
     path = _path(name)
     if path.is_file():
-        _whole(name, path.name)
+        parts.check(name, path)
         return str(path)
     folder = path.parent
     near = [p.name for p in folder.glob("*.gguf")] if folder.is_dir() else []
@@ -125,16 +122,13 @@ def _path(name: str) -> Path:
 
 
 def _whole(name: str, file: str) -> None:
-    """Refuse a part of a split model: its size, checksum and pages are not the model's."""
-    part = PART.fullmatch(file.rpartition("/")[2])
-    if part is None or int(part[3]) < 2:
-        return
-    fetch = "fetch all parts with 'hf download', " if name.startswith("hf:") else ""
-    raise ParameterError(
-        f"model={name!r} is part {int(part[2])} of {int(part[3])} of a model, and the lab measures "
-        f"whole files: {fetch}join them with llama.cpp's 'llama-gguf-split --merge "
-        f"{part[1]}-00001-of-{part[3]}.gguf {part[1]}.gguf', and give the path of that file."
-    )
+    """Refuse a part of a model on the Hub, of which one file at a time is fetched."""
+    first, *others = parts.of(Path(file))
+    if others:
+        raise ParameterError(
+            f"model={name!r} is a part of a model in {len(others) + 1} files; fetch them all with "
+            f"'hf download', and give the path of {first.name!r}."
+        )
 
 
 def resolve(name: str, *, progress: bool = False) -> Path:
@@ -177,7 +171,7 @@ def file_bytes(name: str) -> int:
             f"the size of model={name!r} is not known before it is fetched; give an amount such as "
             "'4 GiB' in place of a share of its file"
         )
-    return resolve(name).stat().st_size
+    return parts.size_bytes(resolve(name))
 
 
 def pinned(name: str, info: Mapping[str, Any]) -> str:
@@ -236,8 +230,10 @@ def describe(name: str, path: Path) -> Described:
 
     A file whose header cannot be read still gets a card: that llama.cpp refuses it is a result.
     """
-    stat = path.stat()
-    key = f"{CARDS}\n{path.resolve()}\n{stat.st_size}\n{stat.st_mtime_ns}"
+    every = parts.of(path)
+    stats = [part.stat() for part in every]
+    content_of = "\n".join(f"{stat.st_size}\n{stat.st_mtime_ns}" for stat in stats)
+    key = f"{CARDS}\n{path.resolve()}\n{content_of}"
     stored = cache_dir() / "cards" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     # What the file's content says is kept; what its name says is said anew.
     named = {
@@ -253,8 +249,8 @@ def describe(name: str, path: Path) -> Described:
     about, file_header = gguf_header.describe(path)
     content = {
         "path": str(path.resolve()),
-        "size_bytes": stat.st_size,
-        "sha256": _sha256(path),
+        "size_bytes": sum(stat.st_size for stat in stats),
+        "sha256": _sha256(every),
     }
     described = Described(card=ModelCard(**content, **named, **about), header=file_header)
     stored.parent.mkdir(parents=True, exist_ok=True)
@@ -264,11 +260,12 @@ def describe(name: str, path: Path) -> Described:
     return described
 
 
-def _sha256(path: Path) -> str:
+def _sha256(every: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
+    for path in every:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 22):
+                digest.update(chunk)
     return digest.hexdigest()
 
 
