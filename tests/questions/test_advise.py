@@ -21,13 +21,13 @@ from llm_latency.machine.devices import GpuCard
 from llm_latency.measure import session
 from llm_latency.measure.job import Job
 from llm_latency.memory.dry_run import stored
-from llm_latency.memory.predict import predict
-from llm_latency.model.header import Header, read_header
+from llm_latency.memory.predict import Parts, Prediction, predict
+from llm_latency.model.header import Header, Tensor, read_header
 from llm_latency.plan.spec import Plan, Settings, Start, Workload
 from llm_latency.questions import advise
 from llm_latency.questions.advise import needs as needs_module
 from llm_latency.questions.advise import planning
-from llm_latency.questions.advise.candidates import candidates, ladder, most_layers, worth_measuring
+from llm_latency.questions.advise.candidates import candidates, ladder, placement, worth_measuring
 from llm_latency.questions.advise.needs import needs_of
 from llm_latency.questions.advise.pasting import parameters_to_verify
 from llm_latency.records.record import Record
@@ -248,12 +248,34 @@ def test_as_many_layers_as_fit_on_the_gpu(header: Header) -> None:
 
     for layers in range(1, header.n_layer + 2):
         needs = needs_of(given | {"memory_there_bytes": taken(layers)})
-        most = most_layers(header, settings, needs, foretell)
+        most = placement(header, settings, needs, foretell)["n_gpu_layers"]
         assert taken(most) <= needs.limit_bytes
         assert most == -1 or taken(most + 1) > needs.limit_bytes
     for there, most in ((taken(-1), -1), (1, 0)):
         needs = needs_of(given | {"memory_there_bytes": there})
-        assert most_layers(header, settings, needs, foretell) == most
+        assert placement(header, settings, needs, foretell) == {"n_gpu_layers": most}
+
+
+def test_of_experts_as_few_as_it_takes_stay_on_the_cpu(header: Header) -> None:
+    expert = Tensor(name="blk.0.ffn_up_exps.weight", kind="f16", dims=(1, 1, 8), bytes=16)
+    routed = header.model_copy(update={"tensors": (*header.tensors, expert)})
+
+    def foretell(settings: Settings) -> Prediction:
+        of_experts = 10 * (header.n_layer - (settings.n_cpu_moe or 0))
+        of_layers = header.n_layer + 1 if settings.n_gpu_layers < 0 else settings.n_gpu_layers
+        gpu = Parts(weights_bytes=(of_experts + of_layers) * MIB)
+        return Prediction(host=Parts(), gpu=gpu, gpu_layers=of_layers)
+
+    given, layers = GIVEN | {"on": "gpu", "keep_free": 0}, header.n_layer
+    for there, placed in (
+        (11 * layers + 1, {"n_gpu_layers": -1}),
+        (11 * layers, {"n_gpu_layers": -1, "n_cpu_moe": 1}),
+        (layers + 1, {"n_gpu_layers": -1, "n_cpu_moe": layers}),
+    ):
+        needs = needs_of(given | {"memory_there_bytes": there * MIB})
+        assert placement(routed, Settings(), needs, foretell) == placed
+    needs = needs_of(given | {"memory_there_bytes": (11 * layers - 3) * MIB})
+    assert placement(header, Settings(), needs, foretell) == {"n_gpu_layers": layers - 3}
 
 
 def test_the_soonest_is_advised_and_the_slower_rejected_with_its_figure(header: Header) -> None:

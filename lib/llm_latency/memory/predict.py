@@ -207,7 +207,9 @@ def place_weights(
         start, at = at, at + tensor.bytes
         repackable = tensor.kind in kinds and len(tensor.dims) > 1 and tensor.dims[1] % 8 == 0
         embeddings, block = tensor.name.startswith("token_embd"), tensor.layer
-        if layers and (block >= first if block is not None else tensor.name.startswith("output")):
+        if tensor.is_experts and (block or 0) < (settings.n_cpu_moe or 0):
+            places.append((start, at))
+        elif layers and (block >= first if block is not None else tensor.name.startswith("output")):
             on_device += tensor.bytes
         elif repackable and not embeddings:
             repacked += tensor.bytes

@@ -3,11 +3,13 @@
 Only what matters is varied. ``n_ctx`` is the smallest that holds what is needed, since a larger
 one takes memory and gives nothing. ``n_batch`` equals ``n_ubatch``: llama.cpp computes no more
 at once than the smaller, and a larger ``n_batch`` only takes memory. A batch beyond the prompt
-cannot matter. On a GPU as many layers as fit: each one more makes every token sooner.
+cannot matter. On a GPU as many layers as fit: each one more makes every token sooner. Of a mixture
+of experts all of them, and the experts of as few layers as it takes stay on the CPU.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,7 +105,7 @@ def candidates(
     for values in variants(needs, given):
         one = base.model_copy(update=values)
         if not named(given, "n_gpu_layers"):
-            one = one.model_copy(update={"n_gpu_layers": most_layers(header, one, needs, foretell)})
+            one = one.model_copy(update=placement(header, one, needs, foretell))
         every.append(Candidate(one, _bytes(one, needs, foretell)))
     return every
 
@@ -120,17 +122,30 @@ def ladder(prompt_tokens: int) -> list[int]:
     return [size for size in BATCHES if size <= enough]
 
 
-def most_layers(header: Header, settings: Settings, needs: Needs, foretell: Foretell) -> int:
-    """Return how many layers fit on the GPU, -1 for all; 0 where the memory is the CPU's."""
+def placement(
+    header: Header, settings: Settings, needs: Needs, foretell: Foretell
+) -> dict[str, int]:
+    """Return the settings that put as much of a model on the device as fits.
+
+    Of a mixture of experts all layers go there, and the experts of as few as it takes stay on
+    the CPU: a token reads few of them, and all of the rest. Else as many layers as fit.
+    """
     if needs.on == "cpu":
-        return 0
-    low, high = 0, header.n_layer + 2  # what fits for so many layers fits for fewer
-    while high - low > 1:
-        count = (low + high) // 2
-        one = settings.model_copy(update={"n_gpu_layers": count})
-        fits = foretell(one).gpu.total_bytes <= needs.limit_bytes
-        low, high = (count, high) if fits else (low, count)
-    return -1 if low > header.n_layer else low
+        return {"n_gpu_layers": 0}
+
+    def fits(**changed: int) -> bool:
+        one = settings.model_copy(update=changed)
+        return foretell(one).gpu.total_bytes <= needs.limit_bytes
+
+    if fits(n_gpu_layers=-1):
+        return {"n_gpu_layers": -1}
+    blocks = range(1, header.n_layer + 1)
+    if header.has_experts and settings.n_cpu_moe is None:
+        # What fits with the experts of so many layers on the CPU fits with those of more.
+        fewest = bisect_left(blocks, True, key=lambda n: fits(n_gpu_layers=-1, n_cpu_moe=n))
+        if fewest < len(blocks):
+            return {"n_gpu_layers": -1, "n_cpu_moe": blocks[fewest]}
+    return {"n_gpu_layers": bisect_left(blocks, True, key=lambda n: not fits(n_gpu_layers=n))}
 
 
 def _bytes(settings: Settings, needs: Needs, foretell: Foretell) -> int:

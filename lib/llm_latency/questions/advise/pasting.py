@@ -69,7 +69,7 @@ def server(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
         if settings[name] is not None:
             words += [flag, settings[name]]
     words += ["-ngl", "all" if settings["n_gpu_layers"] < 0 else settings["n_gpu_layers"]]
-    words += ["-fa", "on" if settings["flash_attn"] else "off"]
+    words += ["-fa", {True: "on", False: "off"}.get(settings["flash_attn"], "auto")]
     mode = load_mode(settings["use_mmap"], settings["use_mlock"])
     words += ["-lm", mode] if mode != "mmap" else []
     words += ["--no-kv-offload"] * (not settings["offload_kqv"])
