@@ -12,8 +12,10 @@ import pytest
 
 from llm_latency.engine import facts
 from llm_latency.engine.facts import Sizes
-from llm_latency.model.gguf import FORMATS
+from llm_latency.errors import EngineError
+from llm_latency.model.gguf import END_OF_FORMATS, FORMATS
 from llm_latency.plan.spec import PADDING, UBATCH, KvType, Settings, padded
+from tests.support.odd_models import of_format
 
 pytestmark = pytest.mark.engine
 
@@ -77,3 +79,10 @@ def test_one_token_past_a_border_takes_one_pass_more() -> None:
     for sizes in (Sizes(2048, 2048, 512), Sizes(2048, 512, 512), Sizes(2048, 100, 64)):
         steps = [n for n in range(1, 2000) if sizes.passes(n + 1) > sizes.passes(n)]
         assert steps == sizes.borders(2000)
+
+
+def test_formats_end_where_the_lab_says(tiny: Path, tmp_path: Path) -> None:
+    from llm_latency.engine.llama import Model
+
+    with pytest.raises(EngineError, match=rf"should be in \[0, {END_OF_FORMATS}\)"):
+        Model(of_format(tiny, tmp_path / "fork.gguf", 200), Settings(n_ctx=256))

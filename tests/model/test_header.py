@@ -81,3 +81,10 @@ def test_heads_of_other_layers_than_there_are_foretell_nothing(tmp_path: Path, c
     described = names.describe("x", file)
     assert (described.header, described.card.n_layer) == (None, 4)
     assert described.card.kv_bytes_per_token is None
+
+
+def test_a_cache_whose_blocks_fill_no_head_is_refused(tiny: Path) -> None:
+    header = read_header(tiny).model_copy(update={"key_width": 80})
+    header.check_cache(Settings(type_v="q8_0", flash_attn=True))
+    with pytest.raises(ParameterError, match=r"type_k='q8_0'.*80 wide.*type_k='f16'"):
+        header.check_cache(Settings(type_k="q8_0"))

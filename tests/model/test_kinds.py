@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.memory.fits import fits
 from llm_latency.model import kinds
 from llm_latency.model.gguf import END_OF_FORMATS, outline
-from tests.support.odd_models import header_only
+from tests.support.odd_models import header_only, of_format
 
 OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("clip", {"general.type": "mmproj"}, "mmproj.*the model's own GGUF file"),
@@ -56,15 +55,6 @@ def test_what_may_be_a_model_is_left_alone(tiny: Path, tmp_path: Path) -> None:
     kinds.check(header_only(tmp_path / "x-00001-of-00003.gguf", "llama", split))
     (tmp_path / "none.gguf").write_bytes(b"GGUF")
     kinds.check(tmp_path / "none.gguf")
-
-
-def of_format(source: Path, path: Path, number: int) -> Path:
-    """Write a model whose first tensor is said to be in a number format."""
-    content = bytearray(source.read_bytes())
-    at = content.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8
-    content[at : at + 4] = struct.pack("<I", number)
-    path.write_bytes(content)
-    return path
 
 
 def test_a_format_of_a_fork_is_told_from_damage(tiny: Path, tmp_path: Path) -> None:

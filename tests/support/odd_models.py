@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def changed(
         if keeps(number):
             writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     return _written(writer, path)
+
+
+def of_format(source: Path, path: Path, number: int) -> Path:
+    """Write a model whose first tensor is said to be in a number format."""
+    content = bytearray(source.read_bytes())
+    at = content.index(b"token_embd.weight") + len(b"token_embd.weight") + 4 + 2 * 8
+    content[at : at + 4] = struct.pack("<I", number)
+    path.write_bytes(content)
+    return path
 
 
 def split(source: Path, folder: Path, stem: str, count: int) -> list[Path]:

@@ -79,7 +79,7 @@ def without_broken_templates(log: LlamaLog) -> Iterator[None]:
                 super().__init__(*arguments, **named)
                 self.compiles = True
             except Exception as error:  # whatever stands in the file
-                log.feed(WARN, f"the chat template does not compile ({error}); chats go without it\n")
+                log.feed(WARN, f"chats go without the template, which does not compile: {error}\n")
 
         def to_chat_handler(self) -> Any:
             return super().to_chat_handler() if self.compiles else None

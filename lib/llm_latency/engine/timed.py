@@ -17,7 +17,7 @@ from llm_latency.engine.clock import WAYS
 from llm_latency.engine.llama import Model
 from llm_latency.errors import EngineError, ParameterError
 from llm_latency.plan.parameters import build
-from llm_latency.plan.spec import Settings, Via
+from llm_latency.plan.spec import BLOCKWISE, Settings, Via
 from llm_latency.records import proof
 from llm_latency.records.record import Generation
 
@@ -144,10 +144,13 @@ def load(model: str | Path, **settings: Any) -> TimedModel:
     ...     model.generate("Bonjour", max_tokens=50).timings.ttft_s
     """
     from llm_latency.model import kinds, names  # here: a measured process is given a path
+    from llm_latency.model.header import read_header
 
     wanted = build(Settings, settings)
     path = names.resolve(str(model), progress=True)
     if not path.is_file():
         raise ParameterError(f"model={str(model)!r} is not a file; give the path of a GGUF file")
     kinds.check(path)
+    if {wanted.type_k, wanted.type_v} & BLOCKWISE:
+        read_header(path).check_cache(wanted)
     return TimedModel(path, wanted)

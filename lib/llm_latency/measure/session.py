@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from llm_latency.engine.dry_run import DryRun, NotForetoldError, Side
-from llm_latency.errors import LabError, ParameterError
+from llm_latency.errors import LabError
 from llm_latency.machine import devices, host, lock
 from llm_latency.measure.job import Job, ModelFile
 from llm_latency.measure.resume import check_origin, find
 from llm_latency.measure.trial import carry_out, engine_card
 from llm_latency.model import kinds, names
-from llm_latency.model.gguf import FORMATS
-from llm_latency.model.header import Header
 from llm_latency.plan.spec import Trial
 from llm_latency.records.folders import make_folder, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, EngineCard, Record
@@ -148,7 +146,9 @@ def session(
         path = names.resolve(names.pinned(plan.model, begun_with), progress=progress)
         kinds.check(path)
         described = names.describe(plan.model, path)
-        _check_cache(plan, described.header)
+        if described.header is not None:
+            for settings in dict.fromkeys(cell.settings for cell in plan.cells):
+                described.header.check_cache(settings)
         folder = _folder(plan, home)
         hold.take(folder / "run.lock", plan.wait_s)
         # Only now: another process may have begun the same run meanwhile.
@@ -160,19 +160,6 @@ def session(
             store = RunStore.create(folder, card)
         store.mend()
         yield Session(store, path, ModelFile.of(described.card), plan.timeout_s, hold)
-
-
-def _check_cache(plan: Any, header: Header | None) -> None:
-    """Refuse formats of the KV cache whose blocks do not fill a head of the model."""
-    if header is None:
-        return
-    for name, width in (("type_k", header.key_width), ("type_v", header.value_width)):
-        for kind in dict.fromkeys(getattr(cell.settings, name) for cell in plan.cells):
-            if width % (size := FORMATS[kind].block_values):
-                raise ParameterError(
-                    f"{name}={kind!r} is refused: a head of {plan.model} is {width} wide, and "
-                    f"blocks of {size} values do not fill it; give {name}='f16'."
-                )
 
 
 def _folder(plan: Any, home: str) -> Path:

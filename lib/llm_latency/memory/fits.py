@@ -126,6 +126,7 @@ def fits(
     limit, extra = size_bytes("budget", budget), size_bytes("overhead", overhead)
     asked = build(Settings, settings)
     with skeleton(model) as (path, header), foretelling(path, header, on, extra) as foretell:
+        header.check_cache(asked)
         return fit_of(model, header, asked, limit, on, foretell)
 
 

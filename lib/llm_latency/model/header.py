@@ -16,6 +16,7 @@ from llm_latency.base import Part
 from llm_latency.errors import ParameterError
 from llm_latency.model import kinds, parts
 from llm_latency.model.gguf import FORMATS, open_header
+from llm_latency.plan.spec import Settings
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -80,6 +81,24 @@ class Header(Part):
         key = self.key_width * FORMATS[type_k].value_bytes
         value = self.value_width * FORMATS[type_v].value_bytes
         return [heads * (key + value) for heads in self.n_head_kv]
+
+    def check_cache(self, settings: Settings) -> None:
+        """Refuse formats of the KV cache whose blocks do not fill a head.
+
+        llama.cpp refuses them with flash attention, and writes nonsense without.
+
+        Raises
+        ------
+        ParameterError
+            One sentence with what to give instead.
+        """
+        for name, width in (("type_k", self.key_width), ("type_v", self.value_width)):
+            kind = getattr(settings, name)
+            if width % (size := FORMATS[kind].block_values):
+                raise ParameterError(
+                    f"{name}={kind!r} is refused: a head of this model is {width} wide, and "
+                    f"blocks of {size} values do not fill it; give {name}='f16'."
+                )
 
 
 def read_header(path: Path, known_bytes: int | None = None) -> Header:

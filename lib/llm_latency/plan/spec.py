@@ -21,6 +21,8 @@ from pydantic import AfterValidator, Field, model_validator
 from llm_latency.base import Frozen
 
 KvType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+BLOCKWISE: frozenset[KvType] = frozenset({"q8_0", "q5_1", "q5_0", "q4_1", "q4_0"})
+"""Number formats that hold several values with one scale."""
 PageCache = Literal["as_is", "resident", "evicted"]
 WarmUp = Literal["none", "tokens", "batch", "system_prompt", "restored_state", "python_state"]
 CacheMode = Literal["cold", "prefix", "kept"]
@@ -135,7 +137,7 @@ class Settings(Frozen):
                     f"{name}={size} beside {holder}={most}",
                     f"llama.cpp cuts it down; give {name}={most} or less, or a larger {holder}",
                 )
-        if self.type_v.startswith("q") and not self.flash_attn:
+        if self.type_v in BLOCKWISE and not self.flash_attn:
             return Conflict(
                 f"type_v={self.type_v!r} without flash attention",
                 "llama.cpp quantises V only with it; give flash_attn=true, or type_v='f16'",
