@@ -1,4 +1,4 @@
-"""Where the memory is: predicted from the header, allocated by llama.cpp, seen by the system.
+"""Where the memory is: predicted before loading, allocated by llama.cpp, seen by the system.
 
 Loading allocates four parts. The weights are the file's tensors: pages of the mapped file, or a
 copy. The KV cache is ``2 × layers × KV heads × head width × bytes``, times ``n_ctx``. The compute
@@ -6,7 +6,7 @@ buffer holds the widest step of the graph for ``n_ubatch`` tokens at once, the o
 logits. Allocated is not yet resident: the system gives a page only when it is touched. The cache
 is set to zero while loading and so is resident then, the compute buffer is touched by the first
 prompt; that is what a process grows by in its first generation. Python and the libraries lie
-beside all this, and no header tells of them.
+beside all this, and no prediction holds them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from matplotlib.patches import Patch
 from llm_latency.engine.dry_run import NotForetoldError, Side
 from llm_latency.memory.dry_run import stored
 from llm_latency.memory.fits import Fit, fit_of
+from llm_latency.memory.predict import Prediction
 from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan.builder import Grid, Request
@@ -97,6 +98,7 @@ class Ledger:
     ended: str
     predicted: dict[str, float]
     allocated: dict[str, float]
+    predicted_vram_bytes: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -164,22 +166,29 @@ class View:
         )
         processes = fr.ok(part).drop_duplicates("process")
         medians = processes[list(fr.PARTS.values())].median()
+        both = self._foretold(settings)
         return Ledger(
             cell=cell,
             settings=settings,
             processes=processes,
             ended=fr.status_words(part),
-            predicted=self._predicted(settings),
+            predicted=self._predicted(both),
+            predicted_vram_bytes=both.gpu.total_bytes if both else None,
             allocated={} if medians.isna().any() else dict(zip(fr.PARTS, medians, strict=True)),
         )
 
-    def _predicted(self, settings: Settings) -> dict[str, float]:
+    def _foretold(self, settings: Settings) -> Prediction | None:
         if self._foretell is None:
-            return {}
+            return None
         try:
-            both = self._foretell(settings)
+            return self._foretell(settings)
         except NotForetoldError as why:
             self.why_not_predicted = escape(str(why))
+            return None
+
+    @staticmethod
+    def _predicted(both: Prediction | None) -> dict[str, float]:
+        if both is None:
             return {}
         sides = both.host.model_dump(), both.gpu.model_dump()
         return {part: float(sum(s[column] for s in sides)) for part, column in fr.PARTS.items()}
@@ -245,7 +254,7 @@ def _prediction(view: View) -> tuple[str, str]:
     sizes = [sum(one.allocated.values()) * MIB for one in known]
     sentence = (
         f"With {model_name(view.info)}, llama.cpp allocates {span(min(sizes), max(sizes), 'MiB')} "
-        f"in {several(len(known), 'cell')}, which the file's header predicts within "
+        f"in {several(len(known), 'cell')}, which was predicted within "
         f"**{furthest}**, the KV cache {near}."
     )
     return sentence, f"predicted within {furthest}"
@@ -300,7 +309,7 @@ def _budget(view: View) -> str:
 
 
 def _beside(view: View) -> str:
-    """Return the caveat: what no header tells of."""
+    """Return the caveat: what no prediction holds."""
     if not (own := view.beside()):
         return "What Python and the libraries take beside the model is in no prediction."
     taken = span(min(own) * MIB, max(own) * MIB, "MiB")
@@ -314,6 +323,10 @@ def table(view: View) -> pd.DataFrame:
         cells = {"trials": one.ended}
         for part in fr.PARTS:
             cells[f"{part}, MiB"] = _pair(one.predicted.get(part), one.allocated.get(part))
+        if view.on == "gpu":
+            column, word, _ = fr.memory_choice(one.processes)
+            taken = one.processes[column].median() if word == "VRAM" else None
+            cells["of all this in VRAM, MiB"] = _pair(one.predicted_vram_bytes, taken)
         cells["predicted / allocated"] = f"{one.ratio:.3f}" if one.ratio == one.ratio else "–"
         for phase, name in PHASES.items():
             whole = estimate(one.processes[f"rss_{phase}_bytes"].dropna())
