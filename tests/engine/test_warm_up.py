@@ -15,6 +15,7 @@ from llm_latency.model import names
 from llm_latency.plan.builder import Request
 from llm_latency.plan.spec import Settings, Start, WarmUp, Workload
 from llm_latency.records.rows import rows
+from tests.support import odd_models
 
 pytestmark = pytest.mark.engine
 ASKED = Workload(prompt_tokens=120, prefix_tokens=100, cache_mode="prefix", max_tokens=8, repeats=0)
@@ -104,6 +105,29 @@ def test_the_same_prompt_again_evaluates_one_token(tiny: Path) -> None:
     assert [a.evaluated_tokens for a in answers] == [50, 1, 1]
     assert len({a.text for a in answers}) == 1
     assert {a.problem for a in answers} == {None}
+
+
+def test_a_state_that_cannot_be_cut_is_refilled_and_told(tmp_path: Path) -> None:
+    again = Workload(prompt_tokens=50, cache_mode="kept", max_tokens=4)
+    with TimedModel(odd_models.recurrent(tmp_path / "m.gguf"), Settings(n_ctx=512)) as model:
+        answers = []
+        for repeat in range(3):
+            asked = prompts.question(model, again, repeat)
+            answers.append(
+                model.generate(asked.prompt, 4, length="fixed", prefix_tokens=asked.prefix_tokens)
+            )
+        # What is only gone on with needs no cut.
+        warmed = Start(warm_up="system_prompt")
+        system = Workload(prompt_tokens=50, cache_mode="prefix", prefix_tokens=40)
+        warming.warm_up(model, warmed, system, tmp_path / "none")
+        first, later = (
+            model.generate(prompts.passage(model, 50), 4, prefix_tokens=40) for _ in range(2)
+        )
+    assert [a.evaluated_tokens for a in answers] == [50, 1, 1]
+    assert [a.refilled_tokens for a in answers] == [0, 49, 49]
+    assert len({a.text for a in answers}) == 1
+    assert {a.problem for a in (*answers, first, later)} == {None}
+    assert (first.refilled_tokens, later.refilled_tokens) == (0, 40)
 
 
 def test_words_are_counted_beside_tokens(tiny: Path) -> None:

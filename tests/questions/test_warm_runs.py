@@ -13,6 +13,7 @@ import pytest
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import CacheMode, Settings, Start, Workload
 from llm_latency.questions import warm_runs
+from llm_latency.report import phrases
 from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.pages import CarriedOut, words
@@ -118,6 +119,18 @@ def test_gain_without_the_prompt_cache_is_told_apart() -> None:
     assert set(verdicts(seen).values()) == {"faster"}
     whole, cache = seen.cache_part("ttft_s", 200)
     assert (whole.median, cache.median) == pytest.approx((0.399, 0.199), rel=0.06)
+
+
+def test_a_state_that_cannot_be_cut_has_no_prompt_cache() -> None:
+    data = frame()
+    data.loc[(data["cache_mode"] == "kept") & (data["repeat"] > 0), "refilled_tokens"] = 199
+    seen = warm_runs.View(Rows(data, INFO))
+    assert seen.uncut and not view().uncut
+    assert verdicts(seen) == {(12, "cold"): "same", (200, "cold"): "same"}
+    assert seen.cache_part("ttft_s", 200)[1].n == 0
+    answer = warm_runs.answer(seen)
+    assert answer.verdict == "same" and phrases.UNCUT in answer.text
+    assert "prompt cache is" not in answer.text
 
 
 def test_warm_runs_that_are_slower() -> None:

@@ -13,6 +13,7 @@ import pytest
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import PREFIX_WARM_UPS, STATE_WARM_UPS, Settings, Start, Workload
 from llm_latency.questions import warm_up
+from llm_latency.report import phrases
 from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.pages import CarriedOut, words
@@ -149,6 +150,19 @@ def test_the_answer_where_a_kept_system_prompt_wins() -> None:
     answer = warm_up.answer(seen)
     assert answer.verdict == "faster" and len(answer.sentences) <= 5
     assert answer.sure.startswith("6 paired rounds; equal cells differ by")
+
+
+def test_of_a_state_that_cannot_be_cut_only_the_first_reply_is_warmed() -> None:
+    data = frame()
+    held = data["warm_up"].isin(PREFIX_WARM_UPS) & (data["repeat"] > 0)
+    data.loc[held, "refilled_tokens"] = 450
+    seen = seen_in(data)
+    assert verdicts(seen) == verdicts(view())
+    assert seen.estimate("ttft_s", RAM, "system_prompt", later=True).n == 0
+    assert seen.estimate("ttft_s", RAM, "tokens", later=True).n == 6
+    answer = warm_up.answer(seen)
+    assert phrases.UNCUT in answer.text and len(answer.sentences) <= 5
+    assert phrases.UNCUT not in warm_up.answer(view()).text
 
 
 def test_the_answer_where_warm_ups_do_harm() -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from gguf import GGUFReader, GGUFValueType, GGUFWriter
 
+from llm_latency.model.vocabulary import build_vocabulary
+
 KINDS = {
     str: GGUFValueType.STRING,
     bool: GGUFValueType.BOOL,
@@ -76,6 +78,49 @@ def split(source: Path, folder: Path, stem: str, count: int) -> list[Path]:
         )
         for number in range(count)
     ]
+
+
+def recurrent(path: Path) -> Path:
+    """Write a small Mamba with random weights: one state of all its tokens, and no KV cache."""
+    n_layer, width, inner, state, kernel, rank = 2, 64, 128, 16, 4, 4
+    draw = np.random.default_rng(1)
+    words = build_vocabulary(1024)
+    writer = GGUFWriter(path, "mamba")
+    writer.add_context_length(4096)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(0)
+    writer.add_head_count(0)
+    writer.add_block_count(n_layer)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_state_size(state)
+    writer.add_ssm_time_step_rank(rank)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(words.tokens)
+    writer.add_token_scores(words.scores)
+    writer.add_token_types(words.types)
+    shapes = {"token_embd.weight": (1024, width), "output_norm.weight": (width,)}
+    for layer in range(n_layer):
+        shapes |= {
+            f"blk.{layer}.{name}": shape
+            for name, shape in {
+                "attn_norm.weight": (width,),
+                "ssm_in.weight": (2 * inner, width),
+                "ssm_conv1d.weight": (inner, kernel),
+                "ssm_conv1d.bias": (inner,),
+                "ssm_x.weight": (rank + 2 * state, inner),
+                "ssm_dt.weight": (inner, rank),
+                "ssm_dt.bias": (inner,),
+                "ssm_a": (inner, state),
+                "ssm_d": (inner,),
+                "ssm_out.weight": (width, inner),
+            }.items()
+        }
+    for name, shape in shapes.items():
+        values = draw.normal(0, 0.05, shape).astype(np.float32)
+        writer.add_tensor(name, -np.abs(values) if name.endswith("ssm_a") else values)
+    return _written(writer, path)
 
 
 def _written(writer: GGUFWriter, path: Path) -> Path:

@@ -110,10 +110,15 @@ class View:
     ----------
     measured : list of Prompt
         Prompts of which both first and warm runs were measured, the shortest first.
+    uncut : bool
+        Whether the model's state cannot be cut: then no warm run finds its prompt kept, and those
+        whose prompt the lab evaluated anew before the clock are left out.
     """
 
     def __init__(self, run: Run) -> None:
         rows = run.frame()
+        refilled = rows["refilled_tokens"] > 0
+        self.uncut, rows = bool(refilled.any()), rows[~refilled]
         decoded = rows["generated_tokens"] - 1
         # Times, so that comparisons know which is faster; speeds are their inverse.
         rows = rows.assign(
@@ -236,6 +241,8 @@ def answer(view: View) -> Answer:
             f"Of the TTFT that a kept warm run saves, {phrases.estimate(whole, 'ms')}, the prompt "
             f"cache does {phrases.estimate(cache, 'ms')}, that is **{share}**."
         )
+    elif view.uncut:
+        sentences.append(f"{phrases.UNCUT}, and no prompt cache saves that.")
     else:
         sentences.append(f"How much of a gain is the prompt cache is {phrases.UNDECIDED}.")
     sentences += [_alone(view), phrases.noise(list(found.values()))]

@@ -120,6 +120,9 @@ class View:
         By place, the longest prompt first: the warm-ups that were tried.
     measured : dict
         The same for those in which a first reply was measured.
+    uncut : bool
+        Whether the model's state cannot be cut: then no later reply finds its system prompt kept,
+        and those for which the lab evaluated it anew before the clock are left out.
     """
 
     def __init__(self, run: Run) -> None:
@@ -130,7 +133,9 @@ class View:
         )
         self.info = run.info
         self.data = fr.by_cell(rows)
-        self.first, self.later = rows[rows["repeat"] == 0], rows[rows["repeat"] >= 1]
+        refilled = rows["refilled_tokens"] > 0
+        self.uncut = bool(refilled.any())
+        self.first, self.later = rows[rows["repeat"] == 0], rows[(rows["repeat"] >= 1) & ~refilled]
         self.planned = _by_place(self.data)
         good = fr.ok(self.data)
         self.measured = _by_place(good[(good["repeat"] == 0) & good["ttft_s"].notna()])
@@ -216,7 +221,7 @@ def answer(view: View) -> Answer:
         f"It comes soonest with **{escape(best)}**, after {phrases.median(warmed, 'ms')}, "
         f"{phrases.share(chosen.ratio)} of that: {phrases.verdict(chosen)}.",
         _cost(view, place, best),
-        _on_demand(view, place, kinds),
+        _on_demand(view, place, kinds) + (f" {phrases.UNCUT}." if view.uncut else ""),
         phrases.noise(list(found.values())),
     ]
     line = f"{best}: the first TTFT falls to {percent(chosen.ratio.median)}"

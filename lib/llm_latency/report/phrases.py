@@ -27,6 +27,8 @@ BRACKETS = (
     "n: processes. A dash: not measured."
 )
 """What a table of estimates says below itself."""
+UNCUT = "This model's state cannot be cut: asked the same again, it evaluates its whole prompt"
+"""Of recurrent models and hybrids, which keep one state of all their tokens."""
 FACTOR_FROM = 3.0
 """A ratio from which on "so many times" reads better than so many per cent."""
 
