@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.notebook, pytest.mark.engine]
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 LAYERS = 9
 """Of synthetic:tiny, with its output layer."""
+DEVICE_WEIGHTS_BYTES = 10 << 20
+"""What they take there, at least; what is computed with comes on top."""
 
 
 @pytest.mark.parametrize(
@@ -32,7 +34,8 @@ def test_a_notebook_measures_a_model_on_a_device(
     notebook: str,
     given: dict[str, object],
 ) -> None:
-    second_device(1 << 30)
+    size = 1 << 30
+    second_device(size)
     out = tmp_path / "out.ipynb"
     given = {"n_gpu_layers": -1, "max_tokens": 4, "rounds": 1} | given
     small = [str(word) for name, value in given.items() for word in ("-p", name, value)]
@@ -43,3 +46,8 @@ def test_a_notebook_measures_a_model_on_a_device(
     assert set(frame["status"]) == {"ok"}
     assert set(frame["effective_n_gpu_layers"]) == {LAYERS}
     assert set(frame["effective_offload_kqv"]) == {True}
+    # The device's own account, of the whole of what it holds.
+    assert set(frame["vram_source"]) == {"engine"}
+    assert set(frame["vram_total_bytes"]) == {size}
+    held = frame["vram_delta_bytes"] - frame["kv_bytes"]
+    assert held.between(DEVICE_WEIGHTS_BYTES, 5 * DEVICE_WEIGHTS_BYTES).all()
