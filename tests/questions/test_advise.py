@@ -16,7 +16,7 @@ import pytest
 import llm_latency as lab
 from llm_latency import experiments
 from llm_latency.errors import ParameterError
-from llm_latency.machine import host, limits
+from llm_latency.machine import limits
 from llm_latency.machine.devices import GpuCard
 from llm_latency.measure import session
 from llm_latency.measure.job import Job
@@ -30,7 +30,7 @@ from llm_latency.questions.advise import planning
 from llm_latency.questions.advise.candidates import candidates, ladder, placement, worth_measuring
 from llm_latency.questions.advise.needs import needs_of
 from llm_latency.questions.advise.pasting import parameters_to_verify
-from llm_latency.records.record import Record
+from llm_latency.records.record import EngineCard, EngineDevice, Record
 from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.pages import CarriedOut, plain, words
@@ -156,7 +156,7 @@ def test_a_plan_looks_at_no_machine_and_no_model(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("a plan is pure data")
 
     for room, name in (
-        (needs_module, "gpu_card"), (host, "engine_build"), (limits, "memory_limit_bytes"),
+        (needs_module, "gpu_card"), (needs_module, "engine_card"), (limits, "memory_limit_bytes"),
         (planning.names, "skeleton"),
     ):  # fmt: skip
         monkeypatch.setattr(room, name, refuse)
@@ -165,20 +165,28 @@ def test_a_plan_looks_at_no_machine_and_no_model(monkeypatch: pytest.MonkeyPatch
     assert {c.settings.n_gpu_layers for c in plan.cells} == {-1}
 
 
-@pytest.mark.parametrize(("engine", "layers"), [("cuda", 3), ("cpu", 0)])
+@pytest.mark.parametrize(
+    ("device", "layers"),
+    [("CUDA0 gpu", 3), ("Vulkan0 gpu", 3), ("Metal gpu", 3), ("Vulkan0 igpu", 3), ("CPU cpu", 0)],
+)
 def test_the_machine_decides_the_layers_when_a_plan_is_carried_out(
-    engine: str, layers: int, header: Header, monkeypatch: pytest.MonkeyPatch
+    device: str, layers: int, header: Header, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = experiments.advise(n_ubatch=128, flash_attn=False, keep_free="0")
     one = asked.cells[0].settings.model_copy(update={"n_gpu_layers": 3})
     there = predict(header, one, gpu=True).gpu.total_bytes
-    card = GpuCard(available=True, name="a card", total_bytes=there)
+    name, _, kind = device.partition(" ")
+    # NVML tells what an NVIDIA card has, and the engine more than can be had of it.
+    nvidia, told = name == "CUDA0", there + (MIB if name == "CUDA0" else 0)
+    card = GpuCard(available=nvidia, total_bytes=there if nvidia else None)
+    seen = EngineDevice.model_validate({"name": name, "kind": kind, "total_bytes": told})
+    engine = EngineCard(version="0", system_info="", gpu_offload=kind != "cpu", devices=[seen])
     monkeypatch.setattr(needs_module, "gpu_card", lambda: card)
-    monkeypatch.setattr(host, "engine_build", lambda: {"engine": engine})
+    monkeypatch.setattr(needs_module, "engine_card", lambda _: engine)
     monkeypatch.setattr(limits, "memory_limit_bytes", lambda: 2**30)
     plan = planning.for_this_machine(asked)
     assert [c.settings.n_gpu_layers for c in plan.cells] == [layers, layers]  # and its twin
-    on_card = engine == "cuda"
+    on_card = kind != "cpu"
     assert plan.parameters["on"] == ("gpu" if on_card else "cpu")
     assert plan.parameters["memory_there_bytes"] == (there if on_card else 2**30)
     # A stored run is judged, and gone on with, by the memory that there was.

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import ParameterError
-from llm_latency.machine import disturbance, page_cache
-from llm_latency.machine.devices import GpuWatch
+from llm_latency.machine import disturbance, offload, page_cache
+from llm_latency.machine.devices import GpuCard, GpuWatch
 from llm_latency.machine.memory_cap import limited
 from llm_latency.machine.vram_ballast import leaving
 from llm_latency.measure import process
@@ -29,6 +29,7 @@ from llm_latency.records.proof import proven
 from llm_latency.records.record import (
     Buffers,
     EngineCard,
+    EngineDevice,
     Generation,
     HostState,
     MemoryLimit,
@@ -166,7 +167,15 @@ def engine_card(log_path: Path) -> EngineCard | str:
         transcript = process.run_child(
             worker_command(), request, gpu, timeout_s=ENGINE_TIMEOUT_S, hide_gpu=False
         )
+        seen = gpu.card()
     card = transcript.latest("engine")
     if isinstance(card, EngineCard):
-        return card
+        return card.model_copy(update={"devices": [_known(one, seen) for one in card.devices]})
     return outcome_of(transcript, circumstances.after(None))[1] or "it did not say what it is"
+
+
+def _known(device: EngineDevice, card: GpuCard) -> EngineDevice:
+    """Return a device with what the engine does not know of it."""
+    if not device.holds_layers:
+        return device
+    return device.model_copy(update={"unified": offload.shares_ram(device, card)})

@@ -117,6 +117,7 @@ class EngineDevice(Part):
     description: str = ""
     total_bytes: int | None = None
     free_bytes: int | None = Field(None, description="None where it only repeats the total")
+    unified: bool | None = Field(None, description="Whether its memory is the machine's RAM")
 
     @property
     def holds_layers(self) -> bool:

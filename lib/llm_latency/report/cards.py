@@ -59,7 +59,8 @@ def device_words(device: Mapping[str, Any]) -> str:
     """Return what the engine says of a device, as one line."""
     sizes = {"": device.get("total_bytes"), " free": device.get("free_bytes")}
     told = [f"{_value('_bytes', size, None)}{word}" for word, size in sizes.items() if size]
-    parts = (device.get("description"), device.get("kind"), *told)
+    shared = "unified: its memory is the RAM" if device.get("unified") else None
+    parts = (device.get("description"), device.get("kind"), *told, shared)
     return ", ".join(str(part) for part in parts if part)
 
 

@@ -7,18 +7,22 @@ memory that there was.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError
-from llm_latency.machine import host, limits
+from llm_latency.machine import limits, offload
 from llm_latency.machine.devices import gpu_card
+from llm_latency.measure.trial import engine_card
 from llm_latency.plan.parameters import build, plain
 from llm_latency.plan.sizes import size_bytes
 from llm_latency.plan.spec import MAX_INT32, PADDING, Count
+from llm_latency.records.record import EngineCard, EngineDevice
 
 Use = Literal["start_up", "on_demand"]
 Side = Literal["cpu", "gpu"]
@@ -119,14 +123,19 @@ def _bound(name: str, value: Any) -> float | None:
 def here(n_gpu_layers: Any) -> dict[str, Any]:
     """Return ``on`` and ``memory_there_bytes`` of this machine, for some numbers of layers.
 
-    A model would be on a GPU if there is one that the engine can use and layers may go there.
+    A model would be on a GPU if the engine sees one, of whatever maker, and layers may go there.
     """
     layers = plain(n_gpu_layers)
     asked = list(layers) if isinstance(layers, list | tuple) else [layers]
     none_wanted = asked != [] and all(value == 0 for value in asked)
-    if not none_wanted and host.engine_build().get("engine", "cuda") == "cuda":
-        card = gpu_card()
-        if card.available:
-            there = card.total_bytes or limits.memory_limit_bytes()
-            return {"on": "gpu", "memory_there_bytes": there}
+    there = None if none_wanted else offload.memory_bytes(devices_seen(), gpu_card())
+    if there is not None:
+        return {"on": "gpu", "memory_there_bytes": there}
     return {"on": "cpu", "memory_there_bytes": limits.memory_limit_bytes()}
+
+
+def devices_seen() -> list[EngineDevice]:
+    """Return the devices that the engine sees; none where it does not start."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = engine_card(Path(folder) / "engine.log")
+    return engine.devices if isinstance(engine, EngineCard) else []
