@@ -1,7 +1,7 @@
 # Everything that a person or CI does here, in one command each; 'make' lists them.
 # Without make: README.md gives the same as plain commands.
 
-# portable, native, cuda, metal or vulkan: see bootstrap.py. Left empty, the engine that .venv
+# portable, native, cuda, metal, vulkan, hip or sycl: see bootstrap.py. Left empty, the engine that .venv
 # has is kept, so that 'make sweep' after 'make setup ENGINE=cuda' measures the CUDA engine;
 # a fresh .venv gets the portable one.
 ENGINE ?=
@@ -24,7 +24,7 @@ PY := $(BIN)/python
 help: ## list these targets
 	@$(PYTHON) -c "import re; [print(f'make {t:<10}{d}') for t, d in re.findall(r'^([a-z-]+):.*?## (.*)', open('Makefile').read(), re.M)]"
 
-setup: ## make .venv, compile llama.cpp (ENGINE=portable|native|cuda|metal|vulkan), install the lock
+setup: ## make .venv, compile llama.cpp (ENGINE=portable|native|cuda|metal|vulkan|hip|sycl), install the lock
 	@$(PYTHON) bootstrap.py $(if $(ENGINE),--engine $(ENGINE))
 
 # In a terminal that papermill writes to, a new line of progress every five seconds is enough.

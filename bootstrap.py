@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-ENGINES = ("portable", "native", "cuda", "metal", "vulkan")
+ENGINES = ("portable", "native", "cuda", "metal", "vulkan", "hip", "sycl")
 PACKAGE = "llama-cpp-python"
 X86_FEATURES = frozenset({"avx", "avx2", "bmi2", "fma", "f16c"})
 STARTED = time.monotonic()
@@ -43,10 +43,19 @@ ADVICE = {
     "CMAKE_BUILD_PARALLEL_LEVEL=1 in the environment and run this again.",
     "unsupported GNU version|unsupported Microsoft Visual Studio": "This CUDA toolkit wants an "
     "older C++ compiler: install one and name it in CUDAHOSTCXX, or choose --engine portable.",
+    "CUDA::cublas": "This CUDA toolkit has nvcc and no cuBLAS: install cuBLAS of the same version "
+    "with its headers (libcublas-dev, or NVIDIA's whole toolkit), or choose --engine portable.",
     "CMAKE_CUDA_COMPILER|CUDA Toolkit not found": "Install NVIDIA's CUDA toolkit so that "
     "'nvcc --version' works, or choose --engine portable.",
+    "LayerSettingEXT|LayerSettingsCreateInfoEXT": "These Vulkan headers are too old for llama.cpp: "
+    "install newer ones, such as the Vulkan SDK's, or choose --engine portable.",
     "find Vulkan|Vulkan_|glslc": "Install the Vulkan SDK (headers, loader and glslc), or choose "
     "--engine portable.",
+    "hip-config|hipConfig|hipblas|rocblas|HIP_COMPILER|ROCM|ROCm": "Install AMD's ROCm with its "
+    "compiler, hipBLAS and rocBLAS, so that 'hipcc --version' works, or choose --engine portable.",
+    r"SYCL support|IntelSYCL|MKLConfig|mkl-config|\bicpx?\b": "Install Intel's oneAPI toolkit, "
+    "load it with 'source /opt/intel/oneapi/setvars.sh' so that 'icpx --version' works, and run this "
+    "again, or choose --engine portable.",
     "_COMPILER|compiler": "Check that the C/C++ compiler works, and what CMAKE_ARGS, CC and CXX "
     "say in the environment.",
 }
@@ -99,7 +108,11 @@ def cpu_features(
 
 
 def engine_flags(
-    engine: str, machine: str, features: Iterable[str], cards: Iterable[str] = ()
+    engine: str,
+    machine: str,
+    features: Iterable[str],
+    cards: Iterable[str] = (),
+    system: str = sys.platform,
 ) -> list[str]:
     """Choose the CMake options for one kind of engine.
 
@@ -113,6 +126,8 @@ def engine_flags(
         What `cpu_features` says; read on x86-64 only.
     cards
         Compute capabilities such as ``8.6`` of the NVIDIA cards here; read for ``cuda`` only.
+    system
+        A value of ``sys.platform``; read for ``sycl`` only.
 
     Returns
     -------
@@ -135,6 +150,9 @@ def engine_flags(
         flags += [f"-DGGML_{name}={switch}" for name in ("AVX", "AVX2", "BMI2", "FMA", "F16C")]
     if engine != "portable":
         flags.append(f"-DGGML_{engine.upper()}=on")
+    if engine == "sycl":  # only Intel's own compiler knows it
+        c, cxx = ("cl", "icx") if system == "win32" else ("icx", "icpx")
+        flags += [f"-DCMAKE_C_COMPILER={c}", f"-DCMAKE_CXX_COMPILER={cxx}"]
     if engine == "cuda" and (codes := sorted({card.replace(".", "") for card in cards})):
         # For these cards alone; for every card there is, it takes several times as long.
         # Blackwell's FP4 tensor cores (12.x) are reached by the architecture-specific "a".
@@ -223,6 +241,9 @@ def compiler_line(env: Mapping[str, str], engine: str) -> str:
     if engine == "cuda":
         about = output_lines([env.get("CUDACXX") or "nvcc", "--version"])
         lines.append(next((f"nvcc {line}" for line in about if "release" in line), ""))
+    elif engine in ("hip", "sycl"):
+        icx = "icx" if sys.platform == "win32" else "icpx"
+        lines.append(first_line(["hipcc" if engine == "hip" else icx, "--version"]))
     return "; ".join(line for line in dict.fromkeys(lines) if line)
 
 

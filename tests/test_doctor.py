@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from llm_latency import doctor
@@ -40,15 +42,24 @@ def test_an_engine_that_dies_names_the_build_line(
         assert word in shown
 
 
-def test_hints_name_what_the_engine_leaves_unused() -> None:
+def test_hints_name_what_the_engine_leaves_unused(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = host.machine_card().model_copy(update={"cpu_features": ["avx2", "fma"]})
     slow = EngineCard(version="0", system_info="CPU : SSE3 = 1", gpu_offload=False, devices=[])
     fast = slow.model_copy(update={"system_info": "AVX2 = 1 | FMA = 1"})
     card = devices.GpuCard(available=True, name="A Card")
     none = devices.GpuCard(available=False)
     assert "avx2, fma" in doctor.hints(slow, machine, none)[0]
+    monkeypatch.setattr(doctor, "other_gpus", list)
     assert doctor.hints(fast, machine, none) == []
     assert "--engine cuda" in doctor.hints(fast, machine, card)[0]
+
+
+def test_gpus_of_other_makers_are_hinted_at(tmp_path: Path) -> None:
+    for number, vendor in enumerate(["0x10de", "0x8086", "0x1002", "0x1002"]):
+        (tmp_path / f"card{number}" / "device").mkdir(parents=True)
+        (tmp_path / f"card{number}" / "device" / "vendor").write_text(f"{vendor}\n")
+    assert doctor.other_gpus(tmp_path) == [("AMD", "hip"), ("Intel", "sycl")]
+    assert doctor.other_gpus(tmp_path / "none") == []
 
 
 def test_a_card_whose_memory_is_not_told_is_no_card_of_0_gib(

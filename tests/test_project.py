@@ -200,10 +200,46 @@ def test_native_flags() -> None:
     assert flags == ["-DLLAVA_BUILD=OFF", "-DGGML_NATIVE=ON"]
 
 
-@pytest.mark.parametrize("engine", ["cuda", "metal", "vulkan"])
+@pytest.mark.parametrize("engine", ["cuda", "metal", "vulkan", "hip"])
 def test_gpu_flags_are_portable_and_the_backend(engine: str) -> None:
     flags = bootstrap.engine_flags(engine, "x86_64", ALL_X86)
     assert flags == [*PORTABLE, f"-DGGML_{engine.upper()}=on"]
+
+
+@pytest.mark.parametrize(("system", "c", "cxx"), [("linux", "icx", "icpx"), ("win32", "cl", "icx")])
+def test_sycl_is_built_by_intels_compiler(system: str, c: str, cxx: str) -> None:
+    flags = bootstrap.engine_flags("sycl", "x86_64", ALL_X86, system=system)
+    compilers = [f"-DCMAKE_C_COMPILER={c}", f"-DCMAKE_CXX_COMPILER={cxx}"]
+    assert flags == [*PORTABLE, "-DGGML_SYCL=on", *compilers]
+
+
+def test_every_list_of_engines_names_them_all() -> None:
+    for name in ("Makefile", "docs/engines.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert all(re.search(rf"\b{engine}\b", text) for engine in bootstrap.ENGINES[1:]), name
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('The link interface of target "ggml-cuda" contains:\n\n    CUDA::cublas\n\n  but the '
+         "target was not found.", "no cuBLAS"),
+        ("CMake Error: CMAKE_CUDA_COMPILER not found", "CUDA toolkit so that"),
+        ("ggml-vulkan.cpp:5500: error: 'LayerSettingEXT' is not a member of 'vk'", "too old"),
+        ("Could NOT find Vulkan (missing: Vulkan_LIBRARY glslc)", "Vulkan SDK (headers"),
+        ('Could not find a package configuration file provided by "hip": hip-config.cmake',
+         "ROCm"),
+        ('CMAKE_CXX_COMPILER:\n\n    icpx\n\n  is not a full path and was not found', "oneAPI"),
+        ("CMake Error: C++ compiler lacks SYCL support.", "oneAPI"),
+        ("CMake Error: CMAKE_CXX_COMPILER not set", "Check that the C/C++ compiler works"),
+    ],
+)  # fmt: skip
+def test_a_toolkit_that_is_incomplete_is_told_with_what_to_do(
+    tmp_path: Path, said: str, words: str
+) -> None:
+    command = [sys.executable, "-c", f"print({said!r}); raise SystemExit(1)"]
+    with pytest.raises(bootstrap.SetupError, match=re.escape(words)):
+        bootstrap.run_logged("Compiling", command, os.environ, tmp_path / "log", lambda _: None)
 
 
 def test_cuda_builds_for_the_cards_that_are_here() -> None:

@@ -7,6 +7,7 @@ token of the smallest synthetic model.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from llm_latency.report.cards import device_words
 
 AVX2_EXPECTED = ("avx2", "fma", "f16c")
 """CPU features that make llama.cpp several times faster where the CPU has them."""
+
+OTHER_MAKERS = {"0x1002": ("AMD", "hip"), "0x8086": ("Intel", "sycl")}
+"""Makers of GPUs by their PCI number, and the engine that is made for them."""
 
 
 def examine() -> tuple[list[str], bool]:
@@ -112,4 +116,19 @@ def hints(engine: EngineCard, machine: host.MachineCard, card: devices.GpuCard) 
         found.append(
             f"hint      {card.name} is not used by this build: python bootstrap.py --engine cuda"
         )
+    if not engine.gpu_offload:
+        found += [
+            f"hint      a GPU of {maker} is not used by this build: python bootstrap.py --engine "
+            f"{name}, or vulkan"
+            for maker, name in other_gpus()
+        ]
     return found
+
+
+def other_gpus(root: Path = Path("/sys/class/drm")) -> list[tuple[str, str]]:
+    """Return the makers of GPUs that Linux shows, NVIDIA apart, and the engine for each."""
+    ids = set()
+    for file in root.glob("card*/device/vendor"):
+        with contextlib.suppress(OSError):
+            ids.add(file.read_text(encoding="ascii", errors="replace").strip())
+    return [OTHER_MAKERS[one] for one in sorted(ids & set(OTHER_MAKERS))]
