@@ -151,6 +151,19 @@ def test_the_plan_varies_what_matters() -> None:
     assert plan.rounds == 6 and sum(c.twin for c in plan.cells) == 1
 
 
+def test_no_batch_is_larger_than_the_context() -> None:
+    plan = experiments.advise(n_ctx=700, prompt_tokens=600)
+    assert max(c.settings.n_batch for c in plan.cells) == 768 and plan.left_out == ()
+
+
+def test_what_is_left_out_of_the_plan_is_no_candidate(header: Header) -> None:
+    plan = experiments.advise(type_v="q8_0", n_ubatch=[128, 4096])
+    needs = needs_of(plan.parameters | needs_module.ANYWHERE)
+    foretell = stored({}, header, "cpu")
+    found = candidates(header, plan.cells[0].settings, needs, plan.parameters, foretell)
+    assert [(c.settings.n_ubatch, c.settings.flash_attn) for c in found] == [(128, True)]
+
+
 def test_a_plan_looks_at_no_machine_and_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a plan is pure data")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_latency.engine.dry_run import DryRun, NotForetoldError, Side
-from llm_latency.errors import LabError
+from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, host, lock
 from llm_latency.measure.job import Job, ModelFile
 from llm_latency.measure.resume import check_origin, find
@@ -218,7 +218,11 @@ def _foretold(plan: Any, path: Path, engine: EngineCard) -> list[dict[str, Any]]
     with DryRun(path) as dry_run:
         for settings in every:
             on: Side = "gpu" if engine.gpu_offload and settings.n_gpu_layers else "cpu"
-            with contextlib.suppress(NotForetoldError):
+            try:
                 allocation = dry_run.ask(settings, on).model_dump()
-                told.append({"settings": settings.model_dump(), "on": on, "allocation": allocation})
+            except NotForetoldError as error:
+                if "unknown model architecture" in str(error):  # no trial would say more
+                    raise ParameterError(f"model={plan.model!r} is refused: {error}") from None
+                continue
+            told.append({"settings": settings.model_dump(), "on": on, "allocation": allocation})
     return told

@@ -66,12 +66,13 @@ def variants(needs: Needs, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         none, batches are chosen by the prompt, and all layers stand for as many as fit.
     """
     batches = [whole("n_ubatch", size) for size in named(given, "n_ubatch")]
+    n_ctx = padded(needs.n_ctx)
     return [
         {
-            **{"n_ctx": padded(needs.n_ctx), "n_batch": size, "n_ubatch": size},
+            **{"n_ctx": n_ctx, "n_batch": size, "n_ubatch": size},
             **{"flash_attn": flash, "n_gpu_layers": layers},
         }
-        for size in batches or ladder(needs.prompt_tokens)
+        for size in batches or dict.fromkeys(min(n, n_ctx) for n in ladder(needs.prompt_tokens))
         for flash in named(given, "flash_attn") or [False]
         for layers in named(given, "n_gpu_layers") or [-1]
     ]
@@ -104,6 +105,8 @@ def candidates(
     every = []
     for values in variants(needs, given):
         one = base.model_copy(update=values)
+        if one.conflict:  # left out of the plan
+            continue
         if not named(given, "n_gpu_layers"):
             one = one.model_copy(update=placement(header, one, needs, foretell))
         every.append(Candidate(one, _bytes(one, needs, foretell)))
