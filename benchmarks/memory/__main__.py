@@ -1,14 +1,13 @@
 """How well memory is foretold: ``python -m benchmarks.memory``.
 
-The total that is predicted from a file's header, against what llama.cpp allocates, over cells
-that no constant was fitted to; and the frontier under a cap on RAM, by the search and by trying
+What llama.cpp's plan foretells against what it then allocates, over random models and settings,
+the KV cache to the byte; and the frontier under a cap on RAM, by the search and by trying
 every context on the grid, in shuffled order, each probe a process that fills its window.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import random
 import sys
@@ -20,43 +19,62 @@ from tqdm import tqdm
 from llm_latency.engine.llama import Model
 from llm_latency.measure.runner import run
 from llm_latency.measure.trial import carry_out
-from llm_latency.memory import frontier, predict
+from llm_latency.memory import frontier
+from llm_latency.memory.dry_run import foretelling
 from llm_latency.model import names
 from llm_latency.model.header import read_header
+from llm_latency.model.synthetic import SHAPES
 from llm_latency.plan.spec import PADDING, Plan, Settings
 from tests.support import jobs
 
-MODELS = ("synthetic:tiny", "synthetic:tiny:q4_0", "synthetic:125m", "synthetic:125m:q4_0")
-CONTEXTS = (512, 2048, 8192, 32768)
-BATCHES = (64, 256, 512, 2048)
+MODELS = tuple(
+    f"synthetic:{shape}{kind}"
+    for shape in SHAPES
+    if shape not in ("1b", "7b")
+    for kind in ("", ":q4_0", ":f16")
+)
+KV_BYTES = 0.0051 * 2**20
+"""llama.cpp prints MiB with two decimals."""
 
 
-def totals() -> bool:
+def totals(count: int, seed: int) -> bool:
     """Print the furthest of predicted over allocated; return whether all are within 3 %."""
+    chance = random.Random(seed)
     ratios: list[tuple[float, str, Settings]] = []
-    cells = list(itertools.product(MODELS, CONTEXTS, BATCHES, (False, True), (False, True)))
-    for name, n_ctx, n_ubatch, flash, mapped in tqdm(cells, unit="cell", desc="totals"):
-        if (n_ctx * n_ubatch > 2**24 and not flash) or (mapped and n_ctx > CONTEXTS[0]):
-            continue  # a compute buffer of gigabytes; weights are the same in every context
+    exact = True
+    for _ in tqdm(range(count), unit="load", desc="totals"):
+        name, asked = chance.choice(MODELS), _settings(chance)
         path = names.resolve(name)
-        settings = Settings(
-            n_ctx=n_ctx, n_batch=2048, n_ubatch=n_ubatch, flash_attn=flash, use_mmap=mapped
-        )
-        with open(os.devnull, "w") as nowhere, Model(path, settings, nowhere) as model:
-            buffers = model.log.buffers().model_dump(exclude={"by_device"})
-        real = sum(value or 0 for value in buffers.values())
-        ratios.append(
-            (predict.predict(read_header(path), settings).total_bytes / real, name, settings)
-        )
+        with open(os.devnull, "w") as nowhere, Model(path, asked, nowhere) as model:
+            real = model.log.buffers()
+        with foretelling(path, read_header(path), "cpu") as foretell:
+            said = foretell(asked)
+        exact = exact and abs(said.host.kv_bytes - (real.kv_bytes or 0)) <= KV_BYTES
+        total = sum(value or 0 for value in real.model_dump(exclude={"by_device"}).values())
+        ratios.append((said.total_bytes / total, name, asked))
     low, high = min(ratios, key=lambda r: r[0]), max(ratios, key=lambda r: r[0])
-    worst = max(ratios, key=lambda r: abs(r[0] - 1))
-    print(f"{len(ratios)} cells: predicted / allocated {low[0]:.4f} to {high[0]:.4f}")
-    asked = worst[2]
+    ratio, name, asked = max(ratios, key=lambda r: abs(r[0] - 1))
     print(
-        f"the furthest: {worst[0]:.4f}, {worst[1]}, n_ctx {asked.n_ctx}, n_ubatch "
-        f"{asked.n_ubatch}, flash_attn {asked.flash_attn}, use_mmap {asked.use_mmap}"
+        f"{count} loads: predicted / allocated {low[0]:.4f} to {high[0]:.4f}, KV cache "
+        + ("exact" if exact else "NOT EXACT")
     )
-    return low[0] >= 0.97 and high[0] <= 1.03
+    print(f"the furthest: {ratio:.4f}, {name}, {asked.model_dump(exclude_defaults=True)}")
+    return exact and low[0] >= 0.97 and high[0] <= 1.03
+
+
+def _settings(chance: random.Random) -> Settings:
+    """Return settings at random: context, batch, flash attention, KV format, mapped or read."""
+    flash, kind = chance.random() < 0.5, chance.choice(["f16", "q8_0", "q4_0"])
+    return Settings(
+        n_ctx=chance.choice([512, 1000, 2048, 4096]),
+        n_batch=512,
+        n_ubatch=chance.choice([32, 128, 512]),
+        flash_attn=flash,
+        type_k=kind,  # type: ignore[arg-type]
+        type_v=kind if flash else "f16",  # type: ignore[arg-type]
+        use_mmap=chance.random() < 0.5,
+        swa_full=chance.choice([None, False]),
+    )
 
 
 def edges(limit: str, most: int, seed: int) -> bool:
@@ -112,11 +130,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", default="48 MiB", help="cap on RAM for the frontier")
     parser.add_argument("--most", type=int, default=8192, help="largest context to try")
+    parser.add_argument("--loads", type=int, default=200, help="random models and settings")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("LLM_LATENCY_OUTPUTS", folder)
-        held = [totals(), edges(asked.limit, asked.most, asked.seed)]
+        held = [totals(asked.loads, asked.seed), edges(asked.limit, asked.most, asked.seed)]
     sys.exit(0 if all(held) else 1)
 
 

@@ -96,7 +96,7 @@ def _say_span(view: View, metric: str, speeds: dict[str, Estimate]) -> str:
     within = ((each.max() - each.min()) / each.median())[each.count() > 1]
     if len(within):
         text += f", within a cell up to {percent(float(within.max()))}"
-    return text + (" (n < 6: may be noise)" if int(each.count().min()) < FEWEST else "")
+    return text + (" (n < 6)" if int(each.count().min()) < FEWEST else "")
 
 
 def _draw_empty_cell(ax: Axes, x: int, y: int) -> None:
