@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,10 @@ import gguf
 import numpy as np
 import pytest
 
+from llm_latency.engine.timed import TimedModel
 from llm_latency.errors import LabError
-from llm_latency.model import recipe, synthetic, vocabulary
+from llm_latency.model import header, recipe, synthetic, vocabulary
+from llm_latency.plan.spec import Settings
 
 SMALL = synthetic.Shape(2, 64, 2, 1, 96, 600, 512)
 TINY = synthetic.SHAPES["tiny"]
@@ -232,6 +235,9 @@ def test_wrong_names_are_refused_in_one_helpful_sentence(name: str, parts: list[
         ({"n_head_kv": 4}, "n_head_kv=4 does not divide n_head=2"),
         ({"n_vocab": 511}, "at least 512"),
         ({"n_layer": 0}, "n_layer=0 "),
+        ({"n_expert": 1}, "n_expert=1 .* give 2 or more"),
+        ({"n_expert": -1}, "n_expert=-1 "),
+        ({"window": 64}, "give tied=True"),
     ],
 )
 def test_impossible_shapes_are_refused(change: dict[str, int], message: str) -> None:
@@ -303,6 +309,31 @@ def test_header_of_125m(cache: Path) -> None:
 
 
 # --- weights ---------------------------------------------------------------------------------
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("kind", "architecture", "told"),
+    [
+        ({"n_expert": 8}, "llama", "n_expert_used         = 2"),
+        ({"window": 64, "tied": True}, "gemma2", "n_swa                 = 64"),
+        ({"tied": True}, "llama", "n_expert              = 0"),
+    ],
+)
+@pytest.mark.parametrize("quantisation", synthetic.QUANTISATIONS)
+def test_other_kinds_of_models_are_run(
+    tmp_path: Path, kind: dict[str, Any], architecture: str, told: str, quantisation: str
+) -> None:
+    shape, path = replace(SMALL, **kind), tmp_path / "m.gguf"
+    synthetic.write_model(path, shape, quantisation)
+    found = header.read_header(path)
+    assert (found.architecture, found.sliding_window or 0) == (architecture, shape.window)
+    assert any(t.name == "output.weight" for t in found.tensors) != shape.tied
+    with TimedModel(path, Settings(n_ctx=256, n_threads=1)) as model:
+        assert any(told in text for _, text in model.log.lines)
+        answer = model.generate("Bonjour", max_tokens=8)
+    assert (answer.generated_tokens, answer.finish_reason) == (8, "length")
+    assert answer.text.isprintable()
 
 
 @pytest.mark.parametrize("quantisation", synthetic.QUANTISATIONS)

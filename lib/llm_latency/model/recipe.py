@@ -15,7 +15,7 @@ import numpy as np
 
 from llm_latency.model.gguf import FORMATS
 from llm_latency.model.vocabulary import BEGIN, END, UNKNOWN, build_vocabulary
-from llm_latency.model.weights import Quantisation, Shape, draw, stored_bytes, tensors
+from llm_latency.model.weights import EXPERTS_USED, Quantisation, Shape, draw, stored_bytes, tensors
 
 _BYTES_KEY = "llm_latency.file_bytes"
 _ROPE_THETA = 10_000.0
@@ -51,7 +51,7 @@ def write_gguf(
     import gguf  # here, because measuring processes import this and never write
     from tqdm import tqdm
 
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, shape.architecture)
     writer.add_uint64(_BYTES_KEY, 0)  # set at the end, when it is known
     _add_metadata(writer, shape, kind, name)
     layout = list(tensors(shape))
@@ -107,6 +107,11 @@ def _add_metadata(writer: Any, shape: Shape, kind: Quantisation, name: str) -> N
     writer.add_rope_dimension_count(shape.n_embd // shape.n_head)
     writer.add_rope_freq_base(_ROPE_THETA)
     writer.add_layer_norm_rms_eps(_NORM_EPSILON)
+    if shape.n_expert:
+        writer.add_expert_count(shape.n_expert)
+        writer.add_expert_used_count(EXPERTS_USED)
+    if shape.window:
+        writer.add_sliding_window(shape.window)
     vocabulary = build_vocabulary(shape.n_vocab)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")

@@ -1,8 +1,9 @@
 """Models of a named shape with random weights: true speed and memory, meaningless text.
 
-llama.cpp does the same work, and holds the same bytes, whatever the numbers in a dense model
-are. A GGUF file of the right shape and quantisation with random weights is therefore enough to
-measure latency and memory, and needs no download; what such a model writes means nothing.
+llama.cpp does the same work, and holds the same bytes, whatever the numbers in a model are (of
+experts, as many compute each token). A GGUF file of the right shape and quantisation with random
+weights is therefore enough to measure latency and memory, and needs no download; what such a model
+writes means nothing.
 
 The same name gives the same bytes on every machine. All matrices, ``token_embd`` and ``output``
 among them, have the one type that was asked for; the norms are one and in F32. (Files that
@@ -56,6 +57,12 @@ SHAPES: dict[str, Shape] = {
     "1b": Shape(22, 2048, 32, 4, 5632, 32000, 32768),
     # 7.2 billion: exactly the sizes of Mistral 7B and Zephyr 7B.
     "7b": Shape(32, 4096, 32, 8, 14336, 32000, 32768),
+    # As tiny, but with eight experts in each layer, of which two compute each token.
+    "moe": Shape(8, 256, 4, 2, 512, 10240, 8192, n_expert=8),
+    # As tiny, but every second layer looks back on 512 tokens only.
+    "swa": Shape(8, 256, 4, 2, 1024, 10240, 8192, window=512, tied=True),
+    # As tiny, but its embeddings are its output matrix too.
+    "tied": Shape(8, 256, 4, 2, 1024, 10240, 8192, tied=True),
 }
 
 

@@ -25,6 +25,9 @@ from llm_latency.model.vocabulary import MIN_SIZE, N_UNWRITTEN
 _CHUNK_VALUES = 1 << 22  # a multiple of every block; a few chunks are all the memory needed
 _LOGIT_SPREAD = 4.0  # standard deviation of logits: neither uniform nor a single certain token
 
+EXPERTS_USED = 2
+"""Experts that compute each token, of a layer that has some."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -61,7 +64,7 @@ QUANTISATIONS: dict[str, Quantisation] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a llama model.
+    """Sizes of a model: of a llama, or of its kin.
 
     Attributes
     ----------
@@ -76,6 +79,13 @@ class Shape:
         that are one token is true to life from about 8000.
     n_ctx_train
         Context length in tokens that the header states.
+    n_expert
+        Feed-forward parts of each layer, of which ``EXPERTS_USED`` compute a token; 0: there is
+        one, for every token.
+    window
+        Tokens that every second layer looks back on, in the way of Gemma 2; 0: on all of them.
+    tied
+        Whether the embeddings are the output matrix too, as Gemma's are.
 
     Raises
     ------
@@ -90,10 +100,13 @@ class Shape:
     n_ff: int
     n_vocab: int
     n_ctx_train: int
+    n_expert: int = 0
+    window: int = 0
+    tied: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value < 1:
+            if value < getattr(type(self), name, 1):  # what has a default may have none of it
                 raise ParameterError(f"{name}={value} is not a size: give a number from 1 on.")
         for name in ("n_embd", "n_ff"):
             if getattr(self, name) % 32:
@@ -111,11 +124,25 @@ class Shape:
                 f"n_head_kv={self.n_head_kv} does not divide n_head={self.n_head}: "
                 "give a divisor of n_head."
             )
+        if 0 < self.n_expert < EXPERTS_USED:
+            raise ParameterError(
+                f"n_expert={self.n_expert} is fewer than compute each token: give {EXPERTS_USED} "
+                "or more, or 0."
+            )
+        if self.window and not self.tied:
+            raise ParameterError(
+                "a window without tied embeddings is no model that llama.cpp has: give tied=True."
+            )
         if self.n_vocab < MIN_SIZE:
             raise ParameterError(
                 f"n_vocab={self.n_vocab} has no room for bytes and letters: "
                 f"give at least {MIN_SIZE}."
             )
+
+    @property
+    def architecture(self) -> str:
+        """The name that llama.cpp has for a model with these tensors."""
+        return "gemma2" if self.window else "llama"
 
     @property
     def n_embd_kv(self) -> int:
@@ -144,14 +171,20 @@ class Tensor:
 
 
 def tensors(shape: Shape) -> Iterator[Tensor]:
-    """List the tensors of a llama model in the order of the file."""
+    """List the tensors of a model in the order of the file."""
     wide, kv, ff = shape.n_embd, shape.n_embd_kv, shape.n_ff
+    experts = (shape.n_expert,) if shape.n_expert else ()
+    suffix = "_exps" if experts else ""
 
-    def matrix(name: str, rows: int, columns: int) -> Tensor:
+    def matrix(name: str, *dims: int) -> Tensor:
         # With rows of unit length in expectation, outputs are about as large as inputs.
-        return Tensor(f"{name}.weight", (rows, columns), columns**-0.5)
+        return Tensor(f"{name}.weight", dims, dims[-1] ** -0.5)
 
-    yield Tensor("token_embd.weight", (shape.n_vocab, wide), 1.0)
+    def vocabulary(name: str, deviation: float, silent_rows: int) -> Tensor:
+        return Tensor(f"{name}.weight", (shape.n_vocab, wide), deviation, silent_rows)
+
+    logits = (_LOGIT_SPREAD * wide**-0.5, N_UNWRITTEN)
+    yield vocabulary("token_embd", *(logits if shape.tied else (1.0, 0)))
     for layer in range(shape.n_layer):
         block = f"blk.{layer}"
         yield Tensor(f"{block}.attn_norm.weight", (wide,))
@@ -159,12 +192,19 @@ def tensors(shape: Shape) -> Iterator[Tensor]:
         yield matrix(f"{block}.attn_k", kv, wide)
         yield matrix(f"{block}.attn_v", kv, wide)
         yield matrix(f"{block}.attn_output", wide, wide)
+        if shape.window:
+            yield Tensor(f"{block}.post_attention_norm.weight", (wide,))
         yield Tensor(f"{block}.ffn_norm.weight", (wide,))
-        yield matrix(f"{block}.ffn_gate", ff, wide)
-        yield matrix(f"{block}.ffn_up", ff, wide)
-        yield matrix(f"{block}.ffn_down", wide, ff)
+        if experts:
+            yield matrix(f"{block}.ffn_gate_inp", *experts, wide)
+        yield matrix(f"{block}.ffn_gate{suffix}", *experts, ff, wide)
+        yield matrix(f"{block}.ffn_up{suffix}", *experts, ff, wide)
+        yield matrix(f"{block}.ffn_down{suffix}", *experts, wide, ff)
+        if shape.window:
+            yield Tensor(f"{block}.post_ffw_norm.weight", (wide,))
     yield Tensor("output_norm.weight", (wide,))
-    yield Tensor("output.weight", (shape.n_vocab, wide), _LOGIT_SPREAD * wide**-0.5, N_UNWRITTEN)
+    if not shape.tied:
+        yield vocabulary("output", *logits)
 
 
 def stored_bytes(tensor: Tensor, kind: Quantisation) -> int:
