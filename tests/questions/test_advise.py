@@ -33,6 +33,7 @@ from llm_latency.questions.advise.pasting import parameters_to_verify
 from llm_latency.records.record import EngineCard, EngineDevice, Record
 from llm_latency.report.page import Rows
 from tests.support import factories
+from tests.support.factories import SecondDevice
 from tests.support.pages import CarriedOut, plain, words
 
 MIB = 2**20
@@ -546,6 +547,27 @@ def test_real_needs_that_nothing_meets_are_refused(outputs: Path) -> None:
     assert size(late) is None and broken(late, 32) == [("ttft_s", True)]
     tight = advise.View(lab.run(experiments.advise(**small, memory="30 MiB"), progress=False))
     assert size(tight) is None and broken(tight, 32) == [("memory", True)]
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("size_mib", "layers"), [(29, 8), (32, 9)])
+def test_as_many_layers_are_advised_as_a_real_device_holds(
+    outputs: Path, second_device: SecondDevice, size_mib: int, layers: int
+) -> None:
+    second_device(size_mib * MIB)
+    # Small batches: what they are computed with takes less than a layer, which is 3 MiB.
+    plan = experiments.advise(
+        n_ctx=4096, prompt_tokens=96, max_tokens=4, rounds=1, n_ubatch=32, flash_attn=False,
+        keep_free="0",
+    )  # fmt: skip
+    run = lab.run(plan, progress=False)
+    chosen = advise.View(run).advice.chosen
+    assert chosen is not None and chosen.full == "ok"
+    frame = run.frame()
+    assert set(frame["status"]) == {"ok"}
+    assert set(frame["effective_n_gpu_layers"]) == {layers}
+    assert set(frame["vram_total_bytes"]) == {size_mib * MIB}
+    assert (frame["vram_peak_bytes"] <= size_mib * MIB).all()
 
 
 @pytest.mark.notebook
