@@ -54,8 +54,8 @@ ADVICE = {
     "hip-config|hipConfig|hipblas|rocblas|HIP_COMPILER|ROCM|ROCm": "Install AMD's ROCm with its "
     "compiler, hipBLAS and rocBLAS, so that 'hipcc --version' works, or choose --engine portable.",
     r"SYCL support|IntelSYCL|MKLConfig|mkl-config|\bicpx?\b": "Install Intel's oneAPI toolkit, "
-    "load it with 'source /opt/intel/oneapi/setvars.sh' so that 'icpx --version' works, and run this "
-    "again, or choose --engine portable.",
+    "load it with 'source /opt/intel/oneapi/setvars.sh' so that 'icpx --version' works, and run "
+    "this again, or choose --engine portable.",
     "_COMPILER|compiler": "Check that the C/C++ compiler works, and what CMAKE_ARGS, CC and CXX "
     "say in the environment.",
 }

@@ -124,6 +124,9 @@ def test_both_tools_are_given_the_same() -> None:
         assert (given["-b"], given["-ub"]) == (str(asked.n_batch), str(asked.n_ubatch))
         assert (given["-ctk"], given["-ctv"]) == (asked.type_k, asked.type_v)
         assert (given["-fa"], given["-lm"], given["-ngl"]) == ("off", "mmap", "-1")
+        assert given["-dev"] == "auto"
+        alone = bench.Test(asked.model_copy(update={"n_gpu_layers": 0}), 3, n_gen=4)
+        assert alone.arguments(Path("m"))[-4:-2] == ["-dev", "none"]
 
 
 def test_llama_bench_has_one_number_of_threads() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from llm_latency.engine.dry_run import DryRun, NotForetoldError, Side
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.machine import devices, host, lock
+from llm_latency.machine import devices, host, lock, offload
 from llm_latency.measure.job import Job, ModelFile
 from llm_latency.measure.resume import check_origin, find
 from llm_latency.measure.trial import carry_out, engine_card
@@ -213,11 +213,11 @@ def _run_card(plan: Any, model: names.Described, path: Path, folder: Path) -> di
 
 def _foretold(plan: Any, path: Path, engine: EngineCard) -> list[dict[str, Any]]:
     """Return what llama.cpp says that each of the plan's settings will allocate."""
-    told = []
+    told, seen = [], offload.taken(engine.devices)
     every = dict.fromkeys(cell.settings for cell in getattr(plan, "cells", ()))
     with DryRun(path) as dry_run:
         for settings in every:
-            on: Side = "gpu" if engine.gpu_offload and settings.n_gpu_layers else "cpu"
+            on: Side = "gpu" if seen and settings.n_gpu_layers else "cpu"
             try:
                 allocation = dry_run.ask(settings, on).model_dump()
             except NotForetoldError as error:
