@@ -144,7 +144,7 @@ WRONG = [
         ("sweep", "prefix_tokens", "448", "leaves nothing to evaluate"),
         ("warm_up", "n_ctx", "256", "system"),
         ("batch_size", "n_ubatch", "2048", "within n_batch"),
-        ("sweep", "n_ubatch", "1024", "beside n_batch=128"),
+        ("sweep", "n_ubatch", "1024", "beside n_ctx=512"),
         ("sweep", "type_v", "q8_0", "flash_attn=true"),
         ("warm_runs", "n_batch", "8192", "beside n_ctx="),
         # times and names of runs
