@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import llm_latency as lab
+from llm_latency.engine.dry_run import NotForetoldError
 from llm_latency.errors import ParameterError
 from llm_latency.memory.fits import fits, largest
 from llm_latency.plan.sizes import size_bytes
@@ -63,6 +64,12 @@ def test_no_more_tokens_are_promised_than_the_model_was_trained_for() -> None:
     tight = fits("synthetic:tiny", "48 MiB")
     assert tight.largest_n_ctx is not None and tight.largest_n_ctx < 8192
     assert "trained" not in str(tight)
+
+
+def test_a_cache_on_the_host_beside_layers_on_a_device_is_not_foretold() -> None:
+    with pytest.raises(NotForetoldError, match="offload_kqv=false"):
+        fits("synthetic:tiny", "1 GiB", offload_kqv=False)
+    assert fits("synthetic:tiny", "1 GiB", on="cpu", offload_kqv=False)
 
 
 def test_a_flat_cache_needs_less_with_smaller_numbers() -> None:
