@@ -128,7 +128,7 @@ def fits(
     if on == "gpu" and not asked.offload_kqv:
         # The plan then leaves attention on the device, where a real load computes it on the host.
         raise NotForetoldError(
-            "offload_kqv=false beside layers on a device is not foretold; measure it, or leave it out"
+            "offload_kqv=false beside layers on a device is not foretold; measure it"
         )
     with skeleton(model) as (path, header), foretelling(path, header, on, extra) as foretell:
         header.check_cache(asked)
