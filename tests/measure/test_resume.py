@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import llm_latency as lab
 from llm_latency.errors import LabError
+from llm_latency.measure.resume import check_offload
 from llm_latency.model import names
 from llm_latency.records.store import RunStore
 from tests.support.factories import FakeWorker
@@ -72,3 +74,12 @@ def test_it_goes_on_where_nothing_that_matters_has_changed(
 def test_a_complete_run_is_read_anywhere(begun: Any) -> None:
     change = {"machine": {"machine_id": "x", "cpu": "another CPU"}, "model": {"sha256": "0"}}
     assert begun(change, stop=99).complete
+
+
+@pytest.mark.parametrize(("layers", "refused"), [(0, False), (3, True), (8, True), (9, False)])
+def test_some_layers_need_a_device(layers: int, refused: bool) -> None:
+    plan = lab.experiments.sweep(n_gpu_layers=layers)
+    info = {"engine": {"gpu_offload": False}, "model": {"n_layer": 8}}
+    with pytest.raises(LabError) if refused else contextlib.nullcontext():
+        check_offload(plan, info)
+    check_offload(plan, info | {"engine": {"gpu_offload": True}})

@@ -118,12 +118,20 @@ def check_vram(plan: Plan) -> None:
 
 
 def check_offload(plan: Plan, info: Mapping[str, Any]) -> None:
-    """Refuse to leave some VRAM to an engine that uses none."""
+    """Refuse to leave some VRAM to an engine that uses none, or to put some layers there."""
     asked = any(cell.start.leave_vram_bytes is not None for cell in plan.cells)
     if asked and not info["engine"]["gpu_offload"]:
         raise LabError(
             "leave_vram is refused: this engine computes on the CPU alone; build it with "
             "'python bootstrap.py --engine cuda', or leave it out"
+        )
+    n_layer = (info.get("model") or {}).get("n_layer") or 0
+    layers = [cell.settings.n_gpu_layers for cell in plan.cells]
+    some = next((count for count in layers if 0 < count <= n_layer), None)
+    if some is not None and not info["engine"]["gpu_offload"]:
+        raise LabError(
+            f"n_gpu_layers={some} is refused: this engine sees no device to put layers on; give 0, "
+            "or build it with 'python bootstrap.py --engine cuda' (or another that fits the card)"
         )
 
 
