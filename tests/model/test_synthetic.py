@@ -336,6 +336,26 @@ def test_other_kinds_of_models_are_run(
     assert answer.text.isprintable()
 
 
+@pytest.mark.engine
+@pytest.mark.parametrize("quantisation", synthetic.QUANTISATIONS)
+def test_answers_end_by_themselves_where_the_end_is_likely(
+    tmp_path: Path, quantisation: str
+) -> None:
+    ended = {}
+    for ends in (False, True):
+        path = tmp_path / f"{ends}.gguf"
+        synthetic.write_model(path, replace(SMALL, ends=ends), quantisation)
+        with TimedModel(path, Settings(n_ctx=512, n_threads=1)) as model:
+            answers = [
+                model.generate(f"{n} and {n * n}", max_tokens=200, length="natural")
+                for n in range(12)
+            ]
+            fixed = model.generate("1 and 1", max_tokens=200)
+        ended[ends] = sum(answer.finish_reason == "stop" for answer in answers)
+        assert fixed.generated_tokens == 200
+    assert ended[False] == 0 < ended[True]
+
+
 @pytest.mark.parametrize("quantisation", synthetic.QUANTISATIONS)
 def test_weights_are_even_and_of_the_right_size(tmp_path: Path, quantisation: str) -> None:
     path = tmp_path / "model.gguf"

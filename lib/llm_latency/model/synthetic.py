@@ -10,7 +10,8 @@ among them, have the one type that was asked for; the norms are one and in F32. 
 others quantise as Q4_0 usually keep ``output`` in Q6_K.)
 
 The output rows of control and byte tokens are zero: what is written is printable, and
-generation practically always goes on to ``max_tokens`` because ``</s>`` is never likely.
+generation practically always goes on to ``max_tokens`` because ``</s>`` is never likely. Of
+``synthetic:ends`` it is, and answers end by themselves.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ SHAPES: dict[str, Shape] = {
     "swa": Shape(8, 256, 4, 2, 1024, 10240, 8192, window=512, tied=True),
     # As tiny, but its embeddings are its output matrix too.
     "tied": Shape(8, 256, 4, 2, 1024, 10240, 8192, tied=True),
+    # As tiny, but its answers end by themselves.
+    "ends": Shape(8, 256, 4, 2, 1024, 10240, 8192, ends=True),
 }
 
 

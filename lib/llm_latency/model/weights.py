@@ -14,17 +14,20 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.model.gguf import FORMATS, Format
-from llm_latency.model.vocabulary import MIN_SIZE, N_UNWRITTEN
+from llm_latency.model.vocabulary import END, MIN_SIZE, N_UNWRITTEN
 
 _CHUNK_VALUES = 1 << 22  # a multiple of every block; a few chunks are all the memory needed
 _LOGIT_SPREAD = 4.0  # standard deviation of logits: neither uniform nor a single certain token
 
+LOUD = 3
+"""How many times the others' scale the row of ``</s>`` has, of a model whose answers end."""
 EXPERTS_USED = 2
 """Experts that compute each token, of a layer that has some."""
 
@@ -86,6 +89,8 @@ class Shape:
         Tokens that every second layer looks back on, in the way of Gemma 2; 0: on all of them.
     tied
         Whether the embeddings are the output matrix too, as Gemma's are.
+    ends
+        Whether ``</s>`` is likely, so that answers end by themselves.
 
     Raises
     ------
@@ -103,6 +108,7 @@ class Shape:
     n_expert: int = 0
     window: int = 0
     tied: bool = False
+    ends: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -163,6 +169,7 @@ class Tensor:
     dims: tuple[int, ...]
     deviation: float = 0.0
     silent_rows: int = 0
+    loud_row: int | None = None
 
     @property
     def is_norm(self) -> bool:
@@ -180,11 +187,11 @@ def tensors(shape: Shape) -> Iterator[Tensor]:
         # With rows of unit length in expectation, outputs are about as large as inputs.
         return Tensor(f"{name}.weight", dims, dims[-1] ** -0.5)
 
-    def vocabulary(name: str, deviation: float, silent_rows: int) -> Tensor:
-        return Tensor(f"{name}.weight", (shape.n_vocab, wide), deviation, silent_rows)
+    def vocabulary(name: str, *drawn: Any) -> Tensor:
+        return Tensor(f"{name}.weight", (shape.n_vocab, wide), *drawn)
 
-    logits = (_LOGIT_SPREAD * wide**-0.5, N_UNWRITTEN)
-    yield vocabulary("token_embd", *(logits if shape.tied else (1.0, 0)))
+    logits = (_LOGIT_SPREAD * wide**-0.5, N_UNWRITTEN, END if shape.ends else None)
+    yield vocabulary("token_embd", *(logits if shape.tied else (1.0,)))
     for layer in range(shape.n_layer):
         block = f"blk.{layer}"
         yield Tensor(f"{block}.attn_norm.weight", (wide,))
@@ -239,8 +246,24 @@ def draw(tensor: Tensor, kind: Quantisation, seed: int) -> Iterator[Bytes]:
             scales = drawn.view([("scale", "<u2"), ("values", "u1", values_bytes)])["scale"]
             scales &= np.uint16(0x8000)
             scales |= size
+        loud = _loud_row(tensor, kind, drawn) if start == 0 else {}
         drawn[: kind.n_bytes(max(0, silent - start))] = 0
+        for place, row in loud.items():
+            drawn[place : place + len(row)] = row
         yield drawn
+
+
+def _loud_row(tensor: Tensor, kind: Quantisation, drawn: Bytes) -> dict[int, Bytes]:
+    """Return the row that is to be loud, by its place; empty: there is none."""
+    if tensor.loud_row is None:
+        return {}
+    length = kind.n_bytes(tensor.dims[-1])
+    place = tensor.loud_row * length
+    row = drawn[place : place + length].copy()
+    # A block begins with its scale; where there are no blocks, each value is its own.
+    scales = row.view([("scale", "<f2"), ("values", "u1", kind.stored.block_bytes - 2)])["scale"]
+    scales *= LOUD
+    return {place: row}
 
 
 @lru_cache(maxsize=4)
