@@ -350,7 +350,7 @@ def test_answers_end_by_themselves_where_the_end_is_likely(
                 model.generate(f"{n} and {n * n}", max_tokens=200, length="natural")
                 for n in range(12)
             ]
-            fixed = model.generate("1 and 1", max_tokens=200)
+            fixed = model.generate("1 and 1", max_tokens=200, length="fixed")
         ended[ends] = sum(answer.finish_reason == "stop" for answer in answers)
         assert fixed.generated_tokens == 200
     assert ended[False] == 0 < ended[True]
