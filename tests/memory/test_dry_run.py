@@ -89,6 +89,11 @@ def test_a_device_holds_what_was_foretold_of_a_stand_in(
             assert getattr(side, part) == pytest.approx(size, abs=0.02 * MIB), (part, on_host)
 
 
+def test_a_context_of_gigabytes_of_cells_is_not_planned(tiny: Path) -> None:
+    with DryRun(tiny) as dry_run, pytest.raises(NotForetoldError, match="4,194,304"):
+        dry_run.ask(Settings(n_ctx=20_000_000), "cpu")
+
+
 def test_a_hole_behind_the_header_is_enough(tiny: Path, tmp_path: Path) -> None:
     hollow = tmp_path / "hollow.gguf"
     with tiny.open("rb") as whole, hollow.open("wb") as file:

@@ -60,7 +60,7 @@ def test_what_is_not_there_is_said(package: Path, name: str, words: str) -> None
         names.check(name)
 
 
-def test_a_part_of_a_split_model_is_refused(package: Path) -> None:
+def test_a_part_that_lacks_the_others_is_refused(package: Path) -> None:
     (package / "x-00001-of-00002.gguf").write_bytes(b"x")
-    with pytest.raises(ParameterError, match="part 1 of 2"):
+    with pytest.raises(ParameterError, match="x-00002-of-00002"):
         names.check("package:lab_carrier")

@@ -25,6 +25,8 @@ from llm_latency.model.gguf import FORMATS
 from llm_latency.plan.spec import UBATCH, Settings
 
 COMMAND = (sys.executable, "-m", "llm_latency.engine.dry_run")
+MOST_TOKENS = 1 << 22
+"""Longest context that is planned: also under no_alloc each cell of the cache takes some bytes."""
 TIMEOUT_S = 120.0
 """How long a child may take for one answer."""
 BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -94,6 +96,10 @@ class DryRun:
         NotForetoldError
             If llama.cpp does not lay the model out, or is not here.
         """
+        if settings.n_ctx > MOST_TOKENS:
+            raise NotForetoldError(
+                f"no context beyond {MOST_TOKENS:,} tokens is foretold; measure it"
+            )
         if (settings, on) not in self._known:
             request = Request(path=str(self._path), settings=settings, on=on)
             self._known[settings, on] = self._answer(request)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from llm_latency.base import Part
-from llm_latency.engine.dry_run import NotForetoldError, Side
+from llm_latency.engine.dry_run import MOST_TOKENS, NotForetoldError, Side
 from llm_latency.errors import ParameterError
 from llm_latency.memory.dry_run import Foretell, foretelling
 from llm_latency.memory.predict import Parts, Prediction
@@ -143,7 +143,7 @@ def fit_of(
     def parts(n_ctx: int) -> Parts:
         return side(foretell(settings.model_copy(update={"n_ctx": n_ctx})), on)
 
-    most = padded(header.n_ctx_train or settings.n_ctx)
+    most = min(MOST_TOKENS, padded(header.n_ctx_train or settings.n_ctx))
     return Fit(
         model=model,
         settings=settings,
