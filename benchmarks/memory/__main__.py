@@ -33,8 +33,8 @@ MODELS = tuple(
     if shape not in ("1b", "7b")
     for kind in ("", ":q4_0", ":f16")
 )
-KV_BYTES = 0.0051 * 2**20
-"""llama.cpp prints MiB with two decimals."""
+KV_BYTES = 2 * 0.0051 * 2**20
+"""llama.cpp prints MiB with two decimals, and beside a sliding window two caches."""
 
 
 def totals(count: int, seed: int) -> bool:
