@@ -425,6 +425,34 @@ def test_a_token_goes_to_the_hub_and_no_further(
     assert server.tokens["content"] == 0
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["Invalid credentials in Authorization header", 'User Access Token "old" is expired'],
+)
+def test_a_token_that_is_not_valid_is_told_and_a_licence_is_not_its_cause(
+    server: Hub, commit: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.faults.token_refused = message
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with pytest.raises(LabError, match=r"your token is not valid.*renew.*unset HF_TOKEN") as caught:
+        names.resolve(NAME)
+    assert not any(word in str(caught.value) for word in ("gated", "licence", "hf_expired"))
+    monkeypatch.delenv("HF_TOKEN")
+    assert names.resolve(NAME).read_bytes() == SMALL
+    # The cache serves, whatever the token.
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    assert names.resolve(NAME).read_bytes() == SMALL
+
+
+def test_a_valid_token_does_not_hide_that_a_repository_is_private(
+    server: Hub, commit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    server.faults.private = True
+    with pytest.raises(LabError, match="not on the Hub, or is private"):
+        names.resolve(NAME)
+
+
 def test_a_model_on_the_hub_is_judged_by_its_head(
     server: Hub, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

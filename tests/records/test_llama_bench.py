@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_prompt_and_generation_together_are_neither_prefill_nor_decode() -> None
 def test_unknown_fields_are_kept_and_blank_lines_skipped() -> None:
     frame = llama_bench.read(["", json.dumps(NEW | {"in_ten_years": 7}), "  "])
     assert set(frame["in_ten_years"]) == {7}
-    assert set(frame["trial_id"]) == {"llama-bench-2"}
+    assert set(frame["trial_id"]) == {"llama-bench-1"}
 
 
 def test_nothing_is_an_empty_frame_with_columns() -> None:
@@ -130,9 +131,8 @@ def test_nothing_is_an_empty_frame_with_columns() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[", "is not JSON"),
+        ("{", "is not JSON"),
         ('{"n_prompt": 1', "is not JSON"),
-        ("[1]", "is not one JSON object"),
         (json.dumps(NEW | {"n_prompt": None}), "n_prompt"),
         (json.dumps(NEW | {"n_gen": "64"}), "n_gen"),
         (json.dumps(NEW | {"n_prompt": 0}), "tests no token"),
@@ -141,7 +141,7 @@ def test_nothing_is_an_empty_frame_with_columns() -> None:
         (json.dumps({"n_prompt": 1, "n_gen": 0}), "avg_ns"),
     ],
 )
-def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+def test_a_bad_result_is_named_in_one_sentence(tmp_path: Path, text: str, words: str) -> None:
     file = tmp_path / "bench.jsonl"
     file.write_text(f"{json.dumps(NEW)}\n{text}\n", encoding="utf-8")
     with pytest.raises(ParameterError) as refused:
@@ -150,6 +150,60 @@ def test_a_bad_line_is_named_in_one_sentence(tmp_path: Path, text: str, words: s
     assert said.startswith(f"line 2 of {file}")
     assert words in said
     assert said.endswith("'llama-bench -o jsonl'.")
+
+
+BACKEND = "ggml_cuda_init: found 1 CUDA devices:\n  Device 0: NVIDIA [GPU], 8 GiB\n[SYCL] ready\n"
+LINES = "".join(json.dumps(line) + "\n" for line in (NEW, OLD))
+
+
+@pytest.mark.parametrize(
+    ("content", "stray"),
+    [
+        pytest.param(LINES.encode(), 0, id="jsonl"),
+        pytest.param(LINES.replace("\n", "\r\n").encode("utf-16"), 0, id="PowerShell 5"),
+        pytest.param(b"\xfe\xff" + LINES.encode("utf-16-be"), 0, id="UTF-16, big end first"),
+        pytest.param(LINES.encode("utf-8-sig"), 0, id="UTF-8 with BOM"),
+        pytest.param((BACKEND + LINES).encode(), 3, id="backend lines"),
+        pytest.param((BACKEND + LINES).encode("utf-16"), 3, id="backend lines, PowerShell 5"),
+        pytest.param((LINES + "\nbuild: 0c1e570 (1)\n").encode(), 1, id="build at the end"),
+        pytest.param(json.dumps([NEW, OLD], indent=2).encode(), 0, id="array"),
+        pytest.param(json.dumps([NEW, OLD]).encode(), 0, id="array on one line"),
+        pytest.param((BACKEND + json.dumps([NEW, OLD], indent=2)).encode(), 3, id="both"),
+    ],
+)
+def test_files_as_people_have_them(tmp_path: Path, content: bytes, stray: int) -> None:
+    file = tmp_path / "bench"
+    file.write_bytes(content)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        frame = llama_bench.read(file)
+    assert list(frame["total_s"]) == [0.1, 0.3, 1.0]
+    assert list(frame["trial_id"]) == ["llama-bench-1", "llama-bench-1", "llama-bench-2"]
+    assert frame.attrs["stray_lines"] == stray
+    assert [str(one.message).count(f"holds {stray} line") for one in told] == [1] * bool(stray)
+
+
+def test_the_place_of_a_bad_result_counts_all_lines(tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    file.write_text(f"{BACKEND}{json.dumps([NEW], indent=1)}\n{{}}\n", encoding="utf-8")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    with pytest.raises(ParameterError, match=rf"^line {lines.index('{}') + 1} of "):
+        llama_bench.read(file)
+
+
+def test_a_file_without_a_result_is_no_empty_frame(tmp_path: Path) -> None:
+    file = tmp_path / "bench.md"
+    file.write_text("| model | size |\n| --- | --- |\n", encoding="utf-8")
+    with pytest.raises(ParameterError, match=r"2 lines of other text.*'llama-bench -o jsonl'"):
+        llama_bench.read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[", "is not JSON"), ("[1]", "is not one JSON object")]
+)
+def test_one_line_is_one_result(text: str, words: str) -> None:
+    with pytest.raises(ParameterError, match=words):
+        llama_bench.parse(text)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Faults:
     private: bool = False
     denied: int = 0
     """Status of each request of a file, without a reason."""
+    token_refused: str = ""
+    """What is said to whoever sends a token, public file or not."""
     wrong: bytes | None = None
     """Content in place of the named one."""
     ignores_ranges: bool = False
@@ -108,6 +110,8 @@ class Handler(BaseHTTPRequestHandler):
         self.server.asked.append(f"{self.command} /{path}")
         if faults.statuses and (status := faults.statuses.pop(0)):
             return self.say(status)
+        if faults.token_refused and "Authorization" in self.headers:
+            return self.say(401, headers={"X-Error-Message": faults.token_refused})
         parts = path.split("/")
         where = "content" if parts[0] == "content" else "hub"
         self.server.tokens[where] += "Authorization" in self.headers

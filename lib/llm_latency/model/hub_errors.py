@@ -33,6 +33,11 @@ def explain(error: Exception, repo: str, file: str, revision: str | None) -> Lab
             f"model={full!r} is no name on the Hub ({first_line(error)}); "
             "give hf:owner/repo/file.gguf"
         )
+    if _token_refused(error):
+        return LabError(
+            f"your token is not valid at {constants.ENDPOINT}, which refuses it for public files "
+            "too: renew it with 'hf auth login', or unset HF_TOKEN, and call again"
+        )
     if isinstance(error, GatedRepoError):
         return LabError(
             f"{repo} is gated on the Hub: accept its licence at {page}, log in with "
@@ -69,6 +74,17 @@ def explain(error: Exception, repo: str, file: str, revision: str | None) -> Lab
         f"{missing}, and {said(error)}; check the network and call again, or give the path of a "
         "file that you have"
     )
+
+
+def _token_refused(error: Exception) -> bool:
+    """Tell whether the Hub does not know the token that it was sent.
+
+    Where it knows the token and has nothing for it, it says 403 or 404, or why.
+    """
+    response = getattr(error, "response", None)
+    if response is None or status_of(error) != 401:
+        return False
+    return "Authorization" in response.request.headers and "X-Error-Code" not in response.headers
 
 
 def said(error: Exception) -> str:

@@ -1,10 +1,13 @@
-"""llama-bench's JSON lines (``llama-bench -o jsonl``), read and written.
+"""llama-bench's results (``llama-bench -o jsonl`` or ``-o json``), read and written.
 
-A line is one test of one process: ``pp`` evaluates a prompt, ``tg`` evaluates single tokens
+A result is one test of one process: ``pp`` evaluates a prompt, ``tg`` evaluates single tokens
 without sampling, ``pg`` does one after the other. Read, it becomes one row per sample, under the
 lab's names and in SI units; what has no name here keeps llama-bench's. Field names have changed
 over the years: ``use_mmap`` became ``load_mode``, ``f16_kv`` became ``type_k`` and ``type_v``,
 a flag per GPU library became ``backends``, and ``flash_attn`` was a bool before -1 meant auto.
+
+Files are read as people have them: in the encodings that PowerShell's ``>`` leaves, and with
+what the engine's backends wrote between the results.
 
 Written, the lab's ``decode`` stands as ``tg`` at the depth of its prompt. It includes sampling,
 which llama-bench's own does not: ``source`` says whose line it is.
@@ -12,8 +15,11 @@ which llama-bench's own does not: ``source`` says whose line it is.
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 import statistics
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_latency.errors import ParameterError
 from llm_latency.plan.loading import LOAD_MODES, load_mode
+from llm_latency.words import several, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,40 +65,82 @@ def read(source: str | Path | Iterable[str]) -> pd.DataFrame:
     Parameters
     ----------
     source
-        A file of JSON lines, or the lines themselves.
+        A file of results, one a line or as one array, or its lines.
 
     Returns
     -------
     pandas.DataFrame
         The lab's columns (:data:`COLUMNS`), then llama-bench's own names for the rest.
-        ``repeat`` counts from 1, since llama-bench drops a run before the first sample; a line
-        that has only an average is one row without ``repeat``.
+        ``repeat`` counts from 1, since llama-bench drops a run before the first sample; a result
+        that has only an average is one row without ``repeat``. ``attrs["stray_lines"]`` counts
+        the lines that are no part of a result; a warning tells of them.
 
     Raises
     ------
     ParameterError
-        If the file cannot be read, or a line is no result of llama-bench: says which.
+        If the file cannot be read, something in it is no result of llama-bench, or nothing is.
     """
     import pandas as pd
 
-    name = str(source) if isinstance(source, str | Path) else "llama-bench's output"
-    texts = _texts(source) if isinstance(source, str | Path) else source
-    found: list[dict[str, Any]] = []
-    for number, text in enumerate(texts, start=1):
-        if text.strip():
-            found += rows(parse(text, f"line {number} of {name}"), number)
+    if isinstance(source, str | Path):
+        name, text = str(source), _text(Path(source))
+    else:
+        name, text = "llama-bench's output", "\n".join(line.rstrip("\r\n") for line in source)
+    results, stray = _results(text, name)
+    if stray and not results:
+        raise ParameterError(
+            f"{name} holds no result of llama-bench ({several(len(stray), 'line')} of other text); "
+            "write it again with 'llama-bench -o jsonl'."
+        )
+    if stray:
+        warnings.warn(
+            f"{name} holds {several(len(stray), 'line')} beside llama-bench's results, left out; "
+            f"the first: {visible(stray[0])[:80]!r}.",
+            stacklevel=2,
+        )
+    found = [row for number, result in enumerate(results, 1) for row in rows(result, number)]
     others = dict.fromkeys(key for row in found for key in row if key not in COLUMNS)
-    return pd.DataFrame(found, columns=[*COLUMNS, *others])
+    frame = pd.DataFrame(found, columns=[*COLUMNS, *others])
+    frame.attrs["stray_lines"] = len(stray)
+    return frame
 
 
-def _texts(file: str | Path) -> list[str]:
+def _text(file: Path) -> str:
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8").split("\n")
+        content = file.expanduser().read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(
             f"{file} cannot be read ({error}); give the file that "
             "'llama-bench -o jsonl > FILE' wrote."
         ) from None
+
+
+_BETWEEN = re.compile(r"[\s,\[\]]*")
+"""What stands between results, in an array too."""
+
+
+def _results(text: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the results in a text, however many lines each takes, and the lines beside them."""
+    results: list[dict[str, Any]] = []
+    stray: list[str] = []
+    decoder, number, seen, at = json.JSONDecoder(), 1, 0, 0
+    while (at := _BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
+        number, seen = number + text.count("\n", seen, at), at
+        if text[at] == "{":
+            place = f"line {number} of {name}"
+            try:
+                result, at = decoder.raw_decode(text, at)
+            except json.JSONDecodeError as error:
+                raise _refused(place, f"is not JSON ({error.msg})") from None
+            results.append(_checked(result, place))
+        else:
+            end = text.find("\n", at)
+            end = len(text) if end < 0 else end
+            stray.append(text[text.rfind("\n", 0, at) + 1 : end].strip())
+            at = end
+    return results, stray
 
 
 def parse(text: str, place: str = "the line") -> dict[str, Any]:
@@ -102,26 +151,30 @@ def parse(text: str, place: str = "the line") -> dict[str, Any]:
     ParameterError
         If it is not JSON, or no result of llama-bench.
     """
-
-    def refused(why: str) -> ParameterError:
-        return ParameterError(
-            f"{place} {why}; remove it, or write the file again with 'llama-bench -o jsonl'."
-        )
-
     try:
-        line = json.loads(text)
+        return _checked(json.loads(text), place)
     except json.JSONDecodeError as error:
-        raise refused(f"is not JSON ({error.msg} at column {error.colno})") from None
+        raise _refused(place, f"is not JSON ({error.msg} at column {error.colno})") from None
+
+
+def _refused(place: str, why: str) -> ParameterError:
+    return ParameterError(
+        f"{place} {why}; remove it, or write the file again with 'llama-bench -o jsonl'."
+    )
+
+
+def _checked(line: Any, place: str) -> dict[str, Any]:
+    """Return what was read, if it is a result of llama-bench."""
     if not isinstance(line, dict):
-        raise refused("is not one JSON object")
+        raise _refused(place, "is not one JSON object")
     for key in ("n_prompt", "n_gen"):
         if type(line.get(key)) is not int or line[key] < 0:
-            raise refused(f"has no number of tokens in {key}")
+            raise _refused(place, f"has no number of tokens in {key}")
     if line["n_prompt"] + line["n_gen"] == 0:
-        raise refused("tests no token: n_prompt and n_gen are 0")
+        raise _refused(place, "tests no token: n_prompt and n_gen are 0")
     samples = line.get("samples_ns") or [line.get("avg_ns")]
     if not isinstance(samples, list) or not all(_positive(value) for value in samples):
-        raise refused("has no times above 0 in samples_ns or avg_ns")
+        raise _refused(place, "has no times above 0 in samples_ns or avg_ns")
     return line
 
 
