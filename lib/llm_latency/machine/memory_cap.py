@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from llm_latency.machine.limits import ROOT
+from llm_latency.machine import cgroups
 from llm_latency.records.record import MemoryLimit
 
 PREFIX = "llm-latency-"
@@ -123,17 +123,14 @@ class Limiter:
 
 def _places() -> list[tuple[Path, bool]]:
     """Return where a cgroup may be made, and whether by version 2, the best places first."""
-    places = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, inner = line.split(":", 2)
-            if not controllers:
-                # A cgroup that holds processes cannot have limited children: make a sibling.
-                own = ROOT / inner.lstrip("/")
-                places += [(own.parent if inner != "/" else own, True)]
-            elif "memory" in controllers.split(","):
-                places += [(ROOT / "memory" / inner.lstrip("/"), False), (ROOT / "memory", False)]
-    return places
+    found = cgroups.groups("memory")
+    if not found:
+        return []
+    own, outermost = found[0], found[-1]
+    if own.version == 2:
+        # A cgroup that holds processes cannot have limited children: make a sibling.
+        return [(found[min(1, len(found) - 1)].folder, True)]
+    return [(own.folder, False), (outermost.folder, False)]
 
 
 def _sweep(parent: Path) -> None:
