@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency.machine import disturbance, memory_cap
+from llm_latency.machine import disturbance, limits, memory_cap
 from llm_latency.machine.memory_cap import limited
 from llm_latency.measure import runner, trial
 from llm_latency.model import names
@@ -54,6 +54,19 @@ def test_a_process_within_its_limit_lives_and_one_beyond_does_not() -> None:
         assert state.why
     left_behind = [folder] if folder and folder.exists() else []
     assert left_behind == []
+
+
+@pytest.mark.parametrize("device", ["nvidiactl", "dxg", "nvmap"])
+def test_no_ceiling_beside_a_driver_that_reserves_freely(
+    tmp_path: Path, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert f"/dev/{device}" in memory_cap.RESERVING
+    here = tuple(str(tmp_path / Path(known).name) for known in memory_cap.RESERVING)
+    monkeypatch.setattr(memory_cap, "RESERVING", here)
+    assert memory_cap.ceiling_bytes() == limits.memory_limit_bytes()
+    (tmp_path / device).touch()
+    assert memory_cap.ceiling_bytes() is None
 
 
 def test_without_cgroups_allocations_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:

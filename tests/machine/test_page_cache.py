@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 import llm_latency as lab
+from llm_latency.machine import limits
 from llm_latency.machine import page_cache as pagecache
 from llm_latency.machine.page_cache import prepare, resident_fraction
+from llm_latency.plan.spec import PageCache
 from llm_latency.records.proof import EVICTED_AT_MOST, wrong_start
 
 MIB = 2**20
@@ -91,6 +96,76 @@ def test_a_file_that_is_gone_is_for_the_child_to_report() -> None:
     assert state.in_force == "as_is"
     assert "No such file" in str(state.why)
     assert prepare(Path("/no/such/file"), "as_is").why is None
+
+
+@pytest.fixture
+def in_ram() -> Iterator[Path]:
+    """A file on a file system that is RAM."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir() or pagecache.file_system(folder) != "tmpfs":
+        pytest.skip("no tmpfs here")
+    path = folder / f"pagecache-{os.getpid()}.gguf"
+    yield path
+    path.unlink()
+
+
+@linux
+def test_a_file_in_ram_has_no_disk_to_be_put_out_to(in_ram: Path) -> None:
+    in_ram.write_bytes(os.urandom(MIB))
+    state = prepare(in_ram, "evicted")
+    assert (state.in_force, state.resident_before) == ("as_is", 1.0)
+    assert "tmpfs" in str(state.why)
+    state = prepare(in_ram, "resident")
+    assert (state.in_force, state.resident_before, state.why) == ("resident", 1.0, None)
+
+
+@linux
+@pytest.mark.parametrize("wanted", ["evicted", "resident"])
+def test_zfs_does_not_tell(file: Path, wanted: PageCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pagecache, "file_system", lambda path: "zfs")
+    state = prepare(file, wanted)
+    assert (state.in_force, state.resident_before) == ("as_is", None)
+    assert "ZFS" in str(state.why)
+
+
+@linux
+def test_a_model_larger_than_ram_is_not_read_in_vain(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(file, "evicted")
+    monkeypatch.setattr(limits, "memory_limit_bytes", lambda: 15 * MIB)
+    state = prepare(file, "resident")
+    assert (state.in_force, (state.resident_before or 0) <= EVICTED_AT_MOST) == ("as_is", True)
+    assert "16 MiB are more than the 15 MiB" in str(state.why)
+    assert prepare(file, "evicted").in_force == "evicted"
+
+
+def test_the_file_system_is_that_of_the_innermost_mount(monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = [("/", "ext4"), ("/a", "xfs"), ("/a", "tmpfs"), ("/a/b", "zfs"), ("/ab", "9p")]
+    found = [SimpleNamespace(mountpoint=point, fstype=kind) for point, kind in mounts]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: found)
+    asked = {path: pagecache.file_system(Path(path)) for path in ("/x", "/a/x", "/a/b/x", "/ab/x")}
+    assert list(asked.values()) == ["ext4", "tmpfs", "zfs", "9p"]
+
+
+@linux
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_trials_of_a_model_in_ram_are_measured_and_say_so(in_ram: Path, tiny: Path) -> None:
+    shutil.copy(tiny, in_ram)
+    plan = lab.experiments.sweep(
+        str(in_ram), n_ctx=512, n_batch=256, prompt_tokens=16, max_tokens=2, rounds=1,
+        page_cache=["evicted", "resident"],
+    )  # fmt: skip
+    records = lab.run(plan, progress=False).records()
+    assert {(r.status, r.trial.start.page_cache, r.page_cache.in_force) for r in records} == {
+        ("ok", "evicted", "as_is"),
+        ("ok", "resident", "resident"),
+    }
+    for record in records:
+        assert (record.page_cache.why in record.warnings) == (
+            record.trial.start.page_cache == "evicted"
+        )
 
 
 @linux

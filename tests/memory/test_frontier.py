@@ -17,9 +17,10 @@ from llm_latency.measure.trial import carry_out
 from llm_latency.memory import frontier
 from llm_latency.memory.dry_run import foretelling
 from llm_latency.model.header import read_header
-from llm_latency.plan.spec import PADDING
+from llm_latency.plan.spec import PADDING, Settings
+from llm_latency.records.record import Status
 from tests.measure.test_runner import another_run
-from tests.support import jobs
+from tests.support import factories, jobs
 from tests.support.cuda_library import CONTEXT
 from tests.support.factories import FakeWorker, SecondDevice
 
@@ -101,6 +102,28 @@ def test_a_context_smaller_than_the_batch_is_not_tried(fake_worker: FakeWorker) 
     (row,) = frontier.found(store.records()).to_dict("records")
     assert row["n_ctx"] is None and (row["fails_at"], row["status"]) == (512, "oom")
     assert min(record.trial.settings.n_ctx for record in store.records()) == 512
+
+
+@pytest.mark.parametrize(
+    ("ends", "verdict", "n_ctx", "fails_at"),
+    [
+        ({512: "ok", 1024: "oom", 2048: "oom"}, "found", 512, 1024),
+        ({512: "ok", 1024: "ok"}, "found", 1024, None),
+        ({512: "oom", 1024: "crashed"}, "none", None, 512),
+        ({512: "ok", 1024: "timeout", 2048: "oom"}, "undecided", 512, None),
+        ({512: "invalid", 1024: "invalid"}, "undecided", None, None),
+        ({512: "timeout", 1024: "oom"}, "undecided", None, None),
+    ],
+)
+def test_what_was_not_proven_is_undecided_and_no_failure(
+    ends: dict[int, Status], verdict: str, n_ctx: int | None, fails_at: int | None
+) -> None:
+    records = [
+        factories.record(Settings(n_ctx=at), failure=None if end == "ok" else (end, "why"))
+        for at, end in ends.items()
+    ]
+    (row,) = frontier.found(records).to_dict("records")
+    assert (row["verdict"], row["n_ctx"], row["fails_at"]) == (verdict, n_ctx, fails_at)
 
 
 @pytest.mark.usefixtures("outputs", "card")

@@ -20,7 +20,7 @@ from typing import Literal, TextIO
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import EngineError
-from llm_latency.machine import disturbance, host, limits, memory_cap
+from llm_latency.machine import disturbance, host, memory_cap
 from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import DeviceMemory, ProcessMemory
@@ -44,7 +44,8 @@ def main() -> None:
             os.dup2(log.fileno(), descriptor)
         _die_with_parent()
         _die_first()
-        _refuse_what_cannot_be()
+        with contextlib.suppress(OSError, ValueError):  # a lower limit may be in force
+            memory_cap.come_under("", memory_cap.ceiling_bytes())
         memory_cap.come_under(request.join, request.data_bytes)
         if request.trial is None:
             from llm_latency.engine import library
@@ -158,22 +159,6 @@ def _die_first() -> None:
     """Ask Linux to end this process first when memory runs out, not the notebook's kernel."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _refuse_what_cannot_be() -> None:
-    """Let an allocation fail that is larger than all memory of the machine.
-
-    Where Linux promises memory that it does not have, llama.cpp's allocation succeeds and the
-    process is killed while it fills it; a clean failure names the buffer in llama.cpp's log.
-    Mapped files do not count. Not beside an NVIDIA driver, which reserves address space freely.
-    """
-    if sys.platform != "linux" or Path("/dev/nvidiactl").exists():
-        return
-    import resource
-
-    memory = limits.memory_limit_bytes()
-    with contextlib.suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":

@@ -21,11 +21,14 @@ from pathlib import Path
 
 import psutil
 
-from llm_latency.machine import cgroups
+from llm_latency.machine import cgroups, limits
 from llm_latency.records.record import MemoryLimit
 
 PREFIX = "llm-latency-"
 """Head of the names of cgroups; the identity of the process that made it follows."""
+
+RESERVING = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
+"""Devices whose drivers reserve address space freely: NVIDIA's, and as WSL2 and Jetsons have it."""
 
 
 class Limiter:
@@ -151,6 +154,18 @@ def limited(limit_bytes: int | None) -> Iterator[Limiter]:
         yield limiter
     finally:
         limiter.close()
+
+
+def ceiling_bytes() -> int | None:
+    """Return beyond how many bytes an allocation is to fail, because no machine memory is left.
+
+    Where Linux promises memory that it does not have, llama.cpp's allocation succeeds and the
+    process is killed while it fills it; a clean failure names the buffer in llama.cpp's log.
+    Mapped files do not count. ``None`` beside a driver that reserves more than it will use.
+    """
+    if sys.platform != "linux" or any(Path(device).exists() for device in RESERVING):
+        return None
+    return limits.memory_limit_bytes()
 
 
 def come_under(join: str, data_bytes: int | None) -> None:

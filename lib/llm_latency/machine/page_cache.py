@@ -4,7 +4,8 @@ Reading a file leaves its pages in RAM; the next load finds them there and takes
 the time. "The second start is faster" is most often this and nothing else. On Linux a file can
 be put out of the page cache without special rights (``posix_fadvise`` after ``fsync``), as
 long as no process has it mapped or locked, and ``mincore`` tells which share of it is resident.
-Other systems offer neither: there the state of the file stays what it was, and is said to be.
+Where that cannot be had — on other systems, of a file that has no disk behind it, of one that is
+larger than RAM — the state of the file stays what it was, and is said to be.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 
+import psutil
+
+from llm_latency.machine import limits
 from llm_latency.model import parts
 from llm_latency.plan.spec import PageCache
 from llm_latency.records.record import PageCacheState
@@ -24,6 +28,8 @@ from llm_latency.records.record import PageCacheState
 _CHUNK_BYTES = 1 << 20
 _LOWEST_BIT = bytes(byte & 1 for byte in range(256))
 """The lowest bit of each of mincore's bytes says whether the page is there."""
+NO_DISK = ("tmpfs", "ramfs", "9p", "virtiofs", "fuse")
+"""Heads of file systems whose files lie in RAM, or with a host or a process that may keep them."""
 
 
 @lru_cache(maxsize=1)
@@ -42,13 +48,56 @@ def controllable() -> bool:
     return sys.platform == "linux"
 
 
+def file_system(path: Path) -> str:
+    """Return the kind of file system that a file lies on, as the mount table names it."""
+    whole = path.resolve()
+    # The last one of those that are mounted at the same place is the one that is seen.
+    mounts = reversed(psutil.disk_partitions(all=True))
+    above = [mount for mount in mounts if whole.is_relative_to(mount.mountpoint)]
+    return max(above, key=lambda mount: len(mount.mountpoint)).fstype if above else ""
+
+
+def out_of_reach(path: Path, wanted: PageCache) -> str | None:
+    """Return why a model cannot be brought into a state here, whenever that is tried.
+
+    Parameters
+    ----------
+    path
+        The model's file, the first where it has several.
+    wanted
+        The state.
+
+    Returns
+    -------
+    str or None
+        ``None`` where it is worth a try.
+    """
+    if wanted == "as_is":
+        return None
+    if not controllable():
+        return f"{sys.platform} offers no way to control the page cache"
+    kind = file_system(path)
+    if kind == "zfs":
+        return "ZFS has a cache of its own, which does not tell what it holds of a file"
+    if wanted == "evicted" and kind.startswith(NO_DISK):
+        return f"the model lies on {kind}, with no disk of this machine behind it"
+    size = parts.size_bytes(path)
+    ram = min(psutil.virtual_memory().total, limits.memory_limit_bytes())
+    if wanted == "resident" and size > ram:
+        return (
+            f"the model's {size / 2**20:,.0f} MiB are more than the {ram / 2**20:,.0f} MiB that "
+            "there are to hold them"
+        )
+    return None
+
+
 def resident_fraction(path: Path) -> float | None:
     """Return the share of a file's pages that are in RAM; ``None`` where nobody can tell.
 
     Asking brings nothing in: the mapping that ``mincore`` needs is never read.
     """
     size = path.stat().st_size if path.is_file() else 0
-    if not controllable() or size == 0:
+    if not controllable() or size == 0 or file_system(path) == "zfs":
         return None
     pages = -(-size // mmap.PAGESIZE)
     state = (ctypes.c_ubyte * pages)()
@@ -104,17 +153,14 @@ def prepare(path: Path, wanted: PageCache) -> PageCacheState:
     Returns
     -------
     PageCacheState
-        ``in_force`` is ``as_is`` where this system cannot do it, with the reason in ``why``.
+        ``in_force`` is ``as_is`` where it cannot be had, with the reason in ``why``.
         Whether the resident share is what was wanted is for the proof to judge.
     """
-    why = None
-    in_force = wanted
-    if wanted != "as_is" and not controllable():
-        in_force, why = "as_is", f"{sys.platform} offers no way to control the page cache"
-    elif wanted != "as_is":
-        try:
-            for part in parts.of(path):
-                (evict if wanted == "evicted" else bring_in)(part)
-        except OSError as error:
-            in_force, why = "as_is", f"the page cache could not be controlled: {error.strerror}"
+    try:
+        why = out_of_reach(path, wanted)
+        for part in parts.of(path) if wanted != "as_is" and why is None else ():
+            (evict if wanted == "evicted" else bring_in)(part)
+    except OSError as error:
+        why = f"the page cache could not be controlled: {error.strerror}"
+    in_force = "as_is" if why else wanted
     return PageCacheState(in_force=in_force, resident_before=model_fraction(path), why=why)

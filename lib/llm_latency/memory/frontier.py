@@ -35,6 +35,10 @@ are resident here and not counted.
 """
 
 
+UNDECIDED = ("invalid", "timeout")
+"""Ends of a probe that do not tell whether its context works."""
+
+
 def search(works: Callable[[int], bool], guess: int, most: int, least: int = 1) -> int | None:
     """Return the largest number of steps that works, asking as rarely as it can.
 
@@ -203,8 +207,10 @@ def guess(cell: Trial) -> int:
 def found(records: list[Record]) -> pd.DataFrame:
     """Return one row per batch: the largest context that worked, and what stopped the next.
 
-    Columns: ``n_batch, n_ubatch, n_ctx`` (the largest that worked), ``fails_at`` and ``reason``
-    (the smallest that did not), ``probes``, ``peak_bytes`` (of the largest that worked).
+    Columns: ``n_batch, n_ubatch, n_ctx`` (the largest that worked), ``verdict`` (``found``,
+    ``none`` where no context works, ``undecided`` where the next one was not proven or did not
+    end in time), ``fails_at`` (the smallest that failed), ``status`` and ``reason`` (of the
+    smallest that did not work), ``probes``, ``peak_bytes`` (of the largest that worked).
     """
     groups: dict[Settings, list[Record]] = {}
     for record in records:
@@ -216,13 +222,15 @@ def found(records: list[Record]) -> pd.DataFrame:
         bad = [r for r in probes if r.status != "ok"]
         best = max(good, key=lambda r: r.trial.settings.n_ctx, default=None)
         cliff = min(bad, key=lambda r: r.trial.settings.n_ctx, default=None)
+        undecided = cliff is not None and cliff.status in UNDECIDED
         last = best.memory.get("after_last") if best else None
         rows.append(
             {
                 "n_batch": settings.n_batch,
                 "n_ubatch": settings.n_ubatch,
                 "n_ctx": best.trial.settings.n_ctx if best else None,
-                "fails_at": cliff.trial.settings.n_ctx if cliff else None,
+                "verdict": "undecided" if undecided else "found" if best else "none",
+                "fails_at": cliff.trial.settings.n_ctx if cliff and not undecided else None,
                 "status": cliff.status if cliff else None,
                 "reason": cliff.reason if cliff else None,
                 "probes": len(probes),

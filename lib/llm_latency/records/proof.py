@@ -92,7 +92,7 @@ def wrong_start(
         if share > EVICTED_AT_MOST:
             return (
                 f"evicted was asked, but {share:.0%} of the model file stayed in RAM: another "
-                "process has it mapped, or its file system has no disk behind it"
+                "process has it mapped; close it, or give page_cache=as_is"
             )
         if read_bytes is not None and read_bytes < 0.9 * size:
             return (
@@ -102,8 +102,8 @@ def wrong_start(
     if wanted == "resident":
         if share < RESIDENT_AT_LEAST:
             return (
-                f"resident was asked, but only {share:.0%} of the model file was in RAM: it is "
-                "larger than what the system keeps"
+                f"resident was asked, but only {share:.0%} of the model file was in RAM: free "
+                "some, or give page_cache=as_is"
             )
         if read_bytes is not None and read_bytes > 0.05 * size + 2**22:
             return (
