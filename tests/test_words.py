@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_latency.words import file_name, without_folders
+from llm_latency.words import cpu_list, cpus_listed, file_name, without_folders
 from tests.support import hostile
 
 
@@ -54,3 +54,11 @@ def test_a_text_tells_no_folder(text: str, shown: str) -> None:
 )
 def test_what_is_no_folder_stays(text: str) -> None:
     assert without_folders(text) == text
+
+
+@pytest.mark.parametrize(
+    ("cpus", "text"), [([0], "0"), ([2, 0], "0,2"), ([3, 1, 2, 8, 2], "1-3,8"), ([], "")]
+)
+def test_cpus_are_listed_as_linux_lists_them(cpus: list[int], text: str) -> None:
+    assert cpu_list(cpus) == text
+    assert cpus_listed(text) == set(cpus)

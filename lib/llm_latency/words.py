@@ -74,6 +74,23 @@ def setting(value: Any) -> str:
     return str(value)
 
 
+def cpu_list(cpus: Iterable[int]) -> str:
+    """Return numbers of CPUs as Linux lists them: ``0-3,8``."""
+    ranges: list[list[int]] = []
+    for cpu in sorted(set(cpus)):
+        if ranges and cpu == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [cpu]
+        else:
+            ranges.append([cpu])
+    return ",".join("-".join(map(str, ends)) for ends in ranges)
+
+
+def cpus_listed(text: str) -> set[int]:
+    """Return the CPUs of a list as Linux writes it."""
+    ends = [part.partition("-") for part in text.split(",") if part.strip()]
+    return {cpu for low, _, high in ends for cpu in range(int(low), int(high or low) + 1)}
+
+
 def several(count: int, word: str, plural: str | None = None) -> str:
     """Return ``1 cell`` or ``3 cells``."""
     return f"{count:,} {word if count == 1 else plural or word + 's'}"

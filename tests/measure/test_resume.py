@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import llm_latency as lab
-from llm_latency.errors import LabError
+from llm_latency.errors import LabError, ParameterError
 from llm_latency.measure.resume import check_offload
 from llm_latency.model import names
 from llm_latency.records.store import RunStore
@@ -83,3 +83,10 @@ def test_some_layers_need_a_device(layers: int, refused: bool) -> None:
     with pytest.raises(LabError) if refused else contextlib.nullcontext():
         check_offload(plan, info)
     check_offload(plan, info | {"engine": {"gpu_offload": True}})
+
+
+def test_a_cpu_that_is_not_ours_is_refused_before_anything_is_loaded(outputs: Path) -> None:
+    plan = lab.experiments.sweep(n_ctx=512, n_batch=256, cores=[60_000])
+    with pytest.raises(ParameterError, match=r"cores=\[60000\] is refused"):
+        lab.run(plan, progress=False)
+    assert not (outputs / "runs").exists()

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 import llm_latency as lab
-from llm_latency.machine import lock
+from llm_latency.machine import limits, lock
 from llm_latency.measure import session, trial
 from llm_latency.measure.job import Job
 from llm_latency.model import names as models
 from llm_latency.records.folders import TrialFiles, outputs_dir
 from llm_latency.records.record import SCHEMA_VERSION, Record
+from llm_latency.words import cpu_list, cpus_listed
 from tests.support.factories import FakeWorker
 from tests.support.odd_models import header_only
 
@@ -301,6 +302,26 @@ def test_real_trials_leave_real_figures(outputs: Path) -> None:
     assert all(json.loads(line)["schema_version"] == SCHEMA_VERSION for line in text.splitlines())
     for record in run.records():
         assert "llama_model_loader" in run.log_path(record.trial.trial_id).read_text()
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells of each thread where it may run")
+def test_every_thread_of_a_pinned_child_stays_on_its_cpus() -> None:
+    free, first = set(limits.allowed_cpus()), limits.allowed_cpus()[0]
+    small: dict[str, Any] = {"n_ctx": 512, "n_batch": 64, "prompt_tokens": 16, "max_tokens": 4}
+    for cores, cpus, threads in ([first], {first}, 1), ("any", free, limits.usable_cpus()):
+        plan = lab.experiments.sweep(**small, cores=cores, rounds=1, repeats=0)
+        run = lab.run(plan, progress=False)
+        for record in run.records():
+            assert record.status == "ok"
+            for phase in ("after_load", "after_last"):
+                assert {frozenset(cpus_listed(c)) for c in record.affinity.threads[phase]} == {
+                    frozenset(cpus)
+                }
+            assert record.effective is not None and record.effective.n_threads == threads
+        assert set(run.frame()["effective_cores"]) == {cpu_list(cpus)}
+        assert set(run.frame()["cores"]) == {str(first) if cores != "any" else "any"}
 
 
 @pytest.mark.engine

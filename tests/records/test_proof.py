@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
-from llm_latency.plan.spec import PageCache, Settings, Trial, Workload
+from llm_latency.plan.spec import Cores, PageCache, Settings, Start, Trial, Workload
 from llm_latency.records.proof import not_in_force, problem, proven, wrong_start
-from llm_latency.records.record import Effective, Generation, PageCacheState, Record, Timings
+from llm_latency.records.record import (
+    Affinity,
+    Effective,
+    Generation,
+    PageCacheState,
+    Record,
+    Timings,
+)
 from llm_latency.records.rows import rows
 
 IN_FORCE: dict[str, Any] = {
@@ -129,3 +136,25 @@ def test_a_start_that_was_not_as_asked_is_told(
     read = None if read_mib is None else read_mib * 2**20
     cause = wrong_start(wanted, state, read, 100 * 2**20)
     assert (cause is None) if word is None else (word in str(cause))
+
+
+@pytest.mark.parametrize(
+    ("asked", "pinned", "last", "words"),
+    [
+        (None, None, {"0-63": 9}, None),
+        ((0, 2), "0,2", {"0,2": 8, "2": 1}, None),
+        ((0, 2), "0,2", {"0,2": 8, "0-3": 1}, "is 0,2, and 1 thread could run on 0-3 (after last)"),
+        ("physical", "0,2", {"0,2": 9}, None),
+        ("physical", "0,2", {"1": 9}, "9 threads could run on 1"),
+        ((0,), None, {}, "was not told"),
+    ],
+)
+def test_a_thread_on_other_cpus_than_asked_is_no_proof(
+    asked: Cores | None, pinned: str | None, last: dict[str, int], words: str | None
+) -> None:
+    one = record({}, {})
+    trial = one.trial.model_copy(update={"start": Start(cores=asked)})
+    affinity = Affinity(pinned=pinned, threads={"after_last": last} if last else {})
+    found = proven(one.model_copy(update={"trial": trial, "affinity": affinity}), 0)
+    assert found.status == ("invalid" if words else "ok")
+    assert (words or "") in (found.reason or "")

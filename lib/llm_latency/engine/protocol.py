@@ -16,6 +16,7 @@ from pydantic import Field
 from llm_latency.base import Part
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import (
+    Affinity,
     Buffers,
     Effective,
     EngineCard,
@@ -50,6 +51,7 @@ class Event(Part):
     generation: Generation | None = None
     state: StateFile | None = None
     memory: dict[str, ProcessMemory] = Field(default_factory=dict)
+    affinity: Affinity | None = None
     warnings: list[str] = Field(default_factory=list)
     ended: Literal["done", "oom", "refused", "crashed"] | None = None
     reason: str | None = None

@@ -19,11 +19,11 @@ from typing import Literal, TextIO
 
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
-from llm_latency.errors import EngineError
-from llm_latency.machine import disturbance, host, memory_cap
+from llm_latency.errors import EngineError, LabError
+from llm_latency.machine import affinity, disturbance, host, memory_cap
 from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
-from llm_latency.records.record import DeviceMemory, ProcessMemory
+from llm_latency.records.record import Affinity, DeviceMemory, ProcessMemory
 
 
 def main() -> None:
@@ -66,15 +66,22 @@ def main() -> None:
 
 def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event], None]) -> None:
     """Load, warm up, generate first and repeat, sending each part as it is measured."""
+    try:
+        pinned = affinity.pin(trial.start.cores)  # the threads of llama.cpp will follow
+    except LabError as error:
+        send(Event(phase="end", ended="refused", reason=str(error)))
+        return
     send(Event(phase="import llama_cpp"))
     from llm_latency.engine import library, prompts, timed, warm_up
 
     resident = ResidentMap(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
+    threads: dict[str, dict[str, int]] = {}
 
     def remember(phase: str, devices: dict[str, DeviceMemory]) -> None:
         noted = {"places": resident.by_place(phase), "devices": devices}
         memory[phase] = host.process_memory().model_copy(update=noted)
+        threads[phase] = affinity.of_threads()
 
     def on_devices() -> dict[str, DeviceMemory]:
         return library.device_memory() if trial.settings.n_gpu_layers else {}
@@ -100,7 +107,8 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         )
         warm_up.warm_up(model, trial.start, workload, state)
         remember("after_load", on_devices())
-        send(Event(phase="generation 0", load=model.load, memory=memory))
+        kept = Affinity(pinned=pinned, threads=threads)
+        send(Event(phase="generation 0", load=model.load, memory=memory, affinity=kept))
         for repeat in range(workload.repeats + 1):
             asked = prompts.question(model, workload, repeat)
             watch = disturbance.CpuWatch.start(measured=True)
@@ -128,6 +136,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 phase="end",
                 ended="done",
                 memory=memory,
+                affinity=Affinity(pinned=pinned, threads=threads),
                 buffers=model.log.buffers(),
                 warnings=model.log.warnings(),
                 cpu_s=disturbance.cpu_s(descendants=True),

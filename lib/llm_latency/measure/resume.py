@@ -14,7 +14,7 @@ from typing import Any
 
 from llm_latency.base import Frozen
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.machine import devices, host
+from llm_latency.machine import affinity, devices, host
 from llm_latency.model.names import ModelCard
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.folders import outputs_dir
@@ -115,6 +115,12 @@ def check_vram(plan: Plan) -> None:
             f"leave_vram={asked!r} is refused: {card.name} has {card.total_bytes / 2**20:,.0f} MiB "
             "in all; give less."
         )
+
+
+def check_cores(plan: Plan) -> None:
+    """Refuse CPUs that this machine does not give to a process, before anything is loaded."""
+    for cores in dict.fromkeys(cell.start.cores for cell in plan.cells):
+        affinity.chosen(cores)
 
 
 def check_offload(plan: Plan, info: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError
 from llm_latency.measure.resume import (
     SEARCHES,
+    check_cores,
     check_offload,
     check_vram,
     find,
@@ -79,6 +80,7 @@ def run(
             progress.update(len(plan.trials()))
         return stored
     check_vram(plan)
+    check_cores(plan)
     with session(plan, stored=stored, progress=bool(progress)) as held:
         store = held.store
         check_offload(plan, store.info)

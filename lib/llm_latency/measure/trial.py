@@ -27,6 +27,7 @@ from llm_latency.plan.spec import STATE_WARM_UPS
 from llm_latency.records.folders import size_of
 from llm_latency.records.proof import proven
 from llm_latency.records.record import (
+    Affinity,
     Buffers,
     EngineCard,
     EngineDevice,
@@ -123,6 +124,7 @@ def _measure(job: Job, model: Path) -> Record:
             "vram": vram_of(watched, memory, buffers),
             "memory_limit": memory_limit,
             "state": state,
+            "affinity": transcript.latest("affinity") or Affinity(),
             "host": beside,
             "warnings": [
                 *(final.warnings if final else []),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from llm_latency.errors import ParameterError, did_you_mean
+from llm_latency.plan import cores
 from llm_latency.plan.parameters import (
     as_list,
     build,
@@ -38,6 +39,7 @@ STRICTNESS = ("rounds", "seed", "timeout_s", "repeat_disturbed", "wait_s", "run_
 """Fields of a plan that say how strictly, how long and under which name it is measured."""
 OPTIONS: dict[str, Any] = {
     **{n: 0 if f.default is None else f.default for n, f in Settings.model_fields.items()},
+    "cores": "any",
     **{n: Plan.model_fields[n].default for n in STRICTNESS},
     "run_id": "",
 }
@@ -147,6 +149,8 @@ class Request:
             held = min(settings.n_batch, settings.n_ctx)
             settings = settings.model_copy(update={"n_batch": held})
         start = {name: values.pop(name) for name in Start.model_fields if name in values}
+        if "cores" not in start:
+            start["cores"] = cores.understood(self.given["cores"])
         return build(
             Trial,
             {

@@ -28,6 +28,7 @@ WarmUp = Literal["none", "tokens", "batch", "system_prompt", "restored_state", "
 CacheMode = Literal["cold", "prefix", "kept"]
 Language = Literal["fr", "en"]
 Via = Literal["engine", "generate", "stream"]
+CoreKind = Literal["physical", "performance"]
 
 MAX_INT32 = 2**31 - 1
 """llama.cpp holds counts in 32-bit integers."""
@@ -39,6 +40,9 @@ UBATCH = 512
 """Most tokens that llama.cpp computes at once where nobody says."""
 
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
+Cpu = Annotated[int, Field(ge=0, lt=2**16)]
+Cores = CoreKind | Annotated[tuple[Cpu, ...], Field(min_length=1)]
+"""Logical CPUs: one of each core, of each performance core, or these."""
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
 Wait = Annotated[
     float,
@@ -218,7 +222,7 @@ STATE_WARM_UPS: frozenset[WarmUp] = frozenset({"restored_state", "python_state"}
 
 
 class Start(Frozen):
-    """How the process begins: page cache, memory, and what is run before the clock.
+    """How the process begins: page cache, memory, CPUs, and what is run before the clock.
 
     Warm-ups: ``tokens`` answers one word with two tokens; ``batch`` evaluates one full batch;
     ``system_prompt`` evaluates the workload's prefix and leaves it in the KV cache;
@@ -237,6 +241,10 @@ class Start(Frozen):
     )
     leave_vram_bytes: Annotated[int, Field(ge=2**24, le=2**62)] | None = Field(
         None, description="VRAM that is free when the process starts; a ballast holds the rest"
+    )
+    cores: Cores | None = Field(
+        None,
+        description="Its CPUs: any, physical (one of each core), performance, or a list, [0, 2]",
     )
 
 

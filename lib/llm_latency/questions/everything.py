@@ -53,6 +53,7 @@ def plan(
     questions: Annotated[Grid, "some of the notebooks' names, such as warm_up; or all"] = ("all",),
     n_gpu_layers: int = -1,
     n_threads: int = 0,
+    cores: str = "any",
     rounds: Annotated[int, "fresh processes per cell; 0: the preset's"] = 0,
     seed: int = 0,
     wait_s: float = 0.0,
@@ -79,7 +80,8 @@ def plan(
             f"Give one of {', '.join(PRESETS)}."
         )
     head = run_name(run_id) or time.strftime("everything-%Y%m%d-%H%M%S")
-    asked = {"n_gpu_layers": n_gpu_layers, "n_threads": n_threads, "seed": seed, "wait_s": wait_s}
+    options = ("n_gpu_layers", "n_threads", "cores", "seed", "wait_s")
+    asked = {name: given[name] for name in options}
     # What is left empty is the preset's; False and 0.0 are equal to 0, and are not it.
     usual = {"model": "''", "rounds": "0"}
     asked |= {name: given[name] for name, none in usual.items() if shown(given[name]) != none}

@@ -134,7 +134,7 @@ def parameters_cell(name: str) -> str:
     values = defaults(plan)
     groups = {
         "# The question": [n for n in own if n in values and n not in OPTIONS],
-        "# The engine": [n for n in values if n in Settings.model_fields],
+        "# The engine": [n for n in values if n in (*Settings.model_fields, "cores")],
         "# How strictly": [n for n in values if n in STRICTNESS],
     }
     told = {n for names in groups.values() for n in names}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from llm_latency.plan.spec import PageCache
 from llm_latency.records.record import PageCacheState, Record
+from llm_latency.words import cpu_list, cpus_listed, several
 
 EVICTED_AT_MOST = 0.02
 """Resident share up to which a file counts as evicted: other files' readahead may bring pages."""
@@ -62,6 +63,7 @@ def proven(record: Record, file_bytes: int) -> Record:
         *([start] if start else []),
         *not_in_force(record),
         *([unlimited] if (unlimited := _unlimited(record)) else []),
+        *([elsewhere] if (elsewhere := _elsewhere(record)) else []),
         *(g.problem for g in record.generations if g.problem),
     ]
     if not reasons:
@@ -118,6 +120,25 @@ def _unlimited(record: Record) -> str | None:
     if limit is None or limit.by is not None:
         return None
     return f"memory_limit_bytes={limit.asked_bytes} was asked and is not in force: {limit.why}"
+
+
+def _elsewhere(record: Record) -> str | None:
+    """Return which CPUs beside those asked for a thread could run on; ``None``: there are none."""
+    asked, told = record.trial.start.cores, record.affinity
+    if asked is None:
+        return None
+    words = f"cores={asked if isinstance(asked, str) else list(asked)} was asked"
+    if told.pinned is None or not told.threads:
+        return f"{words}, and on which CPUs the threads ran was not told"
+    own = cpus_listed(told.pinned) if isinstance(asked, str) else set(asked)
+    for phase, threads in told.threads.items():
+        for cpus, count in threads.items():
+            if not cpus_listed(cpus) <= own:
+                return (
+                    f"{words}, which is {cpu_list(own)}, and {several(count, 'thread')} could run "
+                    f"on {cpus} ({phase.replace('_', ' ')})"
+                )
+    return None
 
 
 def not_in_force(record: Record) -> list[str]:

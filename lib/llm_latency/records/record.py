@@ -24,6 +24,7 @@ from pydantic import Field
 
 from llm_latency.base import Part
 from llm_latency.plan.spec import PageCache, Trial
+from llm_latency.words import cpu_list, cpus_listed
 
 SCHEMA_VERSION = 3
 
@@ -265,6 +266,21 @@ class GpuState(Part):
     lost: str | None = Field(None, description="That the card was lost; figures are until then")
 
 
+class Affinity(Part):
+    """The logical CPUs that the process could run on, as Linux lists them: ``0-3,8``."""
+
+    pinned: str | None = Field(None, description="What it pinned itself to; None: nothing asked")
+    threads: dict[str, dict[str, int]] = Field(
+        default_factory=dict, description="By phase: how many of its threads could run on which"
+    )
+
+    @property
+    def in_force(self) -> str | None:
+        """All CPUs that its threads could run on at last; ``None`` where nobody told."""
+        last = next((self.threads[p] for p in reversed(PHASES) if p in self.threads), None)
+        return cpu_list(set().union(*map(cpus_listed, last))) if last else None
+
+
 class HostState(Part):
     """What the machine did beside the trial."""
 
@@ -302,6 +318,7 @@ class Record(Part):
     page_cache: PageCacheState = PageCacheState()
     memory_limit: MemoryLimit | None = None
     state: StateFile | None = None
+    affinity: Affinity = Affinity()
     vram: Vram = Vram()
     host: HostState = HostState()
     warnings: list[str] = Field(default_factory=list, description="llama.cpp's and the lab's")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from llm_latency.base import Part
+from llm_latency.plan import cores
 from llm_latency.plan.loading import reading_of
 from llm_latency.plan.spec import Settings, Start, Workload
 from llm_latency.records.record import (
@@ -67,6 +68,8 @@ def _common(record: Record) -> dict[str, Any]:
         "reading": reading_of(trial.settings.use_mmap, trial.settings.use_mlock),
         **{f"effective_{k}": v for k, v in _dump(record.effective, Effective).items()},
         **trial.start.model_dump(),
+        "cores": cores.in_words(trial.start.cores),
+        "effective_cores": record.affinity.in_force,
         "effective_page_cache": record.page_cache.in_force,
         "resident_before": record.page_cache.resident_before,
         "memory_limit_by": record.memory_limit.by if record.memory_limit else None,
@@ -178,6 +181,7 @@ def _columns() -> dict[str, str]:
         **_measured(Effective, head="effective_"),
         **_kinds(Start),
         "effective_page_cache": "object",
+        "effective_cores": "object",
         "resident_before": "float64",
         "memory_limit_by": "object",
         "memory_limit_peak_bytes": "float64",
