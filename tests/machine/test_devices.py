@@ -72,10 +72,23 @@ def test_a_watch_keeps_the_highest_of_what_is_told() -> None:
         "foreign_processes": 0,
         "temperature_c": 60,
         "sm_clock_hz": 1e9,
+        "sm_clock_mean_hz": 1e9,
         "power_w": 30,
         "throttle": "cap, hot",
     }
     assert device.closed == 1
+
+
+def test_the_mean_clock_is_that_of_work() -> None:
+    steps = [(idle, hertz) for idle, hertz in ((True, 2e8), (False, 1e9), (False, 2e9))]
+    device = Scripted(
+        (0, Activity()), *((0, Activity(sm_clock_hz=hertz, idle=idle)) for idle, hertz in steps)
+    )
+    with GpuWatch(lambda: device) as watch:
+        for _ in steps:
+            watch.sample(5)
+        state = watch.state()
+    assert (state.sm_clock_hz, state.sm_clock_mean_hz) == (2e9, 1.5e9)
 
 
 def test_others_on_the_device_are_counted_and_the_labs_own_are_not(

@@ -92,6 +92,27 @@ def test_disturbances_are_sentences_with_a_remedy_and_silence_is_quiet() -> None
         assert word in text
 
 
+@pytest.mark.parametrize(
+    ("throttle", "remedies"),
+    [
+        (None, []),
+        ("SwPowerCap", []),  # the machine's condition
+        ("SwThermalSlowdown", ["cool"]),
+        ("HwSlowdown, HwThermalSlowdown, SwPowerCap", ["cool"]),
+        ("HwPowerBrakeSlowdown, HwSlowdown", ["cables"]),
+        ("HwPowerBrakeSlowdown, HwThermalSlowdown", ["cool", "cables"]),
+        ("HwSlowdown", ["nvidia-smi"]),
+    ],
+)
+def test_a_hot_card_is_to_cool_and_no_other(throttle: str | None, remedies: list[str]) -> None:
+    texts = disturbance.disturbances(HostState(gpu=GpuState(throttle=throttle)), 10)
+    assert len(texts) == len(remedies)
+    for text in texts:
+        assert [word for word in ("cool", "cables", "nvidia-smi") if word in text] == [
+            remedies[texts.index(text)]
+        ]
+
+
 def test_the_worst_generation_counts_and_a_short_trial_is_not_blamed_for_a_tick() -> None:
     quiet = HostState(cpu_other_fraction=0.02)
     assert "40%" in disturbance.disturbances(quiet, 10, [generation(0.0), generation(0.4)])[0]

@@ -235,6 +235,7 @@ def test_the_numbers_are_those_of_the_binding() -> None:
     assert nvml.LOST == (pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED)
     for name, bit in nvml.THROTTLES.items():
         assert getattr(pynvml, f"nvmlClocksEventReason{name}") == bit
+    assert pynvml.nvmlClocksEventReasonGpuIdle == nvml.IDLE
 
 
 def test_the_call_for_throttling_has_an_older_name() -> None:
@@ -248,6 +249,25 @@ def test_the_call_for_throttling_has_an_older_name() -> None:
     with watching(Older([0])) as watch:
         watch.sample()
         assert watch.state().throttle == "HwSlowdown"
+
+
+def test_a_clock_without_work_is_no_clock_of_the_trial() -> None:
+    class Capped(Card):
+        reasons = (pynvml.nvmlClocksEventReasonGpuIdle, pynvml.nvmlClocksEventReasonSwPowerCap)
+
+        def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
+            return int(self.reasons[self.clock > 1000])
+
+        def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:
+            self.clock = 1200 if hasattr(self, "clock") else 300
+            return self.clock
+
+    with watching(Capped([0])) as watch:
+        for _ in range(3):
+            watch.sample()
+        state = watch.state()
+    assert (state.sm_clock_mean_hz, state.throttle) == (1.2e9, "SwPowerCap")
+    assert disturbance.disturbances(HostState(gpu=state), 1.0) == []
 
 
 def test_an_older_driver_does_not_tell_what_it_keeps() -> None:

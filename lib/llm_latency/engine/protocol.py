@@ -55,4 +55,5 @@ class Event(Part):
     warnings: list[str] = Field(default_factory=list)
     ended: Literal["done", "oom", "refused", "crashed"] | None = None
     reason: str | None = None
+    cpu_frequency_hz: float | None = Field(None, description="Now, of the CPUs that it may use")
     cpu_s: float | None = Field(None, description="CPU time of the child, all its threads")

@@ -20,7 +20,7 @@ from typing import Literal, TextIO
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import EngineError, LabError
-from llm_latency.machine import affinity, disturbance, host, memory_cap
+from llm_latency.machine import affinity, disturbance, host, memory_cap, power
 from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import Affinity, DeviceMemory, ProcessMemory
@@ -108,7 +108,15 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         warm_up.warm_up(model, trial.start, workload, state)
         remember("after_load", on_devices())
         kept = Affinity(pinned=pinned, threads=threads)
-        send(Event(phase="generation 0", load=model.load, memory=memory, affinity=kept))
+        send(
+            Event(
+                phase="generation 0",
+                load=model.load,
+                memory=memory,
+                affinity=kept,
+                cpu_frequency_hz=power.cpu_frequency_hz(),
+            )
+        )
         for repeat in range(workload.repeats + 1):
             asked = prompts.question(model, workload, repeat)
             watch = disturbance.CpuWatch.start(measured=True)
@@ -135,6 +143,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
             Event(
                 phase="end",
                 ended="done",
+                cpu_frequency_hz=power.cpu_frequency_hz(),
                 memory=memory,
                 affinity=Affinity(pinned=pinned, threads=threads),
                 buffers=model.log.buffers(),

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -69,6 +70,8 @@ class Activity:
         Those that compute on it, and the bytes that each holds.
     throttles
         What makes it slower than it could be.
+    idle
+        Whether its clock is low because there is nothing to do.
     """
 
     processes: Mapping[int, int | None] = field(default_factory=dict)
@@ -76,6 +79,7 @@ class Activity:
     sm_clock_hz: float | None = None
     power_w: float | None = None
     throttles: frozenset[str] = frozenset()
+    idle: bool = False
 
 
 class Device(Protocol):
@@ -143,6 +147,7 @@ class GpuWatch:
         self._process: int | None = None
         self._temperature_c: float | None = None
         self._sm_clock_hz: float | None = None
+        self._working_hz: list[float] = []
         self._power_w: float | None = None
         self._throttles: set[str] = set()
         self._foreign: set[int] = set()
@@ -198,6 +203,8 @@ class GpuWatch:
         self._process = _higher(self._process, activity.processes.get(pid or 0))
         self._temperature_c = _higher(self._temperature_c, activity.temperature_c)
         self._sm_clock_hz = _higher(self._sm_clock_hz, activity.sm_clock_hz)
+        if activity.sm_clock_hz is not None and not activity.idle:
+            self._working_hz.append(activity.sm_clock_hz)
         self._power_w = _higher(self._power_w, activity.power_w)
         self._throttles |= activity.throttles
 
@@ -214,12 +221,13 @@ class GpuWatch:
         )
 
     def state(self) -> GpuState:
-        """Return the highest temperature, clock and power seen, and what throttled the card."""
+        """Return the highest temperature, clock and power, the mean clock, and what throttled."""
         return GpuState(
             # In a container the driver's process numbers are not ours: then who is who is open.
             foreign_processes=len(self._foreign) if self._process is not None else None,
             temperature_c=self._temperature_c,
             sm_clock_hz=self._sm_clock_hz,
+            sm_clock_mean_hz=fmean(self._working_hz) if self._working_hz else None,
             power_w=self._power_w,
             throttle=", ".join(sorted(self._throttles)) or None,
             lost=self.why if self._lost else None,

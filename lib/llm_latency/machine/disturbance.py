@@ -26,6 +26,10 @@ PRESSURE_LIMIT = 0.05
 """Share of time spent waiting for memory above which a trial is called disturbed."""
 SWAP_LIMIT = 1 << 24
 """Bytes swapped above which a trial is called disturbed."""
+HEAT = {"HwThermalSlowdown", "SwThermalSlowdown"}
+"""NVML's names for a clock that is lowered because the card is hot."""
+POWER_BRAKE = "HwPowerBrakeSlowdown"
+"""NVML's name for a clock that is lowered because a power supply asks for it."""
 TICK_S = 0.01
 """The grain of the kernel's CPU clocks."""
 
@@ -183,12 +187,31 @@ def disturbances(
         causes.append(
             f"{(state.swapped_bytes or 0) / 2**20:.0f} MiB went to or from swap; free some RAM"
         )
-    if state.gpu.throttle:
-        causes.append(f"the GPU slowed itself down ({state.gpu.throttle}); let it cool and repeat")
+    causes += _slowed(set((state.gpu.throttle or "").split(", ")))
     if state.gpu.lost:
         causes.append(state.gpu.lost)
     if state.gpu.foreign_processes:
         causes.append(
             f"{state.gpu.foreign_processes} other processes computed on the GPU; close them"
+        )
+    return causes
+
+
+def _slowed(reasons: set[str]) -> list[str]:
+    """Return why a GPU slowed itself down; its power limit is no disturbance, but a condition."""
+    causes = []
+    if hot := reasons & HEAT:
+        causes.append(
+            f"the GPU was hot and slowed itself down ({', '.join(sorted(hot))}); let it cool and "
+            "repeat"
+        )
+    if POWER_BRAKE in reasons:
+        causes.append(
+            f"the GPU's power supply slowed it down ({POWER_BRAKE}); check the supply and its "
+            "cables, and repeat"
+        )
+    if "HwSlowdown" in reasons and not causes:  # which is in force beside either
+        causes.append(
+            "the GPU slowed itself down (HwSlowdown); 'nvidia-smi -q -d PERFORMANCE' may say why"
         )
     return causes

@@ -14,7 +14,7 @@ import psutil
 from pydantic import Field
 
 from llm_latency.base import Part
-from llm_latency.machine import limits
+from llm_latency.machine import limits, power
 from llm_latency.records.record import ProcessMemory
 
 
@@ -31,6 +31,10 @@ class MachineCard(Part):
     cpu_features: list[str]
     ram_bytes: int
     governor: str | None
+    on_battery: bool | None = None
+    on_battery_why: str | None = Field(None, description="Why that is not known")
+    power_profile: str | None = None
+    power_profile_why: str | None = Field(None, description="Why that is not known")
     python: str
     engine_build: dict[str, Any] = Field(description="How llama.cpp was compiled, if known")
 
@@ -61,7 +65,7 @@ def engine_build() -> dict[str, Any]:
 
 def machine_card() -> MachineCard:
     """Return the card of this machine."""
-    cpu, features = _cpu_info()
+    (cpu, features), fed = _cpu_info(), power.now()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return MachineCard(
         machine_id=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
@@ -74,6 +78,10 @@ def machine_card() -> MachineCard:
         cpu_features=features,
         ram_bytes=psutil.virtual_memory().total,
         governor=governor.read_text().strip() if governor.exists() else None,
+        on_battery=fed.on_battery,
+        on_battery_why="no battery is told of" if fed.on_battery is None else None,
+        power_profile=fed.power_profile,
+        power_profile_why="the system tells of none" if fed.power_profile is None else None,
         python=platform.python_version(),
         engine_build=engine_build(),
     )

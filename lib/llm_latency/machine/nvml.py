@@ -25,16 +25,19 @@ from llm_latency.machine.devices import (
     Memory,
     NoDeviceError,
 )
+from llm_latency.records.record import POWER_CAP
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 THROTTLES = {
     "HwSlowdown": 0x8,
-    "SwPowerCap": 0x4,
+    POWER_CAP: 0x4,
     "SwThermalSlowdown": 0x20,
     "HwThermalSlowdown": 0x40,
     "HwPowerBrakeSlowdown": 0x80,
 }
 """Bits of NVML's clocks-event reasons that mean a slower card (nvml.h)."""
+IDLE = 0x1
+"""The bit of a card that has nothing to do."""
 LOST = (15, 16)
 """NVML's errors of a card that is gone until it is started anew: lost, and reset required."""
 NOT_AVAILABLE = 2**64 - 1
@@ -123,12 +126,14 @@ class NvidiaDevice:
         reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons", self._chip)
         if reasons is None:  # older drivers have an older name for it
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", self._chip)
+        bits = int(reasons or 0)
         return Activity(
             processes=processes,
             temperature_c=None if celsius is None else float(celsius),
             sm_clock_hz=None if megahertz is None else megahertz * 1e6,
             power_w=None if milliwatts is None else milliwatts / 1e3,
-            throttles=frozenset(n for n, bit in THROTTLES.items() if int(reasons or 0) & bit),
+            throttles=frozenset(n for n, bit in THROTTLES.items() if bits & bit),
+            idle=bool(bits & IDLE),
         )
 
     def card(self) -> GpuCard:

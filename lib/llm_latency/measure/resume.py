@@ -18,6 +18,7 @@ from llm_latency.machine import affinity, devices, host
 from llm_latency.model.names import ModelCard
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.folders import outputs_dir
+from llm_latency.records.power_cap import judged
 from llm_latency.records.store import RunStore
 
 BY_RESULTS = {
@@ -94,7 +95,7 @@ def again(store: RunStore) -> list[Trial]:
     """Return the trials to be measured a second time because the machine was disturbed."""
     return [
         record.trial.model_copy(update={"attempt": 1})
-        for record in store.records()
+        for record in judged(store.records())
         if record.disturbed and record.status == "ok" and record.trial.attempt == 0
     ]
 

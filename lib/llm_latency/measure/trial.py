@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import ParameterError
-from llm_latency.machine import disturbance, offload, page_cache
+from llm_latency.machine import disturbance, offload, page_cache, power
 from llm_latency.machine.devices import GpuCard, GpuWatch
 from llm_latency.machine.memory_cap import limited
 from llm_latency.machine.vram_ballast import leaving
@@ -22,6 +22,7 @@ from llm_latency.measure import process
 from llm_latency.measure.job import Job, worker_command
 from llm_latency.measure.outcome import Circumstances, outcome_of
 from llm_latency.measure.prompt_state import NoState, stored_state
+from llm_latency.measure.transcript import Transcript
 from llm_latency.measure.vram import vram_of
 from llm_latency.plan.spec import STATE_WARM_UPS
 from llm_latency.records.folders import size_of
@@ -84,7 +85,7 @@ def _measure(job: Job, model: Path) -> Record:
     circumstances = Circumstances(
         job.timeout_s, log, log_start=size_of(log), generations=generations
     )
-    cpu = disturbance.CpuWatch.start()
+    cpu, fed = disturbance.CpuWatch.start(), power.now()
     with limited(job.trial.start.memory_limit_bytes) as limit, GpuWatch() as gpu:
         request = job.request(model).model_copy(
             update={"join": limit.join, "data_bytes": limit.data_bytes}
@@ -98,7 +99,9 @@ def _measure(job: Job, model: Path) -> Record:
         status, reason = outcome_of(transcript, circumstances.after(memory_limit))
         final = transcript.final_event
         beside = cpu.state(final.cpu_s if final else None)
-        beside = beside.model_copy(update={"gpu": gpu.state()})
+        beside = beside.model_copy(
+            update={"gpu": gpu.state(), **fed.model_dump(), **_frequencies(transcript)}
+        )
         watched = gpu.vram()
     answers: list[Generation] = [e.generation for e in transcript.events if e.generation]
     memory: dict[str, ProcessMemory] = {}
@@ -151,6 +154,16 @@ def _unmeasured(job: Job, status: Status, reason: str) -> Record:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+
+
+def _frequencies(transcript: Transcript) -> dict[str, float]:
+    """Return the CPUs' frequency before the first generation and, where it came, after the last."""
+    ends = {"generation 0": "cpu_frequency_start_hz", "end": "cpu_frequency_end_hz"}
+    return {
+        ends[event.phase]: event.cpu_frequency_hz
+        for event in transcript.events
+        if event.cpu_frequency_hz is not None and event.phase in ends
+    }
 
 
 def _judged(beside: HostState, limit: MemoryLimit | None) -> HostState:

@@ -27,7 +27,7 @@ from llm_latency.plan.spec import Plan, RunId
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.records.folders import outputs_dir, project_dir
 from llm_latency.records.store import RunStore
-from llm_latency.report import page, phrases, tables
+from llm_latency.report import conditions, page, phrases, tables
 from llm_latency.words import escape
 
 PRESETS = ("quick", "standard", "rigorous")
@@ -186,8 +186,9 @@ def notices(runs: Runs) -> Markdown:
         f"**{escape(name)} was not run:** {escape(why)}" for name, why in runs.stopped.items()
     ]
     rows = [view.data for view in runs.views.values()]
-    disturbed = page.disturbed(pd.concat(rows)) if rows else ""
-    return page.head(runs.planned, runs.final, runs.info, *stopped, disturbed)
+    data = pd.concat(rows) if rows else None
+    around = [] if data is None else [conditions.told(data, runs.info), page.disturbed(data)]
+    return page.head(runs.planned, runs.final, runs.info, *stopped, *around)
 
 
 def table(runs: Runs) -> pd.DataFrame:

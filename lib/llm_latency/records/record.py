@@ -254,6 +254,10 @@ class Vram(Part):
         return self.peak_bytes - self.before_bytes
 
 
+POWER_CAP = "SwPowerCap"
+"""NVML's name for a clock that is held back by the card's power limit."""
+
+
 class GpuState(Part):
     """The card while it worked; all ``None`` where there is no card."""
 
@@ -261,8 +265,9 @@ class GpuState(Part):
 
     temperature_c: float | None = None
     sm_clock_hz: float | None = None
+    sm_clock_mean_hz: float | None = Field(None, description="While it was not idle")
     power_w: float | None = None
-    throttle: str | None = None
+    throttle: str | None = Field(None, description="What held its clock back, NVML's names")
     lost: str | None = Field(None, description="That the card was lost; figures are until then")
 
 
@@ -293,6 +298,12 @@ class HostState(Part):
     )
     swapped_bytes: int | None = Field(None, description="Moved to or from swap meanwhile")
     available_bytes: int | None = Field(None, description="RAM available before the trial")
+    on_battery: bool | None = None
+    power_profile: str | None = Field(None, description="As the system names it")
+    cpu_frequency_start_hz: float | None = Field(
+        None, description="Mean of the CPUs that are ours, before the first generation"
+    )
+    cpu_frequency_end_hz: float | None = Field(None, description="The same, after the last one")
     gpu: GpuState = GpuState()
 
 

@@ -18,6 +18,7 @@ from llm_latency.base import Part
 from llm_latency.plan import cores
 from llm_latency.plan.loading import reading_of
 from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.records.power_cap import judged
 from llm_latency.records.record import (
     PHASES,
     PLACES,
@@ -248,7 +249,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     A disturbed trial that was measured again has both records: the first is ``superseded`` and
     enters no estimate.
     """
-    kept = list(records)
+    kept = judged(records)
     # Replaced because the machine was disturbed, never because of what was measured.
     again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
     return typed(

@@ -95,6 +95,8 @@ MACHINE = {
     "ram_bytes": "RAM",
     "system": "system",
     "governor": "CPU frequency governor",
+    "on_battery": "on battery",
+    "power_profile": "power profile",
     "cpu_features": "CPU features",
 }
 MODEL = {

@@ -16,6 +16,7 @@ from IPython.display import Markdown
 
 from llm_latency.machine.disturbance import OTHER_LIMIT, STEAL_LIMIT
 from llm_latency.records import frame as fr
+from llm_latency.report import conditions
 from llm_latency.words import MARKER, counts, escape, file_name, percent, several
 
 MOST_SENTENCES = 5
@@ -131,8 +132,8 @@ def model_name(info: Mapping[str, Any]) -> str:
 def notices(run: Any) -> Markdown:
     """Return what a reader must know before the answer; nothing where all is well.
 
-    Whether the run is complete, whether the model has random weights, which cells failed, and
-    whether the machine was disturbed.
+    Whether the run is complete, whether the model has random weights, which cells failed, what
+    held the machine back, and whether it was disturbed.
 
     Parameters
     ----------
@@ -140,7 +141,8 @@ def notices(run: Any) -> Markdown:
         A stored run.
     """
     data = fr.by_cell(run.frame())
-    return head(run.planned, run.final, run.info, failed(data), disturbed(data))
+    told = conditions.told(data, run.info)
+    return head(run.planned, run.final, run.info, failed(data), told, disturbed(data))
 
 
 def head(planned: int, final: int, info: Mapping[str, Any], *more: str) -> Markdown:
