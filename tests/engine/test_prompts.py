@@ -54,7 +54,8 @@ def test_a_template_that_keeps_no_context_is_not_used(source: str) -> None:
 
 def test_a_chat_by_the_models_own_template(model: TimedModel) -> None:
     asked = [prompts.conversation(model, "en", turn, own=True) for turn in range(3)]
-    (first, nothing), (second, said), (third, more) = asked
+    (first, nothing, _), (second, said, _), (third, more, _) = asked
+    assert {form for *_, form in asked} == {"template"}
     assert nothing == 0 and third[:said] == second[:said]
     assert said > len(first) and more > len(second)
     text = model.detokenize(second, after=[])
@@ -69,4 +70,5 @@ def test_a_model_without_a_template_is_asked_as_all_are(
     assert prompts.conversation(model, "fr", 1, own=True) != alike
     monkeypatch.setattr(TimedModel, "chat_template", None)
     assert prompts.conversation(model, "fr", 1, own=True) == alike
+    assert alike[2] == "plain"
     assert alike[0].count(model.beginning) == 1 and alike[0][0] == model.beginning

@@ -61,7 +61,7 @@ def test_what_is_no_model_is_refused_before_a_trial(
     newer = header_only(tmp_path / "newer.gguf", "llama2030", {})
     with pytest.raises(lab.ParameterError, match=r"unknown model architecture.*take a newer one"):
         lab.run(plan.model_copy(update={"model": str(newer)}), progress=False)
-    assert not (outputs_dir() / "runs" / "r" / "run.json").exists()
+    assert not (outputs_dir() / "runs" / "r").exists()
 
 
 @pytest.mark.usefixtures("outputs")

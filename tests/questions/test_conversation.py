@@ -262,6 +262,7 @@ def test_the_notebook(carried_out: CarriedOut) -> None:
         "conversation", turns=2, conversation="en", max_tokens=4, n_ctx=512, rounds=1, n_threads=1
     )
     assert set(data["status"]) == {"ok"}
+    assert set(data["chat_form"].dropna()) == {"template"}
     later = data[data["repeat"] == 1].set_index(["conversation", "cache_mode"])
     later = later[later.index.get_level_values(0) == "en"].droplevel(0)
     kept, cold = (later[~later["twin"]].loc[mode] for mode in ("kept", "cold"))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from llm_latency.engine.chat import Message
 from llm_latency.engine.llama import Model
 from llm_latency.plan.spec import Language, Workload
+from llm_latency.records.record import ChatForm
 
 
 class Question(NamedTuple):
@@ -19,14 +20,16 @@ class Question(NamedTuple):
 
     prompt: str | list[int]
     prefix_tokens: int
+    chat_form: ChatForm | None = None
 
 
 def question(model: Model, workload: Workload, repeat: int) -> Question:
     """Return what is asked in a generation; ``repeat`` 0 is the first after loading."""
     prompt: str | list[int]
+    form: ChatForm | None = None
     if workload.conversation is not None:
         own = workload.template == "own"
-        prompt, evaluated_before = conversation(model, workload.conversation, repeat, own=own)
+        prompt, evaluated_before, form = conversation(model, workload.conversation, repeat, own=own)
     elif workload.prompt_tokens is not None:
         prompt = passage(model, workload.prompt_tokens)
         evaluated_before = len(prompt) - 1  # llama.cpp needs a token to evaluate
@@ -34,7 +37,7 @@ def question(model: Model, workload: Workload, repeat: int) -> Question:
         prompt = workload.prompt or ""
         evaluated_before = len(model.tokenize(prompt)) - 1
     kept = evaluated_before if workload.cache_mode == "kept" and repeat else 0
-    return Question(prompt, kept or workload.prefix_tokens)
+    return Question(prompt, kept or workload.prefix_tokens, form)
 
 
 def prefix(model: Model, workload: Workload) -> list[int]:
@@ -56,7 +59,7 @@ def passage(model: Model, n_tokens: int) -> list[int]:
 
 def conversation(
     model: Model, language: Language, turn: int, *, own: bool = False
-) -> tuple[list[int], int]:
+) -> tuple[list[int], int, ChatForm]:
     """Return a turn of a chat that ships with the lab, in tokens.
 
     Parameters
@@ -73,8 +76,8 @@ def conversation(
     Returns
     -------
     tuple
-        The tokens of all that was said before and of the new message, and how many of them
-        were said before.
+        The tokens of all that was said before and of the new message, how many of them were
+        said before, and the form in which they are written.
     """
     chat = json.loads(_read(f"conversation-{language}.json"))
     turns = [chat["turns"][number % len(chat["turns"])] for number in range(turn + 1)]
@@ -85,7 +88,8 @@ def conversation(
     *before, message = pieces or _alike(chat["system"], turns)
     # Told apart here, so that the tokens of what was said do not depend on what is said next.
     tokens += [t for text in before for t in model.tokenize(text, beginning=False)]
-    return tokens + model.tokenize(message, beginning=False), len(tokens)
+    form: ChatForm = "template" if pieces else "plain"
+    return tokens + model.tokenize(message, beginning=False), len(tokens), form
 
 
 def _messages(system: str, turns: list[dict[str, str]]) -> list[Message]:

@@ -131,6 +131,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
             beside = watch.state()
             answer = answer.model_copy(
                 update={
+                    "chat_form": asked.chat_form,
                     "cpu_other_fraction": beside.cpu_other_fraction,
                     "cpu_steal_fraction": beside.cpu_steal_fraction,
                 }

@@ -13,7 +13,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
 
 import psutil
 
@@ -96,7 +95,7 @@ def cpu_frequency_hz(cpus: Sequence[int] | None = None) -> float | None:
     folder = limits.ROOT / "sys/devices/system/cpu"
     kilohertz = [_read(folder / f"cpu{cpu}/cpufreq/scaling_cur_freq") for cpu in counted]
     told = [int(one) * 1e3 for one in kilohertz if one and one.isdecimal()]
-    return fmean(told) if told else None
+    return sum(told) / len(told) if told else None
 
 
 def _system() -> str:

@@ -139,7 +139,7 @@ def session(
         If another run is measuring on this machine, the run cannot go on here, or the engine
         does not start.
     """
-    with lock.machine(plan.wait_s) as hold:
+    with contextlib.ExitStack() as after, lock.machine(plan.wait_s) as hold:
         hold.tell(plan.run_id or plan.experiment, outputs_dir() / home)
         make_folder(outputs_dir() / home)  # or refuse, before a model is made or fetched
         begun_with = stored.info if stored else {}
@@ -156,7 +156,11 @@ def session(
         if store is not None:
             check_origin(store.info, described.card)
         else:
-            card = _run_card(plan, described, path, folder) | dict(more or {})
+            try:
+                card = _run_card(plan, described, path, folder) | dict(more or {})
+            except ParameterError:  # no run was begun
+                after.callback(_unmake, folder)
+                raise
             store = RunStore.create(folder, card)
         store.mend()
         yield Session(store, path, ModelFile.of(described.card), plan.timeout_s, hold)
@@ -171,6 +175,15 @@ def _folder(plan: Any, home: str) -> Path:
         # Another machine that shares the disk may choose the same name in the same second.
         with contextlib.suppress(FileExistsError):
             return make_folder(runs / new_run_id(plan, home), new=True)
+
+
+def _unmake(folder: Path) -> None:
+    """Remove a folder in which no run was begun, with what the lab put there, and nothing else."""
+    for own in (folder / "logs" / "engine.log", folder / "run.lock"):
+        own.unlink(missing_ok=True)
+    for empty in (folder / "logs", folder):
+        with contextlib.suppress(OSError):  # somebody's own files are in it
+            empty.rmdir()
 
 
 def new_run_id(plan: Any, home: str = "runs") -> str:

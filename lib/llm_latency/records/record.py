@@ -28,6 +28,7 @@ from llm_latency.words import cpu_list, cpus_listed
 
 SCHEMA_VERSION = 3
 
+ChatForm = Literal["template", "plain"]
 Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused"]
 STATUSES: dict[Status, str] = {
     "ok": "measured, and every proof held",
@@ -67,6 +68,9 @@ class Generation(Part):
     repeat: int = Field(0, description="0 is the first generation after load")
     prompt_tokens: int
     prompt_words: int | None = Field(None, description="Words of the prompt, set apart by spaces")
+    chat_form: ChatForm | None = Field(
+        None, description="How a chat was written: by the model's template, or as of every model"
+    )
     evaluated_tokens: int = Field(description="Prompt tokens that llama.cpp says it evaluated")
     refilled_tokens: int = Field(
         0,

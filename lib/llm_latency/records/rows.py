@@ -119,6 +119,7 @@ def _generation_row(g: Generation) -> dict[str, Any]:
         "repeat": g.repeat,
         "prompt_tokens": g.prompt_tokens,
         "prompt_words": g.prompt_words,
+        "chat_form": g.chat_form,
         "evaluated_tokens": g.evaluated_tokens,
         "refilled_tokens": g.refilled_tokens,
         "generated_tokens": g.generated_tokens,
