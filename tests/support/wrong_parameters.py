@@ -53,6 +53,7 @@ WRONG = [
         ("memory_locking", "memory_limits", "none", "did you mean 'memory_limit'"),
         ("conversation", "turn", "3", "did you mean 'turns'"),
         ("memory_ledger", "bugdet", "6 GiB", "did you mean 'budget'"),
+        ("threads", "n_thread", "2", "did you mean 'n_threads'"),
         ("calibration", "pair", "6", "did you mean 'pairs'"),
         ("everything", "question", "all", "did you mean 'questions'"),
         ("advise", "tfft_s", "2", "did you mean 'ttft_s'"),
@@ -137,6 +138,7 @@ WRONG = [
         ("memory_locking", "memory_limit", "1 MiB", "give more"),
         ("conversation", "conversation", "de", "'fr' or 'en'"),
         ("memory_ledger", "budget", "plenty", "'6 GiB'"),
+        ("threads", "cores", "fast", "any, physical, performance"),
         ("everything", "preset", "fast", "quick, standard, rigorous"),
         ("everything", "questions", "warmup", "did you mean 'warm_up'"),
         # what does not go together

@@ -26,7 +26,10 @@ BY_RESULTS = {
     "frontier": "llm_latency.memory.frontier",
 }
 """Experiments whose trials depend on results: the modules whose ``next_trials`` says which."""
-BY_MACHINE = {"advise": "llm_latency.questions.advise.planning"}
+BY_MACHINE = {
+    "advise": "llm_latency.questions.advise.planning",
+    "threads": "llm_latency.questions.threads",
+}
 """Experiments whose trials depend on the machine: the modules whose ``for_this_machine`` says."""
 SEARCHES = frozenset({"frontier"})
 """Experiments that try places of their own choice, and not the trials of their plan."""
