@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,6 +118,23 @@ def test_a_file_in_ram_has_no_disk_to_be_put_out_to(in_ram: Path) -> None:
     assert "tmpfs" in str(state.why)
     state = prepare(in_ram, "resident")
     assert (state.in_force, state.resident_before, state.why) == ("resident", 1.0, None)
+
+
+@linux
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can be others")
+def test_of_anothers_file_nobody_can_tell() -> None:
+    with tempfile.NamedTemporaryFile(dir="/var/tmp") as made:
+        made.write(os.urandom(MIB))
+        made.flush()
+        path = Path(made.name)
+        path.chmod(0o644)
+        os.seteuid(65534)
+        try:
+            state = prepare(path, "evicted")
+        finally:
+            os.seteuid(0)
+        assert (state.in_force, state.resident_before, state.why) == ("evicted", None, None)
+        assert resident_fraction(path) is not None
 
 
 @linux

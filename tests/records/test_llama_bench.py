@@ -11,7 +11,7 @@ import pytest
 
 from llm_latency.errors import ParameterError
 from llm_latency.plan.spec import Settings
-from llm_latency.records import llama_bench
+from llm_latency.records import bench_text, llama_bench
 from tests.support import factories
 
 # As llama.cpp of commit 0c1e570 printed it.
@@ -203,7 +203,7 @@ def test_a_file_without_a_result_is_no_empty_frame(tmp_path: Path) -> None:
 )
 def test_one_line_is_one_result(text: str, words: str) -> None:
     with pytest.raises(ParameterError, match=words):
-        llama_bench.parse(text)
+        bench_text.parse(text)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

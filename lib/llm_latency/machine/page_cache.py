@@ -97,7 +97,7 @@ def resident_fraction(path: Path) -> float | None:
     Asking brings nothing in: the mapping that ``mincore`` needs is never read.
     """
     size = path.stat().st_size if path.is_file() else 0
-    if not controllable() or size == 0 or file_system(path) == "zfs":
+    if not controllable() or size == 0 or file_system(path) == "zfs" or not _may_ask(path):
         return None
     pages = -(-size // mmap.PAGESIZE)
     state = (ctypes.c_ubyte * pages)()
@@ -111,6 +111,11 @@ def resident_fraction(path: Path) -> float | None:
         finally:
             _libc().munmap(address, size)
     return bytes(state).translate(_LOWEST_BIT).count(1) / pages
+
+
+def _may_ask(path: Path) -> bool:
+    """Return whether Linux tells the truth: of another's file it says that all is in RAM."""
+    return path.stat().st_uid == os.geteuid() or os.access(path, os.W_OK, effective_ids=True)
 
 
 def evict(path: Path) -> None:

@@ -6,8 +6,7 @@ lab's names and in SI units; what has no name here keeps llama-bench's. Field na
 over the years: ``use_mmap`` became ``load_mode``, ``f16_kv`` became ``type_k`` and ``type_v``,
 a flag per GPU library became ``backends``, and ``flash_attn`` was a bool before -1 meant auto.
 
-Files are read as people have them: in the encodings that PowerShell's ``>`` leaves, and with
-what the engine's backends wrote between the results.
+How files are read as people have them: :mod:`llm_latency.records.bench_text`.
 
 Written, the lab's ``decode`` stands as ``tg`` at the depth of its prompt. It includes sampling,
 which llama-bench's own does not: ``source`` says whose line it is.
@@ -15,9 +14,7 @@ which llama-bench's own does not: ``source`` says whose line it is.
 
 from __future__ import annotations
 
-import codecs
 import json
-import re
 import statistics
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from llm_latency.errors import ParameterError
 from llm_latency.plan.loading import LOAD_MODES, load_mode
+from llm_latency.records import bench_text
 from llm_latency.words import several, visible
 
 if TYPE_CHECKING:
@@ -83,10 +81,10 @@ def read(source: str | Path | Iterable[str]) -> pd.DataFrame:
     import pandas as pd
 
     if isinstance(source, str | Path):
-        name, text = str(source), _text(Path(source))
+        name, text = str(source), bench_text.read(Path(source))
     else:
         name, text = "llama-bench's output", "\n".join(line.rstrip("\r\n") for line in source)
-    results, stray = _results(text, name)
+    results, stray = bench_text.results(text, name)
     if stray and not results:
         raise ParameterError(
             f"{name} holds no result of llama-bench ({several(len(stray), 'line')} of other text); "
@@ -103,83 +101,6 @@ def read(source: str | Path | Iterable[str]) -> pd.DataFrame:
     frame = pd.DataFrame(found, columns=[*COLUMNS, *others])
     frame.attrs["stray_lines"] = len(stray)
     return frame
-
-
-def _text(file: Path) -> str:
-    try:
-        content = file.expanduser().read_bytes()
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if wide else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(
-            f"{file} cannot be read ({error}); give the file that "
-            "'llama-bench -o jsonl > FILE' wrote."
-        ) from None
-
-
-_BETWEEN = re.compile(r"[\s,\[\]]*")
-"""What stands between results, in an array too."""
-
-
-def _results(text: str, name: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the results in a text, however many lines each takes, and the lines beside them."""
-    results: list[dict[str, Any]] = []
-    stray: list[str] = []
-    decoder, number, seen, at = json.JSONDecoder(), 1, 0, 0
-    while (at := _BETWEEN.match(text, at).end()) < len(text):  # type: ignore[union-attr]
-        number, seen = number + text.count("\n", seen, at), at
-        if text[at] == "{":
-            place = f"line {number} of {name}"
-            try:
-                result, at = decoder.raw_decode(text, at)
-            except json.JSONDecodeError as error:
-                raise _refused(place, f"is not JSON ({error.msg})") from None
-            results.append(_checked(result, place))
-        else:
-            end = text.find("\n", at)
-            end = len(text) if end < 0 else end
-            stray.append(text[text.rfind("\n", 0, at) + 1 : end].strip())
-            at = end
-    return results, stray
-
-
-def parse(text: str, place: str = "the line") -> dict[str, Any]:
-    """Return one line as llama-bench wrote it.
-
-    Raises
-    ------
-    ParameterError
-        If it is not JSON, or no result of llama-bench.
-    """
-    try:
-        return _checked(json.loads(text), place)
-    except json.JSONDecodeError as error:
-        raise _refused(place, f"is not JSON ({error.msg} at column {error.colno})") from None
-
-
-def _refused(place: str, why: str) -> ParameterError:
-    return ParameterError(
-        f"{place} {why}; remove it, or write the file again with 'llama-bench -o jsonl'."
-    )
-
-
-def _checked(line: Any, place: str) -> dict[str, Any]:
-    """Return what was read, if it is a result of llama-bench."""
-    if not isinstance(line, dict):
-        raise _refused(place, "is not one JSON object")
-    for key in ("n_prompt", "n_gen"):
-        if type(line.get(key)) is not int or line[key] < 0:
-            raise _refused(place, f"has no number of tokens in {key}")
-    if line["n_prompt"] + line["n_gen"] == 0:
-        raise _refused(place, "tests no token: n_prompt and n_gen are 0")
-    samples = line.get("samples_ns") or [line.get("avg_ns")]
-    if not isinstance(samples, list) or not all(_positive(value) for value in samples):
-        raise _refused(place, "has no times above 0 in samples_ns or avg_ns")
-    return line
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def rows(line: Mapping[str, Any], number: int = 1) -> Iterator[dict[str, Any]]:

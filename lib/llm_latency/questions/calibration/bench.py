@@ -27,7 +27,7 @@ from llm_latency.measure.outcome import exit_in_words
 from llm_latency.model import names
 from llm_latency.plan.loading import load_mode
 from llm_latency.plan.spec import Settings
-from llm_latency.records import llama_bench
+from llm_latency.records import bench_text
 from llm_latency.records.record import HostState
 
 COMMAND = "python -m benchmarks.calibration"
@@ -194,7 +194,7 @@ def _answer(code: int, output: str, log: Path) -> tuple[str | None, str | None]:
     if len(said) != 1:
         return None, f"llama-bench printed {len(said)} results in place of one"
     try:
-        llama_bench.parse(said[0], "llama-bench's answer")
+        bench_text.parse(said[0], "llama-bench's answer")
     except ParameterError as error:
         return None, str(error)
     return said[0], None
