@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +14,7 @@ from tests.support.machines import V1, V2
 TREE = "sys/fs/cgroup"
 NO_LIMIT = "9223372036854771712"
 SLURM = "/slurm/uid_7/job_8/step_0"
+ASKED = "from llm_latency.machine import limits; print(limits.{})"
 
 
 def quota(root: Path) -> float | None:
@@ -126,53 +122,13 @@ def test_how_often_a_quota_held_back(
     assert Group(tmp_path / "none", version).held_back() == (0, 0.0)
 
 
-@contextlib.contextmanager
-def nested(controller: str, limit: dict[int, dict[str, str]]) -> Iterator[Path]:
-    """Make a group with a limit, and one in it for a process to join."""
-    found = cgroups.groups(controller)
-    if sys.platform != "linux" or not found:
-        pytest.skip("no control groups here")
-    outer = found[-1].folder / f"llm-latency-{os.getpid()}-test"
-    try:
-        (outer / "in").mkdir(parents=True)
-        for name, text in limit[found[-1].version].items():
-            (outer / name).write_text(text)
-    except OSError as error:
-        _remove(outer)
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        yield outer / "in"
-    finally:
-        _remove(outer)
-
-
-def _remove(outer: Path) -> None:
-    for folder in (outer / "in", outer):
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
-def asked_within(group: Path, question: str) -> str:
-    """Ask the lab in a process of a group."""
-    code = f"""
-import os, sys
-open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
-from llm_latency.machine import limits
-print({question})
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(group)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_a_real_quota_of_the_group_around_ours_is_seen() -> None:
-    half = {1: {"cpu.cfs_quota_us": "50000"}, 2: {"cpu.max": "50000 100000"}}
-    with nested("cpu", half) as group:
-        told = asked_within(group, "limits.quota_cpus(), limits.usable_cpus()")
-    assert told == "0.5 1"
+    with machines.nested("cpu", machines.HALF_A_CPU) as group:
+        assert machines.within(group, ASKED.format("quota_cpus(), limits.usable_cpus()")) == "0.5 1"
 
 
 def test_a_real_memory_limit_of_the_group_around_ours_is_seen() -> None:
     size = str(600 * 2**20)
-    with nested("memory", {1: {"memory.limit_in_bytes": size}, 2: {"memory.max": size}}) as group:
-        assert asked_within(group, "limits.memory_limit_bytes()") == size
+    limit = {1: {"memory.limit_in_bytes": size}, 2: {"memory.max": size}}
+    with machines.nested("memory", limit) as group:
+        assert machines.within(group, ASKED.format("memory_limit_bytes()")) == size

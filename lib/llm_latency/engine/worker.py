@@ -25,6 +25,9 @@ from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import Affinity, DeviceMemory, ProcessMemory
 
+BESIDE = {"cpu_other_fraction", "cpu_steal_fraction", "throttled_periods", "throttled_s"}
+"""What is kept, by generation, of what else the machine did."""
+
 
 def main() -> None:
     """Read one request from standard input, carry it out, and end this process."""
@@ -128,14 +131,8 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 via=workload.via,
                 repeat=repeat,
             )
-            beside = watch.state()
-            answer = answer.model_copy(
-                update={
-                    "chat_form": asked.chat_form,
-                    "cpu_other_fraction": beside.cpu_other_fraction,
-                    "cpu_steal_fraction": beside.cpu_steal_fraction,
-                }
-            )
+            beside = watch.state().model_dump(include=BESIDE)
+            answer = answer.model_copy(update={"chat_form": asked.chat_form, **beside})
             if repeat == 0:
                 remember("after_first", on_devices())
             send(Event(phase=f"generation {repeat + 1}", generation=answer, memory=memory))

@@ -2,7 +2,10 @@
 
 llama.cpp's decode threads wait for each other at a barrier for every operation, spinning. One
 other busy process on a 2-core machine took decode from 53 to 1.3 tokens/s, and the spread of
-repeats did not show it. So the share of CPU time that others took is kept with every trial.
+repeats did not show it. So the share of CPU time that others took is kept with every trial: of
+the CPUs that this process may use, since a neighbour on one of them holds up all threads, and
+one on a CPU that is not ours holds up none. A CPU quota does the same from within: threads that
+have used it up wait for its next period, and those that wait for them spin.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from llm_latency.machine import cgroups, limits, topology
 from llm_latency.records.record import Generation, HostState
 
 OTHER_LIMIT = 0.05
@@ -24,6 +28,8 @@ STEAL_LIMIT = 0.02
 """Share of CPU time taken by the hypervisor above which a trial is called disturbed."""
 PRESSURE_LIMIT = 0.05
 """Share of time spent waiting for memory above which a trial is called disturbed."""
+THROTTLE_LIMIT = 0.05
+"""Share of the time that a CPU quota held it back above which a trial is called disturbed."""
 SWAP_LIMIT = 1 << 24
 """Bytes swapped above which a trial is called disturbed."""
 HEAT = {"HwThermalSlowdown", "SwThermalSlowdown"}
@@ -44,6 +50,10 @@ class CpuWatch:
     """
 
     started_s: float
+    cpus: tuple[int, ...]
+    pinned: bool
+    quotas: tuple[cgroups.Group, ...]
+    held_back: cgroups.HeldBack
     busy_s: float
     steal_s: float
     own_s: float
@@ -53,11 +63,25 @@ class CpuWatch:
     available_bytes: int
 
     @classmethod
-    def start(cls, *, measured: bool = False) -> CpuWatch:
-        """Read the clocks, of a process that is measured or of one that only looks on."""
-        busy, steal = _cpu_clocks()
+    def start(cls, *, measured: bool = False, cpus: Sequence[int] | None = None) -> CpuWatch:
+        """Read the clocks.
+
+        Parameters
+        ----------
+        measured
+            Whether this process is itself measured, or only looks on.
+        cpus
+            The logical CPUs that a child is pinned to; left out: all that this process may use.
+        """
+        watched = tuple(cpus or limits.allowed_cpus())
+        quotas = tuple(g for g in cgroups.groups("cpu", limits.ROOT) if g.cpus() is not None)
+        busy, steal = _cpu_clocks(watched)
         return cls(
             started_s=time.perf_counter(),
+            cpus=watched,
+            pinned=cpus is not None,
+            quotas=quotas,
+            held_back=_held_back(quotas),
             busy_s=busy,
             steal_s=steal,
             own_s=cpu_s(descendants=measured),
@@ -68,7 +92,7 @@ class CpuWatch:
         )
 
     def state(self, child_cpu_s: float | None = 0.0) -> HostState:
-        """Return what others took of all CPU time since the start.
+        """Return what others took of these CPUs' time since the start, and what a quota did.
 
         Parameters
         ----------
@@ -77,9 +101,10 @@ class CpuWatch:
             itself; ``None`` where the child died without telling: then nobody can say what
             was taken by others.
         """
-        busy, steal = _cpu_clocks()
+        busy, steal = _cpu_clocks(self.cpus)
         elapsed_s = time.perf_counter() - self.started_s
-        capacity_s = elapsed_s * (os.cpu_count() or 1)
+        capacity_s = elapsed_s * len(self.cpus)
+        held_back = _held_back(self.quotas)
         waited_s = _waited_for_memory_s()
         pressure = other = stolen = None
         if waited_s is not None and self.waited_s is not None:
@@ -88,11 +113,17 @@ class CpuWatch:
         if capacity_s >= 10 * TICK_S:
             stolen = min(1.0, max(0.0, (steal - self.steal_s) / capacity_s))
             if child_cpu_s is not None:
-                own_s = child_cpu_s + cpu_s(descendants=self.measured) - self.own_s
+                # Who looks on runs on any CPU, not on those that the child is pinned to.
+                looking_s = 0.0 if self.pinned else cpu_s(descendants=self.measured) - self.own_s
+                own_s = child_cpu_s + looking_s
                 other = min(1.0, max(0.0, (busy - self.busy_s - own_s) / capacity_s))
         return HostState(
             cpu_other_fraction=other,
             cpu_steal_fraction=stolen,
+            watched_cpus=len(self.cpus),
+            quota_cpus=limits.quota_cpus(),
+            throttled_periods=held_back.periods - self.held_back.periods if self.quotas else None,
+            throttled_s=held_back.seconds - self.held_back.seconds if self.quotas else None,
             memory_pressure_fraction=pressure,
             swapped_bytes=_swapped_bytes() - self.swapped_bytes,
             available_bytes=self.available_bytes,
@@ -113,14 +144,25 @@ def _swapped_bytes() -> int:
     return int(swap.sin + swap.sout)
 
 
-def _cpu_clocks() -> tuple[float, float]:
-    """Return the seconds that all CPUs were busy, and were stolen, since the machine started."""
-    times = psutil.cpu_times()
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    steal = getattr(times, "steal", 0.0)
-    # guest time is already contained in user time.
-    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
-    return sum(times) - idle - steal - guest, steal
+def _cpu_clocks(cpus: Sequence[int]) -> tuple[float, float]:
+    """Return the seconds that these CPUs were busy, and were stolen, since the machine started."""
+    every = psutil.cpu_times(percpu=True)
+    of_each = dict(zip(topology.online(limits.ROOT) or range(len(every)), every, strict=False))
+    busy = stolen = 0.0
+    for times in (of_each[cpu] for cpu in cpus if cpu in of_each):
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        steal = getattr(times, "steal", 0.0)
+        # guest time is already contained in user time.
+        guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+        busy += sum(times) - idle - steal - guest
+        stolen += steal
+    return busy, stolen
+
+
+def _held_back(quotas: Sequence[cgroups.Group]) -> cgroups.HeldBack:
+    """Return what all quotas around this process have cost so far."""
+    each = [group.held_back() for group in quotas]
+    return cgroups.HeldBack(sum(one.periods for one in each), sum(one.seconds for one in each))
 
 
 def cpu_s(*, descendants: bool) -> float:
@@ -142,9 +184,9 @@ def _available_bytes() -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _blur(span_s: float) -> float:
+def _blur(span_s: float, cpus: int | None) -> float:
     """Return the share of CPU time that two ticks of the kernel's clocks make of a span."""
-    return 2 * TICK_S / max(span_s * (os.cpu_count() or 1), TICK_S)
+    return 2 * TICK_S / max(span_s * (cpus or os.cpu_count() or 1), TICK_S)
 
 
 def disturbances(
@@ -166,8 +208,9 @@ def disturbances(
         (span_s, state.cpu_other_fraction, state.cpu_steal_fraction),
         *((g.timings.total_s, g.cpu_other_fraction, g.cpu_steal_fraction) for g in generations),
     ]
-    other = [o for s, o, _ in spans if o is not None and o > OTHER_LIMIT + _blur(s)]
-    steal = [t for s, _, t in spans if t is not None and t > STEAL_LIMIT + _blur(s)]
+    cpus = state.watched_cpus
+    other = [o for s, o, _ in spans if o is not None and o > OTHER_LIMIT + _blur(s, cpus)]
+    steal = [t for s, _, t in spans if t is not None and t > STEAL_LIMIT + _blur(s, cpus)]
     causes = []
     if other:
         causes.append(
@@ -177,6 +220,11 @@ def disturbances(
         causes.append(
             f"the hypervisor took {max(steal):.0%} of the CPU time; measure again, or on a "
             "machine of your own"
+        )
+    if state.quota_cpus and (periods := _periods_held_back(state, span_s, generations)):
+        causes.append(
+            f"the quota of {state.quota_cpus:.3g} CPUs held it back in {periods} periods; give "
+            f"n_threads={max(1, int(state.quota_cpus))}, or a larger quota"
         )
     if (state.memory_pressure_fraction or 0) > PRESSURE_LIMIT:
         causes.append(
@@ -215,3 +263,14 @@ def _slowed(reasons: set[str]) -> list[str]:
             "the GPU slowed itself down (HwSlowdown); 'nvidia-smi -q -d PERFORMANCE' may say why"
         )
     return causes
+
+
+def _periods_held_back(state: HostState, span_s: float, generations: Sequence[Generation]) -> int:
+    """Return in how many periods a quota held a trial back; 0 where that is not worth a word."""
+    spans = [
+        (state.throttled_s, span_s),
+        *((g.throttled_s, g.timings.total_s) for g in generations),
+    ]
+    if not any((held_s or 0) > THROTTLE_LIMIT * s for held_s, s in spans):
+        return 0
+    return sum(g.throttled_periods or 0 for g in generations) or state.throttled_periods or 0

@@ -27,9 +27,12 @@ class MachineCard(Part):
     cpu: str
     physical_cores: int | None
     logical_cpus: int
-    usable_cpus: int = Field(description="What affinity and cgroup quota leave to this process")
+    usable_cpus: int = Field(description="Threads by default: cores that this process may use")
+    threads_from: str | None = Field(None, description="How that number came about")
+    quota_cpus: float | None = Field(None, description="CPUs' time that cgroups leave to it")
     cpu_features: list[str]
     ram_bytes: int
+    memory_limit_bytes: int | None = Field(None, description="The cgroups' limit of its memory")
     governor: str | None
     on_battery: bool | None = None
     on_battery_why: str | None = Field(None, description="Why that is not known")
@@ -75,8 +78,11 @@ def machine_card() -> MachineCard:
         physical_cores=psutil.cpu_count(logical=False),
         logical_cpus=os.cpu_count() or 1,
         usable_cpus=limits.usable_cpus(),
+        threads_from=limits.why_usable(),
+        quota_cpus=limits.quota_cpus(),
         cpu_features=features,
         ram_bytes=psutil.virtual_memory().total,
+        memory_limit_bytes=limits.memory_quota_bytes(),
         governor=governor.read_text().strip() if governor.exists() else None,
         on_battery=fed.on_battery,
         on_battery_why="no battery is told of" if fed.on_battery is None else None,

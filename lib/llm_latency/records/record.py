@@ -83,9 +83,13 @@ class Generation(Part):
     text: str = Field("", exclude=True, description="The answer; not stored")
     problem: str | None = Field(None, description="Which proof failed, if one did")
     cpu_other_fraction: float | None = Field(
-        None, description="Share of all CPU time that others took during this generation"
+        None, description="Share of its CPUs' time that others took during this generation"
     )
     cpu_steal_fraction: float | None = Field(None, description="Share the hypervisor took")
+    throttled_periods: int | None = Field(
+        None, description="Periods in which a CPU quota held it back; None: there is no quota"
+    )
+    throttled_s: float | None = Field(None, description="For how long, all CPUs together")
 
     @property
     def prefill_tps(self) -> float:
@@ -294,9 +298,15 @@ class HostState(Part):
     """What the machine did beside the trial."""
 
     cpu_other_fraction: float | None = Field(
-        None, description="Share of all CPU time that other processes took during the trial"
+        None, description="Share of the watched CPUs' time that other processes took"
     )
     cpu_steal_fraction: float | None = Field(None, description="Share that the hypervisor took")
+    watched_cpus: int | None = Field(None, description="Logical CPUs that the trial may use")
+    quota_cpus: float | None = Field(None, description="CPUs' time that cgroups leave to it")
+    throttled_periods: int | None = Field(
+        None, description="Periods in which that quota held it back, loading included"
+    )
+    throttled_s: float | None = Field(None, description="For how long, all CPUs together")
     memory_pressure_fraction: float | None = Field(
         None, description="Share of the time in which some process waited for memory (Linux PSI)"
     )

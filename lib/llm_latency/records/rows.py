@@ -132,6 +132,9 @@ def _generation_row(g: Generation) -> dict[str, Any]:
     if g.cpu_other_fraction is not None:
         row["cpu_other_fraction"] = g.cpu_other_fraction
         row["cpu_steal_fraction"] = g.cpu_steal_fraction
+    if g.throttled_periods is not None:
+        row["throttled_periods"] = g.throttled_periods
+        row["throttled_s"] = g.throttled_s
     if g.problem:
         row |= {"status": "invalid", "reason": g.problem}
     return row

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from IPython.display import Markdown, display
 
 from llm_latency.report import cards, tables
@@ -13,7 +14,7 @@ from llm_latency.report.page import code, markdown
 from llm_latency.report.phrases import INTERVAL
 from llm_latency.report.show import show
 from llm_latency.stats.estimate import FEWEST
-from llm_latency.words import escape, missing, several
+from llm_latency.words import enumerate_words, escape, missing, several
 
 
 def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = None) -> None:
@@ -36,7 +37,11 @@ def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = N
     ):
         if len(table):
             _show(f"## {head}", show(table))
-    _show("## Method", method or how_measured(info), show(cards.parameters(info)))
+    _show(
+        "## Method",
+        method or how_measured(info, threads_in_force(frame, info)),
+        show(cards.parameters(info)),
+    )
     model, machine = cards.model(info), cards.machine(info)
     _show("## Machine and model", show(machine), show(model))
     _show("## Data", data or where_it_lies(run.path))
@@ -47,13 +52,15 @@ def _show(*pieces: Any) -> None:
     display(markdown(head), *others)  # type: ignore[no-untyped-call]
 
 
-def how_measured(info: Mapping[str, Any]) -> Markdown:
+def how_measured(info: Mapping[str, Any], threads: str = "") -> Markdown:
     """Return how the run was measured, out of its plan.
 
     Parameters
     ----------
     info
         The content of ``run.json``.
+    threads
+        A sentence on the threads in force, :func:`threads_in_force`.
     """
     plan, versions = info.get("plan") or {}, info.get("versions") or {}
     planned, rounds = list(plan.get("cells") or []), int(plan.get("rounds") or 0)
@@ -79,7 +86,27 @@ def how_measured(info: Mapping[str, Any]) -> Markdown:
     )
     engine = versions.get("llama_cpp_python") or (info.get("engine") or {}).get("version")
     sentences.append(f"Engine: llama-cpp-python {escape(engine or 'of unknown version')}.")
-    return markdown(" ".join(sentences))
+    return markdown(" ".join(filter(None, [*sentences, threads])))
+
+
+def threads_in_force(frame: pd.DataFrame, info: Mapping[str, Any]) -> str:
+    """Say how many threads computed, and how that came about where nobody gave a number.
+
+    Parameters
+    ----------
+    frame
+        The run's rows.
+    info
+        The content of ``run.json``.
+    """
+    in_force = sorted({int(count) for count in frame["effective_n_threads"].dropna()})
+    if not in_force:
+        return ""
+    came = (info.get("machine") or {}).get("threads_from")
+    if not frame["n_threads"].isna().any():
+        came = "as given"
+    why = f" ({escape(came)})" if came else ""
+    return f"Threads in force: {enumerate_words(list(map(str, in_force)), len(in_force))}{why}."
 
 
 def _twice(twins: int) -> str:

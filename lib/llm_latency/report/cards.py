@@ -36,7 +36,8 @@ def machine(info: Mapping[str, Any]) -> pd.DataFrame:
         The content of ``run.json``; whatever it lacks is said to be missing, with the reason
         where one is given.
     """
-    card = dict(info.get("machine") or {})
+    told = dict(info.get("machine") or {})
+    card = {name: told[name] for name in told if name not in LIMITS or not missing(told[name])}
     gpu = dict(card.pop("gpu", None) or info.get("gpu") or {})
     build = dict(card.pop("engine_build", None) or {})
     lines = list(_lines(card, MACHINE))
@@ -91,7 +92,8 @@ MACHINE = {
     "cpu": "CPU",
     "physical_cores": "physical cores",
     "logical_cpus": "logical CPUs",
-    "usable_cpus": "CPUs usable by this process",
+    "usable_cpus": "threads by default",
+    "threads_from": "these come from",
     "ram_bytes": "RAM",
     "system": "system",
     "governor": "CPU frequency governor",
@@ -99,6 +101,8 @@ MACHINE = {
     "power_profile": "power profile",
     "cpu_features": "CPU features",
 }
+LIMITS = ("quota_cpus", "memory_limit_bytes")
+"""Of the machine's card: what is not there where nothing is limited."""
 MODEL = {
     "name": "name",
     "title": "title",

@@ -17,7 +17,16 @@ from IPython.display import Markdown
 from llm_latency.machine.disturbance import OTHER_LIMIT, STEAL_LIMIT
 from llm_latency.records import frame as fr
 from llm_latency.report import conditions
-from llm_latency.words import MARKER, counts, escape, file_name, percent, several
+from llm_latency.words import (
+    MARKER,
+    counts,
+    enumerate_words,
+    escape,
+    file_name,
+    number,
+    percent,
+    several,
+)
 
 MOST_SENTENCES = 5
 
@@ -211,15 +220,24 @@ def disturbed(data: pd.DataFrame) -> str:
     flags = each["disturbed"].any()
     if not flags.any():
         return ""
-    worst = each[["cpu_other_fraction", "cpu_steal_fraction"]].max()
-    other, steal = worst[flags].max()
+    columns = ["cpu_other_fraction", "cpu_steal_fraction", "throttled_periods", "quota_cpus"]
+    other, steal, periods, quota = each[columns].max()[flags].max()
     causes = []
     if other > OTHER_LIMIT:
         causes.append(f"other processes took up to {percent(other)} of the CPU time")
     if steal > STEAL_LIMIT:
         causes.append(f"the hypervisor took up to {percent(steal)} of it")
-    cause = f": {' and '.join(causes)}" if causes else ", as the notes beside the cells say"
+    if periods > 0:
+        causes.append(
+            f"the quota of {number(quota)} CPUs held an answer back in up to "
+            f"{several(int(periods), 'period')}"
+        )
+    cause = f": {enumerate_words(causes)}" if causes else ", as the notes beside the cells say"
+    remedy = "Close other programs and measure again"
+    if periods > 0:
+        threads = f"{code('n_threads')}={max(1, int(quota))}"
+        remedy = f"Give {threads} or a larger quota, close other programs and measure again"
     return (
         f"**Disturbed:** {flags.sum():,} of {several(len(flags), 'trial')}{cause}. "
-        "Close other programs and measure again before relying on small differences."
+        f"{remedy} before relying on small differences."
     )
