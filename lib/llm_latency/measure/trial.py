@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import ParameterError
-from llm_latency.machine import disturbance, offload, page_cache, power
+from llm_latency.machine import affinity, disturbance, offload, page_cache, power
 from llm_latency.machine.devices import GpuCard, GpuWatch
 from llm_latency.machine.memory_cap import limited
 from llm_latency.machine.vram_ballast import leaving
@@ -57,20 +58,21 @@ def carry_out(job: Job) -> Record:
     """
     try:
         model = job.model.find()
+        pinned = affinity.chosen(job.trial.start.cores)
     except ParameterError as error:
         return _unmeasured(job, "refused", str(error))
     with contextlib.suppress(OSError):  # whoever writes the log says why there is none
         job.files.log.parent.mkdir(parents=True, exist_ok=True)
     with leaving(job.trial.start.leave_vram_bytes) as held:
-        record = _measure(job, model)
+        record = _measure(job, model, pinned)
     if held is None:
         return record
     vram = record.vram.model_copy(update={"ballast_bytes": held.held_bytes})
     return record.model_copy(update={"vram": vram})
 
 
-def _measure(job: Job, model: Path) -> Record:
-    """Measure one trial in a fresh process, on the card as it is."""
+def _measure(job: Job, model: Path, pinned: Sequence[int] | None) -> Record:
+    """Measure one trial in a fresh process on these CPUs, on the card as it is."""
     started_at, start_s = _now(), time.perf_counter()
     try:
         state = stored_state(job, model) if job.trial.start.warm_up in STATE_WARM_UPS else None
@@ -85,7 +87,7 @@ def _measure(job: Job, model: Path) -> Record:
     circumstances = Circumstances(
         job.timeout_s, log, log_start=size_of(log), generations=generations
     )
-    cpu, fed = disturbance.CpuWatch.start(), power.now()
+    cpu, fed = disturbance.CpuWatch.start(cpus=pinned), power.now()
     with limited(job.trial.start.memory_limit_bytes) as limit, GpuWatch() as gpu:
         request = job.request(model).model_copy(
             update={"join": limit.join, "data_bytes": limit.data_bytes}
