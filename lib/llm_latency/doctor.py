@@ -18,6 +18,7 @@ from llm_latency.model import names
 from llm_latency.plan.spec import Settings, Trial, Workload
 from llm_latency.records.record import EngineCard, Record
 from llm_latency.report.cards import device_words
+from llm_latency.words import several
 
 AVX2_EXPECTED = ("avx2", "fma", "f16c")
 """CPU features that make llama.cpp several times faster where the CPU has them."""
@@ -32,7 +33,8 @@ def examine() -> tuple[list[str], bool]:
     card = devices.gpu_card()
     build = machine.engine_build
     lines = [
-        f"machine   {machine.cpu}; {machine.usable_cpus} of {machine.logical_cpus} CPUs usable; "
+        f"machine   {machine.cpu}; {several(machine.usable_cpus, 'thread')} by default "
+        f"({machine.threads_from}); "
         f"{machine.ram_bytes / 2**30:.1f} GiB RAM; {machine.system} {machine.architecture}",
         f"GPU       {card.name}, {_size(card)}, driver {card.driver}"
         if card.available

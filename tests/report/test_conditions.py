@@ -46,3 +46,31 @@ def test_several_conditions_are_told_beside_each_other() -> None:
     gpu = GpuState(throttle="SwPowerCap")
     text = said(HostState(on_battery=True, power_profile="quiet", gpu=gpu), info={})
     assert [text.count(word) for word in ("On battery", "quiet", "Power limit in")] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("n_threads", "usable", "logical", "told"),
+    [
+        (None, 6, 20, "Threads in force: 2 (6 performance cores of 20 logical CPUs)."),
+        (None, 2, 2, ""),  # one for each CPU
+        (2, 6, 20, ""),  # who gave them knows
+    ],
+)
+def test_threads_are_told_with_whence_they_come(
+    n_threads: int | None, usable: int, logical: int, told: str
+) -> None:
+    machine = {
+        "usable_cpus": usable,
+        "logical_cpus": logical,
+        "threads_from": "6 performance cores of 20 logical CPUs",
+    }
+    made = [factories.record(Settings(n_threads=n_threads))]
+    data = frame.by_cell(factories.to_frame(made))
+    assert plain(conditions.told(data, {"machine": machine})) == told
+
+
+def test_the_threads_in_force_are_of_all_cells() -> None:
+    data = factories.to_frame([factories.record(Settings(n_threads=n)) for n in (4, 1)])
+    data = data.assign(effective_n_threads=data["n_threads"])
+    assert conditions.threads_in_force(data, {}) == "Threads in force: 1 and 4 (as given)."
+    assert conditions.threads_in_force(data.head(0), {}) == ""

@@ -6,6 +6,7 @@ import html
 
 import pytest
 
+from llm_latency.plan.spec import Settings
 from llm_latency.records import frame
 from llm_latency.report import page
 from llm_latency.report.appendix import how_measured
@@ -28,6 +29,18 @@ def test_disturbed_machines_are_named(options: dict[str, float], words: str) -> 
     assert "Disturbed" in said and words in said
     quiet = factories.frame(rounds=1, other=0.01, steal=None)
     assert page.disturbed(frame.by_cell(quiet)) == ""
+
+
+def test_a_quota_that_disturbed_is_named_with_the_threads_to_give() -> None:
+    state = {"quota_cpus": 2.5, "throttled_periods": 31, "throttled_s": 9.0}
+    made = factories.record(Settings(), other=0.2)
+    made = made.model_copy(update={"host": made.host.model_copy(update=state)})
+    answers = [g.model_copy(update={"throttled_periods": 7}) for g in made.generations]
+    data = factories.to_frame([made.model_copy(update={"generations": answers})])
+    assert set(data["throttled_periods"]) == {7}  # an answer's own, not its trial's
+    said = plain(page.disturbed(frame.by_cell(data)))
+    for words in ("up to 20 %", "2.50 CPUs", "7 periods", "n_threads=2 "):
+        assert words in said
 
 
 def test_completeness() -> None:

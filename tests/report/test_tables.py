@@ -62,6 +62,15 @@ def test_cards_say_what_is_missing_and_why() -> None:
     assert dict(cards.model(info).to_numpy())["architecture"] == "not available: broken header"
 
 
+def test_a_limit_is_on_the_card_where_there_is_one() -> None:
+    info = factories.info()
+    info["machine"] |= {"quota_cpus": None, "memory_limit_bytes": None}
+    assert not {"quota cpus", "memory limit"} & set(dict(cards.machine(info).to_numpy()))
+    info["machine"] |= {"quota_cpus": 0.5, "memory_limit_bytes": 600 * 2**20}
+    rows = dict(cards.machine(info).to_numpy())
+    assert (rows["quota cpus"], rows["memory limit"]) == ("0.5", "600 MiB")
+
+
 def test_cards_show_a_gpu() -> None:
     info = factories.info()
     info["machine"]["gpu"] = {"available": True, "name": "RTX", "total_bytes": 6 * 2**30}

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from IPython.display import Markdown, display
 
 from llm_latency.report import cards, tables
+from llm_latency.report.conditions import threads_in_force
 from llm_latency.report.page import code, markdown
 from llm_latency.report.phrases import INTERVAL
 from llm_latency.report.show import show
 from llm_latency.stats.estimate import FEWEST
-from llm_latency.words import enumerate_words, escape, missing, several
+from llm_latency.words import escape, missing, several
 
 
 def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = None) -> None:
@@ -60,7 +60,7 @@ def how_measured(info: Mapping[str, Any], threads: str = "") -> Markdown:
     info
         The content of ``run.json``.
     threads
-        A sentence on the threads in force, :func:`threads_in_force`.
+        A sentence on the threads in force, :func:`~llm_latency.report.conditions.threads_in_force`.
     """
     plan, versions = info.get("plan") or {}, info.get("versions") or {}
     planned, rounds = list(plan.get("cells") or []), int(plan.get("rounds") or 0)
@@ -87,26 +87,6 @@ def how_measured(info: Mapping[str, Any], threads: str = "") -> Markdown:
     engine = versions.get("llama_cpp_python") or (info.get("engine") or {}).get("version")
     sentences.append(f"Engine: llama-cpp-python {escape(engine or 'of unknown version')}.")
     return markdown(" ".join(filter(None, [*sentences, threads])))
-
-
-def threads_in_force(frame: pd.DataFrame, info: Mapping[str, Any]) -> str:
-    """Say how many threads computed, and how that came about where nobody gave a number.
-
-    Parameters
-    ----------
-    frame
-        The run's rows.
-    info
-        The content of ``run.json``.
-    """
-    in_force = sorted({int(count) for count in frame["effective_n_threads"].dropna()})
-    if not in_force:
-        return ""
-    came = (info.get("machine") or {}).get("threads_from")
-    if not frame["n_threads"].isna().any():
-        came = "as given"
-    why = f" ({escape(came)})" if came else ""
-    return f"Threads in force: {enumerate_words(list(map(str, in_force)), len(in_force))}{why}."
 
 
 def _twice(twins: int) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from llm_latency.machine.power import LOW
 from llm_latency.records import frame as fr
 from llm_latency.records.record import POWER_CAP
-from llm_latency.words import escape, number, several
+from llm_latency.words import enumerate_words, escape, number, several
 
 
 def told(data: pd.DataFrame, info: Mapping[str, Any]) -> str:
@@ -49,11 +49,39 @@ def told(data: pd.DataFrame, info: Mapping[str, Any]) -> str:
             "it held the GPU's clock back, and the figures hold for this limit",
         ),
     )
-    return " ".join(
+    sentences = [
         f"**{escape(head)}** in {_share(trials)}: {what}."
         for trials, head, what in words
         if trials.any()
-    )
+    ]
+    return " ".join(filter(None, [*sentences, _fewer_threads(data, info)]))
+
+
+def _fewer_threads(data: pd.DataFrame, info: Mapping[str, Any]) -> str:
+    """Say how many threads computed, where it is not one for each CPU that the machine has."""
+    machine = info.get("machine") or {}
+    fewer = (machine.get("usable_cpus") or 0) < (machine.get("logical_cpus") or 0)
+    return threads_in_force(data, info) if fewer and data["n_threads"].isna().any() else ""
+
+
+def threads_in_force(frame: pd.DataFrame, info: Mapping[str, Any]) -> str:
+    """Say how many threads computed, and how that came about where nobody gave a number.
+
+    Parameters
+    ----------
+    frame
+        The run's rows.
+    info
+        The content of ``run.json``.
+    """
+    in_force = sorted({int(count) for count in frame["effective_n_threads"].dropna()})
+    if not in_force:
+        return ""
+    came = (info.get("machine") or {}).get("threads_from")
+    if not frame["n_threads"].isna().any():
+        came = "as given"
+    why = f" ({escape(came)})" if came else ""
+    return f"Threads in force: {enumerate_words(list(map(str, in_force)), len(in_force))}{why}."
 
 
 def _share(trials: pd.Series) -> str:
