@@ -12,6 +12,10 @@ in tables remain medians, which is what a user waits for.
 
 How large a difference arises between two cells that *are* equal is measured too: every comparing
 plan measures one cell twice (its *twin*), and without that noise floor there is no verdict.
+
+Where a run looks after every round whether it may end, its frame says so (``attrs["looks"]``, see
+:meth:`llm_latency.records.store.RunStore.frame`), and the interval is the wider one of
+:mod:`llm_latency.stats.sequential`: then, and for the answer, alike.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ import pandas as pd
 from llm_latency.errors import ParameterError
 from llm_latency.records.frame import of_one_origin
 from llm_latency.stats.estimate import FEWEST, Estimate, estimate
+from llm_latency.stats.sequential import hopeless, widened
 
 Verdict = Literal["faster", "slower", "same", "undecided"]
 
@@ -48,12 +53,18 @@ class Comparison:
         Of B against A.
     why
         One sentence: what the verdict rests on, or what it lacks.
+    cells : frozenset of str
+        The cells that it is about, by their ``cell_id``.
+    settled : bool
+        Whether the rounds to come cannot bring another verdict, or need not.
     """
 
     ratio: Estimate
     noise_floor: float | None
     verdict: Verdict
     why: str
+    cells: frozenset[str] = frozenset()
+    settled: bool = False
 
     @property
     def change(self) -> float:
@@ -100,7 +111,9 @@ def samples(
     values = frame.loc[keep, column]
     rounds = [frame.loc[keep, "run_id"], frame.loc[keep, "round"]]
     grouped = values.groupby(rounds)
-    return (grouped.min() if within == "quickest" else grouped.median()).dropna()
+    found = (grouped.min() if within == "quickest" else grouped.median()).dropna()
+    found.attrs = {"cells": tuple(frame.loc[keep, "cell_id"].unique()), **frame.attrs}
+    return found
 
 
 def ratios(a: pd.Series[float], b: pd.Series[float]) -> npt.NDArray[np.float64]:
@@ -160,11 +173,17 @@ def compare(
         raise ParameterError(
             f"smallest_effect={smallest_effect!r} is refused: give a share such as 0.02 (2 %)."
         )
-    log = estimate(np.log(ratios(a, b)))
+    logs = np.log(ratios(a, b))
+    looks = (a.attrs | b.attrs).get("looks")
+    log = estimate(logs) if looks is None else widened(logs)
     middle, low, high = (math.exp(x) for x in (log.median, log.low, log.high))
     ratio = Estimate(middle, low, high, log.n, log.kind, log.coverage)
     verdict, why = _judge(log, ratio, floor, smallest_effect)
-    return Comparison(ratio, floor, verdict, why)
+    settled = verdict != "undecided"
+    if not settled and looks and hopeless(logs, looks, math.log1p(smallest_effect)):
+        settled, why = True, f"{log.n} rounds; by {looks} it cannot be decided any more"
+    cells = frozenset(str(cell) for one in (a, b) for cell in one.attrs.get("cells", ()))
+    return Comparison(ratio, floor, verdict, why, cells, settled)
 
 
 def _judge(
