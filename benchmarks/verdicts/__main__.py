@@ -9,6 +9,9 @@ are not independent, so the printed interval of a rate is somewhat too narrow. O
 a core is left for the system. Both rates are printed twice: with the quickest generation of each
 process, which is what verdicts use, and with the median.
 
+With ``--sequential`` one looks after every round, and a comparison ends at the first look that
+settles it: both rates are those at the end, and the share of trials that this saved is printed.
+
 Takes over half a second per process: about 20 minutes as it stands, on a quiet machine.
 """
 
@@ -32,10 +35,12 @@ from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
+from llm_latency.stats.estimate import FEWEST, estimate
 from tests.support import jobs
 
 Within = Literal["quickest", "median"]
 PAUSING = (sys.executable, "-m", "benchmarks.verdicts.pausing_worker")
+UNSETTLED = Comparison(estimate([]), None, "undecided", "")
 BLOCK = 10
 """Cells that share one pair of twins."""
 
@@ -81,12 +86,25 @@ def verdicts(frame: pd.DataFrame, within: Within, *, pausing: bool) -> list[Comp
     return found
 
 
+def ended(frame: pd.DataFrame, rounds: int, *, pausing: bool) -> list[Comparison]:
+    """Return each comparison of a block as it stood when a look after a round settled it."""
+    final: dict[int, Comparison] = {}
+    for n in range(FEWEST, rounds + 1):
+        seen = frame[frame["round"] < n]
+        seen.attrs["looks"] = rounds
+        for place, found in enumerate(verdicts(seen, "quickest", pausing=pausing)):
+            if not final.get(place, UNSETTLED).settled:
+                final[place] = found
+    return list(final.values())
+
+
 def main() -> None:
     """Measure, and print both rates with their intervals."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12, help="as params/standard.yaml")
     parser.add_argument("--equal", type=int, default=200, help="comparisons of equal cells")
     parser.add_argument("--paused", type=int, default=60, help="comparisons with a paused one")
+    parser.add_argument("--sequential", action="store_true", help="look after every round")
     asked = parser.parse_args()
     print(
         f"{asked.rounds} rounds per comparison; total latency of 96 + 16 tokens, one thread; "
@@ -95,17 +113,25 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as place:
         for name, count, pausing in (("equal", asked.equal, False), ("paused", asked.paused, True)):
-            found: dict[Within, list[Comparison]] = {"quickest": [], "median": []}
+            found: dict[Within, list[Comparison]] = {"quickest": []}
+            found |= {} if asked.sequential else {"median": []}
             disturbed: list[float] = []
             for number in tqdm(range(-(-count // (2 * BLOCK))), desc=name, unit="block"):
                 folder = Path(place) / f"{name}{number}"
                 folder.mkdir()
                 frame = block(folder, asked.rounds, pausing=pausing)
                 for within, results in found.items():
-                    results += verdicts(frame, within, pausing=pausing)
+                    results += (
+                        ended(frame, asked.rounds, pausing=pausing)
+                        if asked.sequential
+                        else verdicts(frame, within, pausing=pausing)
+                    )
                 disturbed.append(float(frame["disturbed"].mean()))
             for within, results in found.items():
                 report(name, within, results, disturbed)
+                if asked.sequential and results:
+                    used = sum(one.ratio.n for one in results) / len(results)
+                    print(f"trials saved: {1 - used / asked.rounds:.0%}", flush=True)
 
 
 def report(name: str, within: Within, found: list[Comparison], disturbed: list[float]) -> None:

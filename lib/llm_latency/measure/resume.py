@@ -15,10 +15,10 @@ from typing import Any
 from llm_latency.base import Frozen
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import affinity, devices, host
+from llm_latency.measure.rounds import left
 from llm_latency.model.names import ModelCard
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.folders import outputs_dir
-from llm_latency.records.power_cap import judged
 from llm_latency.records.store import RunStore
 
 BY_RESULTS = {
@@ -83,24 +83,6 @@ def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
     module = BY_RESULTS.get(plan.experiment)
     found = import_module(module).next_trials(plan, store) if module else left(plan, store)
     return list(found)
-
-
-def left(plan: Plan, store: RunStore) -> list[Trial]:
-    """Return the planned trials without a record; when there are none, those to be repeated."""
-    done = store.done()
-    planned = [trial for trial in plan.trials() if trial.trial_id not in done]
-    if planned or not plan.repeat_disturbed:
-        return planned
-    return [trial for trial in again(store) if trial.trial_id not in done]
-
-
-def again(store: RunStore) -> list[Trial]:
-    """Return the trials to be measured a second time because the machine was disturbed."""
-    return [
-        record.trial.model_copy(update={"attempt": 1})
-        for record in judged(store.records())
-        if record.disturbed and record.status == "ok" and record.trial.attempt == 0
-    ]
 
 
 def check_vram(plan: Plan) -> None:

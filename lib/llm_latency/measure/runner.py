@@ -25,6 +25,7 @@ from llm_latency.measure.resume import (
     for_this_machine,
     next_trials,
 )
+from llm_latency.measure.rounds import time_is_up
 from llm_latency.measure.session import session
 from llm_latency.plan.spec import Plan
 from llm_latency.records.store import RunStore
@@ -96,6 +97,9 @@ def run(
                     if record.status != "ok" and planned:  # a search looks for what fails
                         line = f"{record.trial.trial_id}: {record.status}: {record.reason}"
                         bar.write(line, file=sys.stderr)
+                    if time_is_up(plan, store):
+                        break
+            bar.total = (bar.total or 0) - len(planned) + _done(store, planned)  # those saved
         except KeyboardInterrupt:
             of = f" of {len(planned)}" if planned else ""
             print(

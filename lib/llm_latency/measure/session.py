@@ -44,10 +44,16 @@ class Session:
     """
 
     def __init__(
-        self, store: RunStore, path: Path, model: ModelFile, timeout_s: float, hold: lock.Hold
+        self,
+        store: RunStore,
+        path: Path,
+        model: ModelFile,
+        timeout_s: float,
+        hold: lock.Hold,
+        began: float,
     ) -> None:
         self.store, self.path, self.model, self.timeout_s = store, path, model, timeout_s
-        self._hold = hold
+        self._hold, self._since = hold, began
 
     def tell(self, stored: int, planned: int | None = None) -> None:
         """Let others know how far the run is; each step moves it on by one."""
@@ -105,6 +111,9 @@ class Session:
             ) from lost[0]
 
     def _stored(self, record: Record) -> Record:
+        now = time.monotonic()
+        record = record.model_copy(update={"took_s": now - self._since})
+        self._since = now
         self.store.append(record)
         return record
 
@@ -140,6 +149,7 @@ def session(
         does not start.
     """
     with contextlib.ExitStack() as after, lock.machine(plan.wait_s) as hold:
+        began = time.monotonic()  # what is prepared counts into the first trial's time
         hold.tell(plan.run_id or plan.experiment, outputs_dir() / home)
         make_folder(outputs_dir() / home)  # or refuse, before a model is made or fetched
         begun_with = stored.info if stored else {}
@@ -163,7 +173,7 @@ def session(
                 raise
             store = RunStore.create(folder, card)
         store.mend()
-        yield Session(store, path, ModelFile.of(described.card), plan.timeout_s, hold)
+        yield Session(store, path, ModelFile.of(described.card), plan.timeout_s, hold, began)
 
 
 def _folder(plan: Any, home: str) -> Path:

@@ -35,7 +35,10 @@ Grid = Any
 SETTINGS = tuple(Settings.model_fields)
 LEFT_TO_THE_ENGINE = tuple(n for n, field in Settings.model_fields.items() if field.default is None)
 """Settings for which users write 0 where they mean the engine's own value."""
-STRICTNESS = ("rounds", "seed", "timeout_s", "repeat_disturbed", "wait_s", "run_id")
+STRICTNESS = (
+    *("rounds", "seed", "timeout_s", "repeat_disturbed", "stop_when_decided", "minutes"),
+    *("wait_s", "run_id"),
+)
 """Fields of a plan that say how strictly, how long and under which name it is measured."""
 OPTIONS: dict[str, Any] = {
     **{n: 0 if f.default is None else f.default for n, f in Settings.model_fields.items()},

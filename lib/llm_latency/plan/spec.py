@@ -315,6 +315,12 @@ class Plan(Frozen):
     repeat_disturbed: bool = Field(
         False, description="Measure disturbed trials again at the end; both records stay"
     )
+    stop_when_decided: bool = Field(
+        False, description="Cells whose comparisons are decided cost no further rounds"
+    )
+    minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = Field(
+        0.0, description="Rounds go on until so many minutes are over; 0: as planned"
+    )
     wait_s: Wait = 0.0
     run_id: RunId | None = Field(
         None, description="A new name, or that of a run to go on with; empty: one is made"
@@ -325,19 +331,30 @@ class Plan(Frozen):
     )
 
     @property
+    def looked_at(self) -> bool:
+        """Whether the run looks after every round whether it is to end; verdicts know of it."""
+        return self.stop_when_decided or self.minutes > 0
+
+    @property
     def plan_id(self) -> str:
-        """Hash of every planned trial in its order: two equal plans measure the same."""
+        """Hash of every planned trial in its order: two equal plans measure the same.
+
+        How many minutes there are is not part of it, so that a run can be given more.
+        """
         text = "\n".join(trial.trial_id for trial in self.trials())
+        text += "\nlooked at" * self.looked_at
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def trials(self) -> list[Trial]:
         """Return every trial of every round, each round shuffled by the recorded seed."""
-        planned: list[Trial] = []
-        for number in range(self.rounds):
-            cells = list(self.cells)
-            random.Random(f"{self.seed}/{number}").shuffle(cells)
-            planned += [
-                cell.model_copy(update={"round": number, "order": len(planned) + place})
-                for place, cell in enumerate(cells)
-            ]
-        return planned
+        return [trial for number in range(self.rounds) for trial in self.round(number)]
+
+    def round(self, number: int) -> list[Trial]:
+        """Return every trial of one round, also of one beyond ``rounds``."""
+        cells = list(self.cells)
+        random.Random(f"{self.seed}/{number}").shuffle(cells)
+        first = number * len(cells)
+        return [
+            cell.model_copy(update={"round": number, "order": first + place})
+            for place, cell in enumerate(cells)
+        ]

@@ -140,6 +140,11 @@ def enough(view: View) -> tuple[Cell | None, list[Cell]]:
     return chosen, sorted(undecided, key=view.size)
 
 
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    return list(view.against_best().values())
+
+
 def answer(view: View) -> Answer:
     """Answer which sizes are enough for the quickest prefill, and what they cost."""
     if nothing := no_answer(view.data):

@@ -200,6 +200,15 @@ def _starts(rows: pd.DataFrame) -> list[Start]:
     return sorted(pairs, key=lambda s: (states.index(s.page_cache), ways.index(s.way)))
 
 
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    if not view.measured:
+        return []
+    best, *others = view.soonest(view.measured[0].page_cache)
+    pairs = [*view.pairs(), *((best, other) for other in others)]
+    return [view.compare("first_token_s", *pair) for pair in pairs]
+
+
 def answer(view: View) -> Answer:
     """Answer what a start takes, what of it is the disk, and which way of reading is soonest."""
     if nothing := no_answer(view.data):

@@ -211,6 +211,11 @@ def _further(counted: dict[int, int], turns: int) -> int | None:
     return round(counted[last] + (turns - last) * rate)
 
 
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    return [found for *_, found in view.same_depth().values()]
+
+
 def answer(view: View) -> Answer:
     """Answer which measured ``n_ctx`` holds each conversation, and what more of it costs."""
     if nothing := no_answer(view.data):

@@ -226,6 +226,12 @@ HEADS = {
 }
 
 
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    pairs = [(SHORT, chat) for chat in view.chats if SHORT in view.kinds]
+    return [view.compare("token_s", *pair) for pair in pairs]
+
+
 def answer(view: View) -> Answer:
     """Answer whether a token takes longer late in a conversation than after a short prompt."""
     if nothing := no_answer(view.data):

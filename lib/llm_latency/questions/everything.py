@@ -144,8 +144,9 @@ class Runs:
 
     @property
     def final(self) -> int:
-        """How many of them have a final record."""
-        return sum(store.final for store in self.stores.values())
+        """How many of them have a final record, or need none since the run ended early."""
+        stores = self.stores.values()
+        return sum(store.planned if page.ended_early(store) else store.final for store in stores)
 
     @property
     def info(self) -> dict[str, Any]:

@@ -201,6 +201,18 @@ def _memory_words(limit: float) -> str:
     return NO_LIMIT if math.isnan(limit) else f"{limit * MIB:.5g} MiB"
 
 
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    if not view.measured:
+        return []
+    base, lock = (Kind(view.memories[0], way) for way in (BASE, "mlock"))
+    if not {base, lock} <= set(view.measured):
+        return []
+    both = [view.compare(column, base, lock) for column in ("total_s", "itl_mad_s")]
+    limited = [(plenty, kind) for kind in view.measured if (plenty := view.plenty(kind))]
+    return [*both, *(view.compare("total_s", *pair) for pair in limited)]
+
+
 def answer(view: View) -> Answer:
     """Answer whether locking is honoured, whether it is steadier, and what a limit does."""
     if nothing := no_answer(view.data):

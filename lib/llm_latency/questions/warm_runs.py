@@ -211,6 +211,11 @@ def _with_ratios(first: pd.DataFrame, warm: pd.DataFrame) -> pd.DataFrame:
     return first
 
 
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    return [view.compare("ttft_s", prompt) for prompt in view.measured]
+
+
 def answer(view: View) -> Answer:
     """Answer whether a warm run is faster, and how much of that is the prompt cache."""
     if nothing := no_answer(view.data):

@@ -198,6 +198,15 @@ def _by_place(rows: pd.DataFrame) -> dict[Place, list[str]]:
     return {place: sorted(found[place], key=ORDER.index) for place in places}
 
 
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    if not view.compared:
+        return []
+    place = view.compared[0]
+    columns = ("ttft_s", "load_and_ttft_s")
+    return [view.compare(c, place, kind) for c in columns for kind in view.others(place)]
+
+
 def answer(view: View) -> Answer:
     """Answer which warm-up makes the first reply sooner, what it costs, and when it pays."""
     if nothing := no_answer(view.data):

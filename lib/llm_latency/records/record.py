@@ -334,6 +334,9 @@ class Record(Part):
     reason: str | None = None
     started_at: str
     child_s: float = Field(description="Life of the child process, from spawn to reaped")
+    took_s: float | None = Field(
+        None, description="What the trial cost: from the record before, or the beginning, to this"
+    )
     exit_code: int | None = None
     load: LoadTimings | None = None
     effective: Effective | None = None

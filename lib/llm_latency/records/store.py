@@ -178,12 +178,26 @@ class RunStore:
         return {r.trial.trial_id for r in self.records()}
 
     def frame(self) -> pd.DataFrame:
-        """Return one tidy row per generation; a trial without any is one row of its state."""
-        return to_frame(_once(self.records()))
+        """Return one tidy row per generation; a trial without any is one row of its state.
+
+        Where the run looks after every round whether it is to end, ``attrs["looks"]`` tells how
+        many rounds there will be at most, 0 where only time ends it: comparisons read it.
+        """
+        return framed(_once(self.records()), self.plan)
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "INCOMPLETE"
+        if self.plan.looked_at:
+            state = "looked at after every round"
         return f"<run {self.run_id}: {self.final} of {self.planned} trials, {state}>"
+
+
+def framed(records: Iterable[Record], plan: Plan) -> pd.DataFrame:
+    """Return records of a plan's run as rows that know whether the run is looked at."""
+    rows = to_frame(records)
+    if plan.looked_at:
+        rows.attrs["looks"] = 0 if plan.minutes else plan.rounds
+    return rows
 
 
 def _once(records: Iterable[Record]) -> list[Record]:
@@ -235,7 +249,10 @@ def load_runs(place: str | Path) -> pd.DataFrame:
         frame["machine_id"] = (run.info.get("machine") or {}).get("machine_id")
         frame["engine_version"] = (run.info.get("engine") or {}).get("version")
         frames.append(frame)
-    return pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+    rows = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
+    if any("looks" in frame.attrs for frame in frames):  # of one is enough for wider intervals
+        rows.attrs["looks"] = 0
+    return rows
 
 
 def open_run(place: str | Path) -> RunStore:

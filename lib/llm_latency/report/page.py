@@ -15,11 +15,15 @@ import pandas as pd
 from IPython.display import Markdown
 
 from llm_latency.machine.disturbance import OTHER_LIMIT, STEAL_LIMIT
+from llm_latency.measure.resume import next_trials
+from llm_latency.measure.rounds import time_is_up, used_s
 from llm_latency.records import frame as fr
+from llm_latency.records.store import RunStore
 from llm_latency.report import conditions
 from llm_latency.words import (
     MARKER,
     counts,
+    duration,
     enumerate_words,
     escape,
     file_name,
@@ -150,8 +154,28 @@ def notices(run: Any) -> Markdown:
         A stored run.
     """
     data = fr.by_cell(run.frame())
+    why = ended_early(run)
+    final = run.planned if why else run.final
     told = conditions.told(data, run.info)
-    return head(run.planned, run.final, run.info, failed(data), told, disturbed(data))
+    return head(run.planned, final, run.info, why, failed(data), told, disturbed(data))
+
+
+def ended_early(run: Any) -> str:
+    """Say why a run that looked after every round ended, and what that saved; empty if not."""
+    if not isinstance(run, RunStore) or not run.plan.looked_at or next_trials(run.plan, run):
+        return ""
+    plan, records = run.plan, run.records()
+    rounds = several(max(record.trial.round for record in records) + 1, "round")
+    saved = run.planned - run.final
+    if time_is_up(plan, run):
+        took = f"{several(len(records), 'trial')} in {rounds} took {duration(used_s(records))}"
+        few = "; it was too short for more than the first round, which is measured whole"
+        few *= used_s(records) > 60 * plan.minutes and len(records) <= len(plan.cells)
+        return f"**The time is up:** {took} of {duration(60 * plan.minutes)}{few}."
+    return (
+        f"**Saved: {saved:,} of {run.planned:,} trials** as planned; after {rounds} no comparison "
+        "was left that further ones could decide."
+    ) * (saved > 0)
 
 
 def head(planned: int, final: int, info: Mapping[str, Any], *more: str) -> Markdown:

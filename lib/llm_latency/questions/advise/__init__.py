@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from llm_latency.measure.runner import run
 from llm_latency.questions.advise.drawing import figure
-from llm_latency.questions.advise.judgement import Advice, View, judge
+from llm_latency.questions.advise.judgement import Advice, View, deciding, judge
 from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option
 from llm_latency.questions.advise.pasting import lines
@@ -26,6 +26,7 @@ __all__ = [
     "Option",
     "View",
     "answer",
+    "deciding",
     "figure",
     "judge",
     "lines",

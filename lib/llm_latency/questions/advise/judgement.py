@@ -24,7 +24,7 @@ from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option, answer_s, fills, option, timed
 from llm_latency.records import frame as fr
 from llm_latency.report.page import Run
-from llm_latency.stats.compare import compare, noise_floor, samples
+from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import FEWEST
 
 Confidence = Literal["high", "fair", "low"]
@@ -126,6 +126,11 @@ class View:
         self.info, self.rows = run.info, run.frame()
         self.advice = judge(self.rows, self.info)
         self.data = fr.by_cell(timed(self.rows, self.advice.needs))
+
+
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    return [one.against for one in view.advice.options if one.against is not None]
 
 
 def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_latency.measure.resume import left
+from llm_latency.measure.rounds import left
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.questions.advise.judgement import judge
 from llm_latency.questions.advise.needs import Needs

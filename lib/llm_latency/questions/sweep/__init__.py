@@ -27,6 +27,7 @@ from llm_latency.words import enumerate_words, escape, percent, several
 __all__ = [
     "View",
     "answer",
+    "deciding",
     "figure",
     "latency_by_memory",
     "memory_by_n_ctx",
@@ -75,6 +76,11 @@ def plan(
         for start in request.grid("page_cache", "warm_up")
     ]
     return request.plan(cells)
+
+
+def deciding(view: View) -> list[Comparison]:
+    """Return the comparisons on which the answer rests."""
+    return list(view.against_soonest.values())
 
 
 def answer(view: View) -> Answer:

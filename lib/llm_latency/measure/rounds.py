@@ -1,0 +1,107 @@
+"""Which trials come next: as planned, until the time is up, or until all is decided.
+
+All of it follows from the records that there are: a run that was interrupted ends where one that
+was never stopped does, and a complete one has nothing left. Rounds are decided about whole, by
+the whole rounds before them, so that comparisons stay within rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from llm_latency.plan.spec import Plan, Trial
+from llm_latency.records.power_cap import judged
+from llm_latency.records.record import Record
+from llm_latency.records.store import RunStore, framed
+
+FEWEST = 6
+"""Rounds in which every cell is measured: the fewest that give an interval and a verdict."""
+MOST = 10_000
+"""Rounds that no run goes beyond, whatever its time."""
+
+
+def left(plan: Plan, store: RunStore) -> list[Trial]:
+    """Return the trials without a record, of one round where the run looks after every round.
+
+    When there are none, those that are to be repeated, since the machine was disturbed.
+    """
+    done = store.done()
+    if time_is_up(plan, store):
+        return []
+    trials = _next_round(plan, store) if plan.looked_at else plan.trials()
+    planned = [trial for trial in trials if trial.trial_id not in done]
+    if planned or not plan.repeat_disturbed:
+        return planned
+    return [trial for trial in again(store) if trial.trial_id not in done]
+
+
+def again(store: RunStore) -> list[Trial]:
+    """Return the trials to be measured a second time because the machine was disturbed."""
+    return [
+        record.trial.model_copy(update={"attempt": 1})
+        for record in judged(store.records())
+        if record.disturbed and record.status == "ok" and record.trial.attempt == 0
+    ]
+
+
+def used_s(records: Sequence[Record]) -> float:
+    """Return how long a run has taken, all that came between its trials included."""
+    return sum(map(cost_s, records))
+
+
+def time_is_up(plan: Plan, store: RunStore) -> bool:
+    """Return whether a trial of median length would end too late; a whole round is measured."""
+    if not plan.minutes or any(one.trial_id not in store.done() for one in plan.round(0)):
+        return False
+    records = store.records()
+    return used_s(records) + statistics.median(map(cost_s, records)) > 60 * plan.minutes
+
+
+def cost_s(record: Record) -> float:
+    """Return how long a trial took, with what came before it; of old records its child alone."""
+    return record.child_s if record.took_s is None else record.took_s
+
+
+def _next_round(plan: Plan, store: RunStore) -> list[Trial]:
+    """Return the trials of the round that is not whole yet; none where the rounds have ended."""
+    records = [record for record in store.records() if record.trial.trial_id in _ids(plan, record)]
+    if len(records) < len(store.records()):  # what comes after the rounds has begun
+        return []
+    done = store.done()
+    number = max((record.trial.round for record in records), default=0)
+    for at in (number, number + 1):
+        trials = going_on(plan, store, at)
+        if any(trial.trial_id not in done for trial in trials):
+            return trials
+    return []
+
+
+def _ids(plan: Plan, record: Record) -> set[str]:
+    return {trial.trial_id for trial in plan.round(record.trial.round)}
+
+
+def going_on(plan: Plan, store: RunStore, number: int) -> list[Trial]:
+    """Return the trials of a round: the cells that an open comparison is about, and the twins."""
+    if number >= (MOST if plan.minutes else plan.rounds):
+        return []
+    trials = plan.round(number)
+    if number < FEWEST or not plan.stop_when_decided:
+        return trials
+    before = [record for record in store.records() if record.trial.round < number]
+    first = [record for record in before if record.trial.attempt == 0]
+    cells = _undecided(plan, first, store.info)
+    if cells is None:
+        return trials
+    twins = {trial.cell_id for trial in trials if trial.twin} if cells else set()
+    return [trial for trial in trials if trial.cell_id in cells | twins]
+
+
+def _undecided(plan: Plan, records: list[Record], info: dict[str, Any]) -> set[str] | None:
+    """Return the cells of a question's open comparisons; ``None`` where it makes none."""
+    # The layer of questions lies above; what they compare is theirs to say.
+    deciding = import_module("llm_latency.questions.deciding")
+    cells: set[str] | None = deciding.undecided(plan.experiment, framed(records, plan), info)
+    return cells

@@ -1,0 +1,79 @@
+"""Every question that compares says so, in comparisons that know of looks and of their cells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llm_latency import experiments
+from llm_latency.measure.resume import for_this_machine
+from llm_latency.plan.spec import Plan
+from llm_latency.questions import QUESTIONS, deciding, module
+from llm_latency.records.record import Record
+from llm_latency.records.store import framed
+from llm_latency.report.page import Rows
+from llm_latency.stats.sequential import looks
+from tests.support import factories
+
+ROUNDS = 12
+COMPARING = [name for name in QUESTIONS if hasattr(module(name), "deciding")]
+
+
+def records(plan: Plan, rounds: int = ROUNDS) -> list[Record]:
+    """Return what carrying out a plan leaves where each cell takes another time."""
+    order = {cell: place for place, cell in enumerate(dict.fromkeys(c.cell_id for c in plan.cells))}
+    random, made = np.random.default_rng(0), []
+    for trial in (trial for number in range(rounds) for trial in plan.round(number)):
+        factor = (1 + 0.3 * order[trial.cell_id]) * float(np.exp(random.normal(0, 0.002)))
+        one = factories.record(
+            trial.settings,
+            workload=trial.workload,
+            start=trial.start,
+            ttft=lambda _, prompt, factor=factor: factor * prompt * 1e-3,
+            itl=lambda _, __, factor=factor: factor * 1e-2,
+            factor=factor,
+            within=0.01,
+            rng=random,
+        )
+        made.append(one.model_copy(update={"trial": trial}))
+    return made
+
+
+@pytest.fixture(params=COMPARING)
+def plan(request: pytest.FixtureRequest, tiny: Path) -> Plan:
+    options: dict[str, Any] = {"rounds": ROUNDS, "stop_when_decided": True}
+    made = experiments.__getattr__(request.param)(model=str(tiny), **options)
+    assert isinstance(made, Plan)
+    # What advice would try is asked of the engine, which takes longer than it tells here.
+    return made if request.param == "advise" else for_this_machine(made)
+
+
+def info(plan: Plan) -> dict[str, Any]:
+    on = {"on": "cpu", "memory_there_bytes": 2**33} if plan.experiment == "advise" else {}
+    data = plan.model_dump(mode="json") | {"parameters": plan.parameters | on}
+    return factories.info() | {"plan": data}
+
+
+def test_its_comparisons_know_their_cells_and_of_the_looks(plan: Plan) -> None:
+    rows = framed(records(plan), plan)
+    found = deciding.compared(plan.experiment, Rows(rows, info(plan)))
+    assert found
+    cells = {cell.cell_id for cell in plan.cells}
+    for one in found:
+        assert one.ratio.n == ROUNDS and one.ratio.coverage == 1 - looks(ROUNDS)[-1].spent
+        assert one.cells and one.cells <= cells
+    first = rows[rows["round"] == 0]
+    first.attrs = rows.attrs
+    still_open = deciding.undecided(plan.experiment, first, info(plan))
+    assert still_open == {cell for one in found for cell in one.cells}
+
+
+def test_estimates_of_how_much_are_measured_as_planned() -> None:
+    assert {"prompt_size", "max_tokens", "memory_ledger", "everything"}.isdisjoint(COMPARING)
+    assert deciding.undecided("frontier", framed([], PLAIN), {}) is None
+
+
+PLAIN = Plan(experiment="frontier", model="x", cells=())
