@@ -147,11 +147,16 @@ def test_zfs_does_not_tell(file: Path, wanted: PageCache, monkeypatch: pytest.Mo
 
 
 @linux
+@pytest.mark.parametrize("by_quota", [True, False])
 def test_a_model_larger_than_ram_is_not_read_in_vain(
-    file: Path, monkeypatch: pytest.MonkeyPatch
+    file: Path, by_quota: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(file, "evicted")
-    monkeypatch.setattr(limits, "memory_limit_bytes", lambda: 15 * MIB)
+    if by_quota:
+        monkeypatch.setattr(limits, "memory_limit_bytes", lambda: 15 * MIB)
+    else:
+        few = SimpleNamespace(total=64 * MIB, available=15 * MIB)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: few)
     state = prepare(file, "resident")
     assert (state.in_force, (state.resident_before or 0) <= EVICTED_AT_MOST) == ("as_is", True)
     assert "16 MiB are more than the 15 MiB" in str(state.why)

@@ -430,7 +430,11 @@ def test_a_token_goes_to_the_hub_and_no_further(
     ["Invalid credentials in Authorization header", 'User Access Token "old" is expired'],
 )
 def test_a_token_that_is_not_valid_is_told_and_a_licence_is_not_its_cause(
-    server: Hub, commit: str, message: str, monkeypatch: pytest.MonkeyPatch
+    server: Hub,
+    commit: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server.faults.token_refused = message
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
@@ -442,6 +446,7 @@ def test_a_token_that_is_not_valid_is_told_and_a_licence_is_not_its_cause(
     # The cache serves, whatever the token.
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     assert names.resolve(NAME).read_bytes() == SMALL
+    assert "unset HF_TOKEN" in capsys.readouterr().err
 
 
 def test_a_valid_token_does_not_hide_that_a_repository_is_private(

@@ -58,7 +58,7 @@ def file_system(path: Path) -> str:
 
 
 def out_of_reach(path: Path, wanted: PageCache) -> str | None:
-    """Return why a model cannot be brought into a state here, whenever that is tried.
+    """Return why a model cannot be brought into a state on this machine.
 
     Parameters
     ----------
@@ -82,11 +82,12 @@ def out_of_reach(path: Path, wanted: PageCache) -> str | None:
     if wanted == "evicted" and kind.startswith(NO_DISK):
         return f"the model lies on {kind}, with no disk of this machine behind it"
     size = parts.size_bytes(path)
-    ram = min(psutil.virtual_memory().total, limits.memory_limit_bytes())
+    # Which counts what the page cache holds already, since that can be given up.
+    ram = min(psutil.virtual_memory().available, limits.memory_limit_bytes())
     if wanted == "resident" and size > ram:
         return (
-            f"the model's {size / 2**20:,.0f} MiB are more than the {ram / 2**20:,.0f} MiB that "
-            "there are to hold them"
+            f"the model's {size / 2**20:,.0f} MiB are more than the {ram / 2**20:,.0f} MiB of RAM "
+            "that are available"
         )
     return None
 

@@ -94,6 +94,8 @@ def said(error: Exception) -> str:
 
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
+    if _token_refused(error):
+        return f"{constants.ENDPOINT} refuses your token: renew it, or unset HF_TOKEN"
     status = status_of(error)
     if status is not None:
         return f"{constants.ENDPOINT} answers with status {status}"
