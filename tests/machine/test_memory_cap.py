@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency.machine import disturbance, limits, memory_cap
+from llm_latency.machine import cgroups, disturbance, limits, memory_cap
 from llm_latency.machine.memory_cap import limited
 from llm_latency.measure import runner, trial
 from llm_latency.model import names
 from llm_latency.plan.builder import Request
 from llm_latency.records.proof import proven
 from llm_latency.records.record import HostState, MemoryLimit
+from tests.support import machines
 
 MIB = 2**20
 EAT = """
@@ -70,12 +71,27 @@ def test_no_ceiling_beside_a_driver_that_reserves_freely(
 
 
 def test_without_cgroups_allocations_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_cap, "_places", lambda: [])
+    monkeypatch.setattr(memory_cap, "_places", lambda _: [])
     monkeypatch.setattr(sys, "platform", "linux")
     with limited(50 * MIB) as limiter:
         state = limiter.state()
     assert limiter.data_bytes == 50 * MIB
     assert state is not None and state.by == "rlimit" and "mapped files" in (state.why or "")
+
+
+@pytest.mark.parametrize(("asked", "given"), [(50, "50"), (900, "600")])
+def test_a_sibling_of_our_cgroup_is_given_what_ours_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, given: str
+) -> None:
+    own = tmp_path / "job" / "step"
+    found = [cgroups.Group(folder, 2) for folder in (own, own.parent, tmp_path)]
+    monkeypatch.setattr(cgroups, "groups", lambda controller: found)
+    machines.write(own, {"memory.max": "600", "cpu.max": "25000 50000"})
+    limiter = memory_cap.Limiter(asked)
+    made = Path(limiter.join).parent
+    assert made.parent == own.parent
+    files = {name: (made / name).read_text() for name in ("memory.max", "cpu.max")}
+    assert files == {"memory.max": given, "cpu.max": "50000 100000"}
 
 
 def test_a_limit_that_is_not_in_force_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:

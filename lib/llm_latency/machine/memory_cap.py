@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -53,32 +53,27 @@ class Limiter:
         if sys.platform != "linux":
             self.why = "memory can be limited on Linux only"
             return
-        for parent, v2 in _places():
-            if self._make(parent, limit_bytes, v2=v2):
+        for parent, files in _places(limit_bytes):
+            if self._make(parent, files):
                 return
         self.why = "no cgroup could be made here; RLIMIT_DATA does not count mapped files"
         self.data_bytes = limit_bytes
 
-    def _make(self, parent: Path, limit_bytes: int, *, v2: bool) -> bool:
+    def _make(self, parent: Path, files: Mapping[str, str]) -> bool:
         folder = None
         _sweep(parent)
+        (limit, value), *others = files.items()
         try:
             folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=parent))
-            name = "memory.max" if v2 else "memory.limit_in_bytes"
-            (folder / name).write_text(str(limit_bytes))
+            (folder / limit).write_text(value)
         except OSError:
             if folder is not None:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             return False
-        for name, value in (
-            ("memory.swap.max", "0"),
-            ("memory.swappiness", "0"),
-            ("memory.memsw.limit_in_bytes", str(limit_bytes)),
-        ):
-            with contextlib.suppress(OSError):
-                if (folder / name).exists():
-                    (folder / name).write_text(value)
+        for name, value in others:
+            with contextlib.suppress(OSError):  # a controller that is not there
+                (folder / name).write_text(value)
         self._folder, self.join = folder, str(folder / "cgroup.procs")
         return True
 
@@ -124,16 +119,28 @@ class Limiter:
             time.sleep(0.02)
 
 
-def _places() -> list[tuple[Path, bool]]:
-    """Return where a cgroup may be made, and whether by version 2, the best places first."""
+def _places(limit_bytes: int) -> list[tuple[Path, dict[str, str]]]:
+    """Return where a cgroup may be made, the best places first, and what is written into it.
+
+    First the limit, without which it is none; a cgroup that is not within our own is given what
+    ours allows.
+    """
     found = cgroups.groups("memory")
     if not found:
         return []
     own, outermost = found[0], found[-1]
+    size = str(min([limit_bytes, *filter(None, map(cgroups.Group.memory_bytes, found))]))
     if own.version == 2:
         # A cgroup that holds processes cannot have limited children: make a sibling.
-        return [(found[min(1, len(found) - 1)].folder, True)]
-    return [(own.folder, False), (outermost.folder, False)]
+        quota = {"cpu.max": f"{cpus * 1e5:.0f} 100000"} if (cpus := own.cpus()) else {}
+        files = {"memory.max": size, "memory.swap.max": "0", **quota}
+        return [(found[min(1, len(found) - 1)].folder, files)]
+    files = {
+        "memory.limit_in_bytes": size,
+        "memory.swappiness": "0",
+        "memory.memsw.limit_in_bytes": size,
+    }
+    return [(own.folder, files), (outermost.folder, files)]
 
 
 def _sweep(parent: Path) -> None:
