@@ -13,6 +13,7 @@ import pytest
 
 import llm_latency as lab
 from llm_latency.measure import session
+from llm_latency.measure.earlier import round_s
 from llm_latency.measure.job import Job
 from llm_latency.measure.resume import next_trials
 from llm_latency.plan.spec import Settings
@@ -158,3 +159,22 @@ def test_decided_before_the_time_is_up_it_ends(plan: lab.Plan, carry: Carry) -> 
     carry()
     run = lab.run(plan.model_copy(update={"minutes": 60.0}), progress=False)
     assert set(rounds_of(run)) == set(range(6))
+
+
+def test_what_earlier_runs_took_is_known_for_their_cells(plan: lab.Plan, carry: Carry) -> None:
+    assert round_s(plan) is None
+    carry(child_s=2.0)
+    lab.run(plan, progress=False)
+    assert round_s(plan) == len(plan.cells) * 2.0
+    longer = lab.experiments.sweep(model=plan.model, n_ctx=[512, 768], n_batch=256)
+    assert round_s(longer) is None
+
+
+def test_after_the_first_round_one_line_says_how_long(
+    plan: lab.Plan, carry: Carry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    carry(child_s=30.0)
+    lab.run(plan)
+    assert capsys.readouterr().err.count("About 30.0 minutes for 60 trials at most.") == 1
+    lab.run(plan)
+    assert "About" not in capsys.readouterr().err

@@ -82,6 +82,16 @@ def test_each_question_has_a_run_of_its_own(runs: everything.Runs, outputs: Path
     assert runs.failures().empty
 
 
+def test_minutes_are_shared_out_by_the_cells_of_each_question() -> None:
+    plan = experiments.everything("synthetic:tiny", minutes=30)
+    assert sum(one.minutes for one in plan.plans) == pytest.approx(30)
+    each = [one.minutes / len(one.cells) for one in plan.plans]
+    assert each == pytest.approx([each[0]] * len(each))
+    assert all(one.minutes == 0 for one in experiments.everything("synthetic:tiny").plans)
+    with pytest.raises(ParameterError, match="minutes=-1"):
+        experiments.everything("synthetic:tiny", minutes=-1)
+
+
 def test_the_table_asks_and_answers(runs: everything.Runs) -> None:
     table = everything.table(runs)
     assert list(table["question"]) == [

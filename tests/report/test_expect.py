@@ -37,6 +37,19 @@ def test_the_card_counts_processes_tokens_and_bytes(tiny: Path) -> None:
     assert told["time"].startswith(f"{duration(tokens * read / 1e10)} for {tokens} tokens")
 
 
+def test_how_long_it_takes_is_known_or_said_to_be_unknown(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = experiments.sweep(model=str(tiny), rounds=10)
+    monkeypatch.setattr(module, "round_s", lambda plan: None)
+    assert card(plan)["takes"] == "known after the first round"
+    monkeypatch.setattr(module, "round_s", lambda plan: 30.0)
+    assert "about 5.00 minutes" in card(plan)["takes"]
+    assert "at most" in card(plan.model_copy(update={"stop_when_decided": True}))["takes"]
+    timed = card(plan.model_copy(update={"minutes": 4.0}))["takes"]
+    assert timed.startswith("4.00 minutes, about 8 rounds")
+
+
 def test_answers_that_end_by_themselves_have_no_time(tiny: Path) -> None:
     plan = experiments.memory_ledger(model=str(tiny))
     work = plan.cells[0].workload.model_copy(update={"length": "natural"})
@@ -48,7 +61,7 @@ def test_of_a_file_without_a_header_nothing_is_foretold(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF and no more")
     told = card(experiments.memory_ledger(model=str(broken)))
-    assert set(told) == {"measured", "model"}
+    assert set(told) == {"measured", "takes", "model"}
     assert told["model"].startswith("not foretold: ")
 
 

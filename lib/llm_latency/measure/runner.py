@@ -25,10 +25,11 @@ from llm_latency.measure.resume import (
     for_this_machine,
     next_trials,
 )
-from llm_latency.measure.rounds import time_is_up
+from llm_latency.measure.rounds import time_is_up, used_s
 from llm_latency.measure.session import session
 from llm_latency.plan.spec import Plan
 from llm_latency.records.store import RunStore
+from llm_latency.words import duration
 
 OTHER_PLANS = {
     "CalibrationPlan": "llm_latency.questions.calibration.measuring",
@@ -97,6 +98,8 @@ def run(
                     if record.status != "ok" and planned:  # a search looks for what fails
                         line = f"{record.trial.trial_id}: {record.status}: {record.reason}"
                         bar.write(line, file=sys.stderr)
+                    if progress is True and planned and len(store.records()) == len(plan.cells):
+                        bar.write(_how_long(plan, store), file=sys.stderr)
                     if time_is_up(plan, store):
                         break
             bar.total = (bar.total or 0) - len(planned) + _done(store, planned)  # those saved
@@ -140,6 +143,15 @@ def _bar(progress: bool | tqdm[Any], store: RunStore, planned: set[str]) -> tqdm
         )
     progress.update(done)
     return progress
+
+
+def _how_long(plan: Plan, store: RunStore) -> str:
+    """Say, after the first round, how long the run will take; the bar corrects it from then on."""
+    records = store.records()
+    whole_s = 60 * plan.minutes or used_s(records) * plan.rounds
+    trials = round(whole_s / used_s(records) * len(records))
+    most = " at most" * plan.stop_when_decided
+    return f"About {duration(whole_s)} for {trials:,} trials{most}."
 
 
 def _done(store: RunStore, planned: set[str]) -> int:

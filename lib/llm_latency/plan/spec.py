@@ -295,6 +295,10 @@ class Trial(Frozen):
         return name + "-twin" * self.twin + f"-again{self.attempt}" * bool(self.attempt)
 
 
+Minutes = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
+"""A time that there is; 0: no bound."""
+
+
 class Plan(Frozen):
     """Several rounds over a grid of cells, in shuffled order, as data.
 
@@ -318,7 +322,7 @@ class Plan(Frozen):
     stop_when_decided: bool = Field(
         False, description="Cells whose comparisons are decided cost no further rounds"
     )
-    minutes: Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = Field(
+    minutes: Minutes = Field(
         0.0, description="Rounds go on until so many minutes are over; 0: as planned"
     )
     wait_s: Wait = 0.0

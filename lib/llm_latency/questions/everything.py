@@ -23,7 +23,7 @@ from llm_latency.machine import lock
 from llm_latency.measure import resume, runner
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
-from llm_latency.plan.spec import Plan, RunId
+from llm_latency.plan.spec import Minutes, Plan, RunId
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.records.folders import outputs_dir, project_dir
 from llm_latency.records.store import RunStore
@@ -39,6 +39,7 @@ class Everything(Frozen):
     experiment: str = "everything"
     run_id: RunId = Field(max_length=60, description="Head of the runs' names")
     plans: tuple[Plan, ...]
+    minutes: Minutes = 0.0
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -56,6 +57,7 @@ def plan(
     cores: str = "any",
     rounds: Annotated[int, "fresh processes per cell; 0: the preset's"] = 0,
     seed: int = 0,
+    minutes: Annotated[float, "shared out over all questions; 0: as planned"] = 0.0,
     wait_s: float = 0.0,
     run_id: Annotated[str, "head of the runs' names; empty: one is made"] = "",
 ) -> Everything:
@@ -86,14 +88,25 @@ def plan(
     usual = {"model": "''", "rounds": "0"}
     asked |= {name: given[name] for name, none in usual.items() if shown(given[name]) != none}
     # By itself first: else a question would refuse the longer name of its own run.
-    build(Everything, {"run_id": head, "plans": ()})
+    build(Everything, {"run_id": head, "plans": (), "minutes": given["minutes"]})
     plans = []
     for name in _names(questions):
         own = {} if preset == "quick" else _read(f"{name}.yaml")
         values = own | _read(f"{preset}.yaml") | asked
         plans.append(module(name).plan(**values, run_id=f"{head}-{name}"))
     parameters = given | {"questions": [made.experiment for made in plans], "run_id": head}
-    return build(Everything, {"run_id": head, "plans": tuple(plans), "parameters": parameters})
+    whole = {"run_id": head, "minutes": given["minutes"], "parameters": parameters}
+    return build(Everything, whole | {"plans": _shared_out(plans, float(given["minutes"]))})
+
+
+def _shared_out(plans: list[Plan], minutes: float) -> tuple[Plan, ...]:
+    """Return the plans, each with its share of the time: by its cells, as each is a process."""
+    cells = sum(len(plan.cells) for plan in plans)
+    shares = [{"minutes": minutes * len(plan.cells) / cells} for plan in plans]
+    return tuple(
+        plan.model_copy(update=share | {"parameters": plan.parameters | share})
+        for plan, share in zip(plans, shares, strict=True)
+    )
 
 
 def _names(questions: Grid) -> list[str]:

@@ -14,7 +14,7 @@ from llm_latency.report.page import code, markdown
 from llm_latency.report.phrases import INTERVAL
 from llm_latency.report.show import show
 from llm_latency.stats.estimate import FEWEST
-from llm_latency.words import escape, missing, several
+from llm_latency.words import duration, escape, missing, several
 
 
 def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = None) -> None:
@@ -67,19 +67,28 @@ def how_measured(info: Mapping[str, Any], threads: str = "") -> Markdown:
     cells = sum(1 for cell in planned if not cell.get("twin"))
     if not cells or not rounds:
         return markdown("How this run was planned is not stored with it.")
+    minutes, stops = plan.get("minutes") or 0, bool(plan.get("stop_when_decided"))
+    counted = f"{'up to ' * stops}{several(rounds, 'round')}"
+    trials = f": {'at most ' * stops}{len(planned) * rounds:,} trials"
+    if minutes:
+        counted, trials = f"as many rounds as {duration(60 * minutes)} hold", ": trials"
     sentences = [
-        f"{several(cells, 'cell')} (settings × workload × start), each measured in "
-        f"{several(rounds, 'round')}"
+        f"{several(cells, 'cell')} (settings × workload × start), each measured in {counted}"
         + _twice(len(planned) - cells)
-        + f": {len(planned) * rounds:,} trials, each in a fresh process, in an "
+        + f"{trials}, each in a fresh process, in an "
         f"order shuffled within each round (seed {escape(plan.get('seed', 'unknown'))})."
     ]
+    if minutes or stops:
+        sentences.append(
+            "After every round one looked whether to end, and intervals of comparisons are wider "
+            "for it, so that all looks together are wrong in one run of twenty at most."
+        )
     sentences += _workload(planned, plan.get("parameters") or {})
     sentences.append(
         "In estimates a process counts once, with the median of its generations. "
         + (
             f"Estimates are medians over processes with their distribution-free {INTERVAL}."
-            if rounds >= FEWEST
+            if rounds >= FEWEST or minutes
             else f"With {several(rounds, 'process', 'processes')} per cell there is no {INTERVAL}: "
             "the range from smallest to largest is shown."
         )

@@ -13,6 +13,7 @@ import pandas as pd
 
 from llm_latency.errors import LabError
 from llm_latency.machine.bandwidth import read_bytes_per_s
+from llm_latency.measure.earlier import round_s
 from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan.spec import Plan
@@ -31,14 +32,16 @@ def expect(plan: Plan) -> pd.DataFrame:
     """
     cells = [cell for cell in plan.cells if not cell.twin]
     trials = len(plan.cells) * plan.rounds
+    rounds = "as many rounds as fit" if plan.minutes else several(plan.rounds, "round")
     lines = {
-        "measured": f"{several(len(cells), 'cell')} × {several(plan.rounds, 'round')}"
+        "measured": f"{several(len(cells), 'cell')} × {rounds}"
         + (
             f", {len(plan.cells) - len(cells)} of them twice"
             if len(plan.cells) > len(cells)
             else ""
         )
-        + f": {trials:,} fresh processes",
+        + (f": {trials:,} fresh processes" if not plan.minutes else ""),
+        "takes": _takes(plan),
     }
     try:
         lines |= _of_model(plan, names.header_of(plan.model))
@@ -47,6 +50,19 @@ def expect(plan: Plan) -> pd.DataFrame:
     card = pd.DataFrame(list(lines.items()), columns=["to expect", ""], dtype=object)
     card.attrs["card"] = True
     return card
+
+
+def _takes(plan: Plan) -> str:
+    """Say how long the plan takes, as far as earlier runs tell."""
+    one = round_s(plan)
+    if plan.minutes:
+        fit = f", about {several(max(1, round(60 * plan.minutes / one)), 'round')}" if one else ""
+        early = ", or less if all is decided before" * plan.stop_when_decided
+        return f"{duration(60 * plan.minutes)}{fit}{early}; one round at least is measured"
+    if one is None:
+        return "known after the first round"
+    most = "at most, " * plan.stop_when_decided
+    return f"{most}about {duration(one * plan.rounds)}, as such trials took before"
 
 
 def token_bytes(header: Header) -> int | None:
@@ -88,6 +104,8 @@ def _of_model(plan: Plan, header: Header) -> dict[str, Any]:
     )
     if any(cell.workload.length == "natural" for cell in plan.cells):
         lines["time"] = f"{NOT_FORETOLD}: answers end where the model ends them"
+        return lines
+    if plan.minutes:
         return lines
     tokens = plan.rounds * sum(c.workload.max_tokens * (c.workload.repeats + 1) for c in plan.cells)
     lines["time"] = (
