@@ -135,10 +135,11 @@ def test_what_the_formula_was_not_fitted_to_is_not_foretold() -> None:
             predict.predict(other, Settings())
 
 
-def test_a_cache_that_stays_on_the_host_stays_there() -> None:
+def test_a_cache_on_the_host_beside_layers_on_a_device_is_not_foretold() -> None:
     asked = Settings(n_ctx=256, n_gpu_layers=-1, offload_kqv=False)
-    found = predict.predict(header(), asked, gpu=True)
-    assert found.gpu.kv_bytes == 0 < found.host.kv_bytes
+    with pytest.raises(NotForetoldError, match="offload_kqv=false"):
+        predict.predict(header(), asked, gpu=True)
+    assert predict.predict(header(), asked).host.kv_bytes > 0
 
 
 def test_without_a_gpu_all_is_on_the_host() -> None:

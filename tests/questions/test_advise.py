@@ -577,5 +577,6 @@ def test_the_notebook_answers(carried_out: CarriedOut) -> None:
         "advise", n_ubatch=[32, 64], flash_attn="false", prompt_tokens=60, n_ctx=256, max_tokens=4,
         rounds=1, n_threads=1,
     )  # fmt: skip
-    assert set(data["status"]) == {"ok"} and len(data) == 4
+    # Two candidates and a twin, then the full window of each that came out on top.
+    assert set(data["status"]) == {"ok"} and len(data) - sum(data["prompt_tokens"] > 60) == 3
     assert "fills the whole window was answered" in page

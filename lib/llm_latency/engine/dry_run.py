@@ -39,6 +39,23 @@ class NotForetoldError(LabError):
     """What a model takes is not known before it is loaded; the text says why."""
 
 
+def check_placed(settings: Settings, on: Side) -> None:
+    """Refuse what nobody plans rightly: a cache on the host beside layers on a device.
+
+    llama.cpp puts attention on the host then, and its ``ggml_backend_sched_reserve_size``, which
+    measures under ``no_alloc``, forgets that before it splits the graph.
+
+    Raises
+    ------
+    NotForetoldError
+        If these settings are such.
+    """
+    if on == "gpu" and settings.n_gpu_layers and not settings.offload_kqv:
+        raise NotForetoldError(
+            "offload_kqv=false beside layers on a device is not foretold; measure it"
+        )
+
+
 class Request(Part):
     """Which model is loaded how; on ``gpu`` a stand-in serves where the engine sees no device."""
 
@@ -96,6 +113,7 @@ class DryRun:
         NotForetoldError
             If llama.cpp does not lay the model out, or is not here.
         """
+        check_placed(settings, on)
         if settings.n_ctx > MOST_TOKENS:
             raise NotForetoldError(
                 f"no context beyond {MOST_TOKENS:,} tokens is foretold; measure it"

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from llm_latency.base import Part
-from llm_latency.engine.dry_run import MOST_TOKENS, NotForetoldError, Side
+from llm_latency.engine.dry_run import MOST_TOKENS, Side
 from llm_latency.errors import ParameterError
 from llm_latency.memory.dry_run import Foretell, foretelling
 from llm_latency.memory.predict import Parts, Prediction
@@ -125,11 +125,6 @@ def fits(
         raise ParameterError(f"on={on!r} is refused: give 'gpu' or 'cpu'.")
     limit, extra = size_bytes("budget", budget), size_bytes("overhead", overhead)
     asked = build(Settings, settings)
-    if on == "gpu" and not asked.offload_kqv:
-        # The plan then leaves attention on the device, where a real load computes it on the host.
-        raise NotForetoldError(
-            "offload_kqv=false beside layers on a device is not foretold; measure it"
-        )
     with skeleton(model) as (path, header), foretelling(path, header, on, extra) as foretell:
         header.check_cache(asked)
         return fit_of(model, header, asked, limit, on, foretell)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from llm_latency.base import Part
-from llm_latency.engine.dry_run import NotForetoldError
+from llm_latency.engine.dry_run import NotForetoldError, check_placed
 from llm_latency.engine.facts import REPACKED, sizes_in_force
 from llm_latency.model.header import Header
 from llm_latency.plan.spec import Settings, padded
@@ -138,8 +138,9 @@ def predict(
     Raises
     ------
     NotForetoldError
-        If the formula was not fitted to the model's architecture.
+        If the formula was not fitted to the model's architecture, or to these settings.
     """
+    check_placed(settings, "gpu" if gpu else "cpu")
     if header.architecture not in FITTED or header.has_experts:
         what = header.architecture + (" with experts" if header.has_experts else "")
         raise NotForetoldError(
@@ -148,7 +149,7 @@ def predict(
         )
     layers, first = layers_on_device(header, settings, gpu)
     kv = kv_bytes(header, settings)
-    kv_gpu = sum(kv[first:]) if settings.offload_kqv else 0
+    kv_gpu = sum(kv[first:])
     placed = place_weights(header, settings, layers, machine)
     compute = compute_bytes(header, settings)
     return Prediction(
