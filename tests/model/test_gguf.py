@@ -7,10 +7,11 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
-from llm_latency.model.gguf import open_header
+from llm_latency.model.gguf import outline
 from llm_latency.model.header import read_header
 
 HUGE = 2**60
@@ -67,12 +68,24 @@ def test_a_lie_is_found_at_once_and_builds_nothing(
 
 
 def test_headers_of_either_byte_order_are_walked(tiny: Path, tmp_path: Path) -> None:
-    assert len(open_header(tiny).tensors) == len(read_header(tiny).tensors)
+    assert len(outline(tiny).tensors) == len(read_header(tiny).tensors)
     body = struct.pack(">Q", 1) + b"a" + struct.pack(">II", 4, 7)
     file = tmp_path / "big.gguf"
     file.write_bytes(b"GGUF" + struct.pack(">IQQ", 3, 0, 1) + body)
-    field = open_header(file).get_field("a")
-    assert field is not None and field.contents() == 7
+    assert outline(file).values == {"a": 7}
+
+
+def test_a_header_is_read_as_the_gguf_package_reads_it(tiny: Path) -> None:
+    other, found, header = GGUFReader(tiny), outline(tiny), read_header(tiny)
+    assert found.data_offset == other.data_offset
+    assert [(t.name, t.kind, t.dims, t.bytes) for t in header.tensors] == [
+        (t.name, t.tensor_type.name.lower(), tuple(map(int, t.shape)), t.n_bytes)
+        for t in other.tensors
+    ]
+    for key, value in found.values.items():
+        assert (field := other.get_field(key)) is not None and field.contents() == value
+    words = other.get_field("tokenizer.ggml.tokens")
+    assert words is not None and found.lengths["tokenizer.ggml.tokens"] == len(words.data)
 
 
 @pytest.mark.parametrize("layers", [0, 2**31 - 1])

@@ -1,20 +1,17 @@
-"""A GGUF file's header, opened only where what it says of its own size can be true.
+"""A GGUF file's header, read only where what it says of its own size can be true.
 
-The gguf package believes the counts in a file: one that says it holds 2**60 words makes it build
-a list of so many. So the header is walked over first, from length to length, and nothing is kept
-of it but single numbers and short words: all must lie in the file, and be no more than any model
-has.
+A header is walked over from length to length: all must lie in the file, and be no more than any
+model has. Numbers, short texts and short lists are kept; of a vocabulary of 150,000 words only
+that there are so many, so that a header is read in a fraction of a second.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
+from typing import Any, NamedTuple
 
 
 class Format(NamedTuple):
@@ -50,21 +47,60 @@ NAME_BYTES = 1 << 16
 
 WORD_BYTES = 256
 """Longest text that is kept of a walk: a name, and no template."""
+LIST_ITEMS = 1 << 12
+"""Longest list of numbers that is kept of a walk: one per layer, and no vocabulary."""
+ALIGNMENT = 32
+"""Bytes that tensors lie at a multiple of, where a file says nothing else."""
 
 _SCALARS = dict(zip((*range(8), 10, 11, 12), "BbHhIif?Qqd", strict=True))
 """How the numbers that a value can be are packed, by GGUF's number for the kind."""
 _STRING, _ARRAY = 8, 9
 
 
+class Entry(NamedTuple):
+    """One tensor in a header's table; ``offset`` counts from the first tensor's byte."""
+
+    name: str
+    dims: tuple[int, ...]
+    format: int
+    offset: int
+
+
 class Outline(NamedTuple):
-    """What a walk keeps of a header: single values by their keys, and the formats of tensors."""
+    """What a walk keeps of a header.
+
+    Attributes
+    ----------
+    values : dict
+        By key: a number, a short text, or a short list of numbers.
+    lengths : dict
+        By key: how many items a list has.
+    tensors : list of Entry
+        The table of tensors.
+    data_offset : int
+        Where the first tensor lies.
+    """
 
     values: dict[str, Any]
-    formats: set[int]
+    lengths: dict[str, int]
+    tensors: list[Entry]
+    data_offset: int
+
+    @property
+    def formats(self) -> set[int]:
+        """The number formats of its tensors, by ggml's numbers."""
+        return {tensor.format for tensor in self.tensors}
 
 
 def outline(path: Path, known_bytes: int | None = None) -> Outline:
-    """Return the outline of a file's header; see :func:`open_header`.
+    """Return the outline of a file's header.
+
+    Parameters
+    ----------
+    path
+        The file.
+    known_bytes
+        How many of its bytes are there, from the head; the rest is a hole. All by default.
 
     Raises
     ------
@@ -78,27 +114,6 @@ def outline(path: Path, known_bytes: int | None = None) -> Outline:
         return _Walk(content, len(content) if known_bytes is None else known_bytes).header()
 
 
-def open_header(path: Path, known_bytes: int | None = None) -> GGUFReader:
-    """Return the gguf package's reader of a file's header.
-
-    Parameters
-    ----------
-    path
-        The file.
-    known_bytes
-        How many of its bytes are there, from the head; the rest is a hole. All by default.
-
-    Raises
-    ------
-    Exception
-        Of any kind, if the file is no GGUF or is damaged: the package fails in many ways.
-    """
-    from gguf import GGUFReader
-
-    outline(path, known_bytes)
-    return GGUFReader(path)
-
-
 class _Walk:
     """A way through a header that only adds lengths up."""
 
@@ -109,7 +124,9 @@ class _Walk:
 
     def header(self) -> Outline:
         """Go from the first byte to the end of the tensors' table."""
-        found = Outline({}, set())
+        values: dict[str, Any] = {}
+        lengths: dict[str, int] = {}
+        table: list[Entry] = []
         if self._content[:4] != b"GGUF":
             raise ValueError("it does not begin with GGUF")
         self._skip(4)
@@ -123,18 +140,21 @@ class _Walk:
             raise ValueError(f"it says that it holds {tensors} tensors and {keys} keys")
         for _ in range(keys):
             key = self._name()
-            if (value := self._value(self._number("I"))) is not None:
-                found.values[key] = value
+            value, length = self._value(self._number("I"))
+            if value is not None:
+                values[key] = value
+            if length is not None:
+                lengths[key] = length
         for _ in range(tensors):
-            self._name()
-            dims = self._number("I")
-            if dims > MOST_DIMS:
-                raise ValueError(f"it says that a tensor has {dims} dimensions")
-            self._skip(8 * dims)
-            found.formats.add(self._number("I"))
-            if self._number("Q") > len(self._content):
+            name, count = self._name(), self._number("I")
+            if count > MOST_DIMS:
+                raise ValueError(f"it says that a tensor has {count} dimensions")
+            dims = self._numbers("Q", count)
+            table.append(Entry(name, dims, self._number("I"), self._number("Q")))
+            if table[-1].offset > len(self._content):
                 raise ValueError("it says that a tensor lies behind its end")
-        return found
+        grid = values.get("general.alignment", ALIGNMENT)
+        return Outline(values, lengths, table, math.ceil(self._at / grid) * grid)
 
     def _skip(self, count: int) -> None:
         if count > self._end - self._at:
@@ -142,9 +162,12 @@ class _Walk:
         self._at += count
 
     def _number(self, form: str) -> Any:
-        at = self._at
-        self._skip(struct.calcsize(form))
-        return struct.unpack_from(self._order + form, self._content, at)[0]
+        return self._numbers(form, 1)[0]
+
+    def _numbers(self, form: str, count: int) -> tuple[Any, ...]:
+        at, packed = self._at, f"{self._order}{count}{form}"
+        self._skip(struct.calcsize(packed))
+        return struct.unpack_from(packed, self._content, at)
 
     def _text(self, length: int) -> str:
         at = self._at
@@ -157,27 +180,29 @@ class _Walk:
             raise ValueError(f"it says that a name has {length} bytes")
         return self._text(length)
 
-    def _value(self, kind: int) -> Any:
-        """Go over a value, and return it if it is one number or a short text."""
+    def _value(self, kind: int) -> tuple[Any, int | None]:
+        """Go over a value; return it where it is to be kept, and its length if it is a list."""
         if kind in _SCALARS:
-            return self._number(_SCALARS[kind])
+            return self._number(_SCALARS[kind]), None
         if kind == _STRING:
             length = self._number("Q")
             if length <= WORD_BYTES:
-                return self._text(length)
+                return self._text(length), None
             self._skip(length)
-        elif kind == _ARRAY:
-            kind, count = self._number("I"), self._number("Q")
-            self._items += count
-            if self._items > MOST_ITEMS:
-                raise ValueError(f"it says that a list has {count} items")
-            if kind in _SCALARS:
-                self._skip(struct.calcsize("<" + _SCALARS[kind]) * count)
-            elif kind == _STRING:
-                for _ in range(count):
-                    self._skip(self._number("Q"))
-            else:
-                raise ValueError(f"it holds a list of kind {kind}")
-        else:
+            return None, None
+        if kind != _ARRAY:
             raise ValueError(f"it holds a value of kind {kind}")
-        return None
+        kind, count = self._number("I"), self._number("Q")
+        self._items += count
+        if self._items > MOST_ITEMS:
+            raise ValueError(f"it says that a list has {count} items")
+        if kind in _SCALARS and count <= LIST_ITEMS:
+            return list(self._numbers(_SCALARS[kind], count)), count
+        if kind in _SCALARS:
+            self._skip(struct.calcsize("<" + _SCALARS[kind]) * count)
+        elif kind == _STRING:
+            for _ in range(count):
+                self._skip(self._number("Q"))
+        else:
+            raise ValueError(f"it holds a list of kind {kind}")
+        return None, count

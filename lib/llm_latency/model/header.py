@@ -7,19 +7,17 @@ a model and what its memory is foretold from come from the same numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from llm_latency.base import Part
 from llm_latency.errors import ParameterError
 from llm_latency.model import kinds, parts
-from llm_latency.model.gguf import FORMATS, open_header
+from llm_latency.model.gguf import FORMATS, Outline, outline
 from llm_latency.plan.spec import Settings
-
-if TYPE_CHECKING:
-    from gguf import GGUFReader
 
 
 class Tensor(Part):
@@ -118,10 +116,7 @@ def read_header(path: Path, known_bytes: int | None = None) -> Header:
     """
     kinds.check(path, known_bytes)
     try:
-        reader = open_header(path, known_bytes)
-        if known_bytes is not None and reader.data_offset > known_bytes:
-            raise ValueError("the header is longer than what is there of it")
-        return _header(_Metadata(reader, path))
+        return _header(_Metadata(outline(path, known_bytes), path))
     except Exception as error:  # a broken file can fail anywhere in the reader
         raise ParameterError(
             f"model={path.name!r} has no header that could be read ({type(error).__name__}: "
@@ -136,7 +131,7 @@ def describe(path: Path) -> tuple[dict[str, Any], Header | None]:
     does not say what memory follows from is ``None``.
     """
     try:
-        metadata = _Metadata(open_header(path), path)
+        metadata = _Metadata(outline(path), path)
         card = metadata.card()
     except Exception as error:  # a broken file can fail anywhere in the reader
         return {"why": f"the header cannot be read: {type(error).__name__}: {error}"}, None
@@ -154,24 +149,17 @@ class _Metadata:
     Of a model in several files the first has the keys, and each its own tensors.
     """
 
-    def __init__(self, reader: GGUFReader, path: Path) -> None:
-        self._reader = reader
+    def __init__(self, found: Outline, path: Path) -> None:
+        self._found = found
         self.architecture = self.text("general.architecture")
+        others = [(part, outline(part)) for part in parts.of(path)[1:]]
         self.tensors = tuple(
-            Tensor(
-                name=str(tensor.name),
-                kind=tensor.tensor_type.name.lower(),
-                dims=tuple(int(n) for n in tensor.shape),
-                bytes=int(tensor.n_bytes),
-            )
-            for one in [reader, *map(open_header, parts.of(path)[1:])]
-            for tensor in one.tensors
+            tensor for part, one in [(path, found), *others] for tensor in _tensors(part, one)
         )
 
     def value(self, key: str) -> Any:
         """Return what is under a key; ``None`` where it is not there."""
-        field = self._reader.get_field(key)
-        return None if field is None else field.contents()
+        return self._found.values.get(key)
 
     def text(self, key: str) -> str | None:
         """Return what is under a key as text."""
@@ -192,8 +180,8 @@ class _Metadata:
     def n_vocab(self) -> int | None:
         """Return the size of the vocabulary, of which the embeddings are the best witness."""
         rows = next((t.dims[-1] for t in self.tensors if t.name == "token_embd.weight"), None)
-        tokens = self._reader.get_field("tokenizer.ggml.tokens")
-        return rows or self.number("vocab_size") or (len(tokens.data) if tokens else None)
+        words = self._found.lengths.get("tokenizer.ggml.tokens")
+        return rows or self.number("vocab_size") or words
 
     def card(self) -> dict[str, Any]:
         """Return what a reader is told, as far as it is there."""
@@ -214,6 +202,20 @@ class _Metadata:
             "n_vocab": self.n_vocab(),
             "n_ctx_train": self.number("context_length"),
         }
+
+
+def _tensors(path: Path, found: Outline) -> Iterator[Tensor]:
+    """Yield the tensors of one file; each must lie in it."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    end = path.stat().st_size
+    for name, dims, number, offset in found.tensors:
+        kind = GGMLQuantizationType(number)
+        block_values, block_bytes = GGML_QUANT_SIZES[kind]
+        size = math.prod(dims) // block_values * block_bytes
+        if found.data_offset + offset + size > end:
+            raise ValueError(f"it says that a tensor lies behind its end ({name})")
+        yield Tensor(name=name, kind=kind.name.lower(), dims=dims, bytes=size)
 
 
 def _header(metadata: _Metadata) -> Header:
