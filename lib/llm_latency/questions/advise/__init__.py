@@ -5,7 +5,8 @@ with ``n_ctx``, compute buffers that grow with ``n_ubatch``. Its times cannot: a
 makes prefill sooner up to a point that the machine decides. So what may fit is measured.
 
 ``needs`` says what is needed, ``candidates`` which settings may do, ``planning`` plans them,
-``trying`` measures, ``options`` holds what was measured of each, ``judgement`` chooses; and
+``trying`` measures, ``options`` holds what was measured of each, ``judgement`` chooses, ``threads``
+varies threads and cores on the choice; and
 ``telling``, ``drawing`` and ``pasting`` make the page of it.
 """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -21,7 +21,8 @@ from llm_latency.model.header import Header
 from llm_latency.plan.spec import Settings, padded
 from llm_latency.questions.advise.candidates import VARIED, Candidate, candidates
 from llm_latency.questions.advise.needs import Needs, needs_of
-from llm_latency.questions.advise.options import Option, answer_s, fills, option, timed
+from llm_latency.questions.advise.options import Option, answer_s, fills, option
+from llm_latency.questions.advise.threads import Threads, best, measured, timed
 from llm_latency.records import frame as fr
 from llm_latency.report.page import Run
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -40,6 +41,8 @@ class Advice:
         Every candidate: those that meet all needs first, the soonest first.
     chosen : Option or None
         ``None`` where none meets the needs.
+    tried : list of Threads
+        Choices of threads and cores that were measured with it, the usual one first.
     """
 
     needs: Needs
@@ -47,6 +50,12 @@ class Advice:
     options: list[Option]
     chosen: Option | None
     foretell: Foretell | None = None
+    tried: list[Threads] = field(default_factory=list)
+
+    @property
+    def threads(self) -> Threads | None:
+        """The choice of threads and cores to set; ``None`` where they were not varied."""
+        return best(self.tried, self.needs)
 
     @property
     def margin_bytes(self) -> float | None:
@@ -157,7 +166,7 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     foretell = stored({}, header, needs.on) if header else None
     known = _candidates(header, planned, given, needs, foretell)
     filled = fills(df, needs)
-    rows = timed(df, needs)
+    rows, later = timed(df, needs), timed(df, needs, varied=True)
     every = [option(one, known, rows, filled, needs) for one in known]
     good = [one for one in every if one.meets]
     if not good:
@@ -167,7 +176,8 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     chosen = min(level, key=lambda o: (round((o.need_bytes or 0) / 2**20), o.answer.median))
     good.sort(key=lambda one: (one is not chosen, one.told_apart, one.answer.median))
     rest = sorted((one for one in every if not one.meets), key=lambda one: _distance(one, needs))
-    return Advice(needs, header, [*good, *rest], chosen, foretell)
+    tried = measured(later, chosen.settings, given.get("threads_tried", []), needs)
+    return Advice(needs, header, [*good, *rest], chosen, foretell, tried)
 
 
 def _candidates(

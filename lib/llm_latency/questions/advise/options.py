@@ -86,12 +86,6 @@ class Option:
         return found.verdict == "slower" or not found.ratio.median <= 1 + blur
 
 
-def timed(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
-    """Return the rows of the candidates' own trials, without those that filled a window."""
-    asked = (df["prompt_tokens"] == needs.prompt_tokens) & (df["max_tokens"] == needs.max_tokens)
-    return df[asked & df["memory_limit_bytes"].isna() & df["leave_vram_bytes"].isna()]
-
-
 def rows_of(df: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """Return the rows of one candidate."""
     keep = pd.Series(True, index=df.index)

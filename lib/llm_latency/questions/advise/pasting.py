@@ -15,7 +15,9 @@ from llm_latency.plan.spec import Settings
 from llm_latency.questions.advise.judgement import View
 from llm_latency.questions.advise.options import Option, settings_in_use
 from llm_latency.questions.advise.planning import plan
+from llm_latency.questions.advise.threads import FROM_ROUND, Threads
 from llm_latency.questions.notebook import defaults
+from llm_latency.words import cpus_listed
 
 OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v", "swa_full")
 """Settings that are told only where they are not the usual ones."""
@@ -26,21 +28,23 @@ LEFT_OUT = ("run_id", "repeat_disturbed", "wait_s")
 
 def lines(view: View) -> Markdown:
     """Return the lines that set what is advised, and that verify it."""
-    one = view.advice.chosen
+    one, best = view.advice.chosen, view.advice.threads
     blocks = ["Nothing meets the needs, so there is nothing to paste."]
     if one is not None:
         blocks = [
-            llama(view.rows, one, view.info),
-            server(view.rows, one, view.info),
-            verify(one, view.info),
+            llama(view.rows, one, view.info, best),
+            server(view.rows, one, view.info, best),
+            verify(one, view.info, best),
         ]
     # Letter by letter: what is pasted must have plain spaces before its units.
     return Markdown("\n\n".join(blocks))  # type: ignore[no-untyped-call]
 
 
-def llama(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
+def llama(
+    df: pd.DataFrame, one: Option, info: Mapping[str, Any], best: Threads | None = None
+) -> str:
     """Return the call of ``Llama`` with everything that was in force."""
-    settings = settings_in_use(df, one)
+    settings = _settings(df, one, best)
     names = ("n_ctx", "n_batch", "n_ubatch", "n_gpu_layers", "n_threads", "n_threads_batch")
     values = {name: settings[name] for name in names if settings[name] is not None}
     values["flash_attn"] = settings["flash_attn"]
@@ -49,15 +53,36 @@ def llama(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
             value = settings[name]
             values[name] = FORMATS[value].number if name.startswith("type") else value
     lines = ["from llama_cpp import Llama", "", "llm = Llama("]
+    if best is not None and best.cpus:
+        pin = f"psutil.Process().cpu_affinity({sorted(cpus_listed(best.cpus))})"
+        lines = [
+            "import psutil",
+            lines[0],
+            "",
+            f"{pin}  # before llama.cpp begins threads",
+            lines[-1],
+        ]
     lines += [f"    model_path={_path(info)!r},"]
     lines += [f"    {name}={value!r}," for name, value in values.items()]
     return _block("In Python:", "python", "\n".join([*lines, ")"]))
 
 
-def server(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
+def _settings(df: pd.DataFrame, one: Option, best: Threads | None) -> dict[str, Any]:
+    """Return the settings in force, with the threads that are advised."""
+    settings = settings_in_use(df[df["round"] < FROM_ROUND], one)
+    if best is None or best.n_threads is None:
+        return settings
+    kept = {} if one.settings.n_threads_batch else {"n_threads_batch": best.n_threads}
+    return settings | {"n_threads": best.n_threads} | kept
+
+
+def server(
+    df: pd.DataFrame, one: Option, info: Mapping[str, Any], best: Threads | None = None
+) -> str:
     """Return the command of ``llama-server`` that does the same."""
-    settings = settings_in_use(df, one)
-    words: list[Any] = ["llama-server", "-m", _path(info)]
+    settings = _settings(df, one, best)
+    words: list[Any] = ["taskset", "-c", best.cpus] if best is not None and best.cpus else []
+    words += ["llama-server", "-m", _path(info)]
     flags = {
         "-c": "n_ctx",
         "-b": "n_batch",
@@ -87,20 +112,24 @@ def server(df: pd.DataFrame, one: Option, info: Mapping[str, Any]) -> str:
     )
 
 
-def verify(one: Option, info: Mapping[str, Any]) -> str:
+def verify(one: Option, info: Mapping[str, Any], best: Threads | None = None) -> str:
     """Return the command that measures these settings alone, against the same needs."""
     words = ["papermill", "advise.ipynb", "verify.ipynb"]
-    for name, value in parameters_to_verify(one, info).items():
+    for name, value in parameters_to_verify(one, info, best).items():
         words += ["-p", name, str(value)]
     text = "To verify these settings in new processes, in the folder of the notebooks:"
     return _block(text, "sh", shlex.join(words))
 
 
-def parameters_to_verify(one: Option, info: Mapping[str, Any]) -> dict[str, Any]:
+def parameters_to_verify(
+    one: Option, info: Mapping[str, Any], best: Threads | None = None
+) -> dict[str, Any]:
     """Return the parameters of ``advise`` that measure one candidate against the same needs."""
     usual = defaults(plan)
     names = ("n_ubatch", "flash_attn", "n_gpu_layers")
     chosen = {name: getattr(one.settings, name) for name in names}
+    if best is not None:
+        chosen |= best.to_set
     kept = {
         name: value
         for name, value in dict(info["plan"]["parameters"]).items()

@@ -15,6 +15,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 from llm_latency.questions.advise.candidates import candidates, variants, worth_measuring
 from llm_latency.questions.advise.needs import ANYWHERE, here, needs_of
+from llm_latency.questions.advise.threads import worth_trying
 
 ONE = (
     *("n_ctx", "prompt_tokens", "max_tokens", "ttft_s", "load_s", "use", "memory", "keep_free"),
@@ -82,5 +83,6 @@ def for_this_machine(plan: Plan) -> Plan:
         "on": needs.on,
         "memory_there_bytes": needs.memory_bytes,
         "candidates": [one.as_data() for one in every],
+        "threads_tried": worth_trying(given),
     }
     return plan.model_copy(update={"cells": (*cells, twin), "parameters": given | there})

@@ -7,6 +7,7 @@ import pandas as pd
 from llm_latency.questions.advise.judgement import Advice, View
 from llm_latency.questions.advise.needs import Needs
 from llm_latency.questions.advise.options import Option
+from llm_latency.questions.advise.threads import Threads
 from llm_latency.report import phrases
 from llm_latency.report.page import Answer, code, model_name, no_answer
 from llm_latency.stats.estimate import FEWEST
@@ -31,24 +32,30 @@ def answer(view: View) -> Answer:
     if one is None:
         return _refusal(advice, name)
     compared = [option.against for option in advice.options if option.against is not None]
-    words = settings_words(one, advice.needs)
+    words, best = settings_words(advice, one), advice.threads
+    answer = best.answer if best else one.answer
     return Answer(
-        f"{words}: answered after {phrases.median(one.answer, 'ms')}",
+        f"{words}: answered after {phrases.median(answer, 'ms')}",
         "measured",
         phrases.sureness(compared) if compared else several(one.answer.n, "process", "processes"),
         (
             _choice(advice, words, name),
-            _times(one, advice.needs),
+            _times(best or one, advice.needs),
             *_memory(advice, one),
             _confidence(advice),
         ),
     )
 
 
-def settings_words(one: Option, needs: Needs) -> str:
+def settings_words(advice: Advice, one: Option) -> str:
     """Return what is to be set, as text of a page."""
-    names = ["n_ctx", "n_batch", "n_ubatch", "flash_attn", *["n_gpu_layers"] * (needs.on == "gpu")]
-    return ", ".join(f"{code(name)} {getattr(one.settings, name)}" for name in names)
+    on_gpu, best = advice.needs.on == "gpu", advice.threads
+    names = ["n_ctx", "n_batch", "n_ubatch", "flash_attn", *["n_gpu_layers"] * on_gpu]
+    values = {name: getattr(one.settings, name) for name in names}
+    if best is not None:
+        values |= best.to_set
+
+    return ", ".join(f"{code(name)} {value}" for name, value in values.items())
 
 
 def _asked(needs: Needs) -> str:
@@ -60,10 +67,32 @@ def _choice(advice: Advice, words: str, name: str) -> str:
     asked = f"For {_asked(advice.needs)}"
     if len(advice.options) == 1:
         return f"{asked}, **these settings hold** with {name}: {words}."
-    return f"{asked}, set **{words}** with {name}."
+    return f"{asked}, set **{words}** with {name}{_threads(advice)}."
 
 
-def _times(one: Option, needs: Needs) -> str:
+def _threads(advice: Advice) -> str:
+    """Say how the choice of threads compares; empty where they were not varied."""
+    best = advice.threads
+    if best is None or len(advice.tried) < 2:
+        return ""
+    usual, *others = advice.tried
+    if best.against is not None:
+        return (
+            f"; the answer takes {phrases.difference(best.against)}, against the usual "
+            f"{several(usual.n_threads or 0, 'thread')}"
+        )
+    nearest = min(others, key=lambda one: one.answer.median)
+    assert nearest.against is not None
+    return f"; with {threads_words(nearest)} it takes {phrases.difference(nearest.against)}"
+
+
+def threads_words(one: Threads) -> str:
+    """Return a choice of threads and cores in words."""
+    kept = f" on {one.cores} cores" if one.asked["cores"] else ""
+    return several(one.n_threads or 0, "thread") + kept
+
+
+def _times(one: Option | Threads, needs: Needs) -> str:
     whole = "loading and answer take" if needs.waits_for_load else "the whole answer takes"
     return (
         f"TTFT is {phrases.estimate(one.ttft, 'ms')}{_bound(needs.ttft_s)}; {whole} "
@@ -181,6 +210,18 @@ def why_not(one: Option, advice: Advice) -> str:
     return f"answers as soon, as far as the rounds tell, and {memory}"
 
 
+def _why_not_these(one: Threads) -> str:
+    """Return why a choice of threads and cores was not advised, as plain text."""
+    verdict = one.against.verdict if one.against else "usual"
+    return {
+        "faster": "answers sooner, and others still sooner or within the bounds",
+        "slower": "answers later",
+        "same": "answers as soon, with as many threads or more",
+        "undecided": "whether it answers sooner more rounds would tell",
+        "usual": "the usual: others answer sooner, or fewer threads as soon",
+    }[verdict]
+
+
 def table(view: View) -> pd.DataFrame:
     """Return one row per candidate: what was measured, and why it was chosen or not."""
     advice = view.advice
@@ -198,8 +239,20 @@ def table(view: View) -> pd.DataFrame:
         }
         for one in advice.options
     ]
-    made = pd.DataFrame(rows)
+    rows += [
+        {
+            "candidate": f"the advised with {threads_words(one)}",
+            "reason": "advised" if one is advice.threads else _why_not_these(one),
+            "TTFT, ms": phrases.short(one.ttft, "ms"),
+            "answer, ms": phrases.short(one.answer, "ms"),
+            "against the soonest": phrases.change(one.against) if one.against else "–",
+            "load, ms": phrases.short(one.load, "ms"),
+        }
+        for one in advice.tried
+    ]
+    made = pd.DataFrame(rows).fillna("–")
     made.attrs["caption"] = (
-        f"{phrases.BRACKETS} Where nothing was measured, the prediction alone spoke against it."
+        f"{phrases.BRACKETS} Where nothing was measured, the prediction alone spoke against it. "
+        "Choices of threads were measured in rounds of their own, against the usual one."
     )
     return made

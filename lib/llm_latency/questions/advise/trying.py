@@ -1,4 +1,4 @@
-"""Measure what advice needs: every candidate in turn, then whether the chosen one holds when full.
+"""Measure what advice needs: every candidate, threads for the best, whether it holds when full.
 
 A context that loads can still fail when it is full. So the candidate that would be advised has
 to answer a prompt that fills its whole window, in a process of its own, and under a cap where
@@ -11,7 +11,8 @@ from typing import Any
 
 from llm_latency.measure.rounds import left
 from llm_latency.plan.spec import Plan, Trial
-from llm_latency.questions.advise.judgement import judge
+from llm_latency.questions.advise import threads
+from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import Needs
 from llm_latency.records.store import RunStore
 
@@ -20,21 +21,29 @@ FILL_TOKENS = 4
 
 
 def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
-    """Return the candidates that are left; when all are measured, the choice with a full window."""
+    """Return what is left: candidates, then threads for the best, then that with a full window."""
     if trials := left(plan, store):
         return trials
-    trial = _unproven(plan, store)
+    found = judge(store.frame(), store.info)
+    if found.chosen is None:
+        return []
+    cell = next(c for c in plan.cells if c.settings == found.chosen.settings)
+    # As the run was begun: one of before was never to vary them.
+    tried = store.plan.parameters.get("threads_tried", [])
+    done = store.done()
+    if trials := [one for one in threads.trials(plan, cell, tried) if one.trial_id not in done]:
+        return trials
+    if found.threads is not None:
+        cell = threads.with_threads(cell, found.threads.asked)
+    trial = _unproven(cell, found, done)
     return [trial] if trial else []
 
 
-def _unproven(plan: Plan, store: RunStore) -> Trial | None:
+def _unproven(cell: Trial, found: Advice, done: set[str]) -> Trial | None:
     """Return the trial that fills the window of what would be advised; ``None`` if that is done."""
-    found = judge(store.frame(), store.info)
     if found.chosen is None or found.chosen.full == "ok":
         return None
-    cell = next(c for c in plan.cells if c.settings == found.chosen.settings)
     trial = filled(cell, found.needs)
-    done = store.done()
     # Once more where its proof failed: the machine may have kept the file in RAM, or been busy.
     again = (trial, trial.model_copy(update={"attempt": 1}))
     return next((one for one in again if one.trial_id not in done), None)
