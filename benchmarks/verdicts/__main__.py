@@ -11,6 +11,7 @@ process, which is what verdicts use, and with the median.
 
 With ``--sequential`` one looks after every round, and a comparison ends at the first look that
 settles it: both rates are those at the end, and the share of trials that this saved is printed.
+``--sweep`` measures a sweep to its end and prints what of it a run would need that may stop.
 
 Takes over half a second per process: about 20 minutes as it stands, on a quiet machine.
 """
@@ -30,6 +31,7 @@ import pandas as pd
 from scipy.stats import binomtest
 from tqdm import tqdm
 
+from benchmarks.verdicts import saved
 from llm_latency.measure.trial import carry_out
 from llm_latency.plan.spec import Settings, Start, Trial, Workload
 from llm_latency.records.record import Record
@@ -40,9 +42,10 @@ from tests.support import jobs
 
 Within = Literal["quickest", "median"]
 PAUSING = (sys.executable, "-m", "benchmarks.verdicts.pausing_worker")
-UNSETTLED = Comparison(estimate([]), None, "undecided", "")
 BLOCK = 10
 """Cells that share one pair of twins."""
+UNSETTLED = Comparison(estimate([]), None, "undecided", "")
+"""A comparison before its first look."""
 
 
 def measure(folder: Path, number: int, *, pausing: bool) -> Record:
@@ -105,6 +108,7 @@ def main() -> None:
     parser.add_argument("--equal", type=int, default=200, help="comparisons of equal cells")
     parser.add_argument("--paused", type=int, default=60, help="comparisons with a paused one")
     parser.add_argument("--sequential", action="store_true", help="look after every round")
+    parser.add_argument("--sweep", action="store_true", help="3 x 3 cells of synthetic:125m")
     asked = parser.parse_args()
     print(
         f"{asked.rounds} rounds per comparison; total latency of 96 + 16 tokens, one thread; "
@@ -132,6 +136,8 @@ def main() -> None:
                 if asked.sequential and results:
                     used = sum(one.ratio.n for one in results) / len(results)
                     print(f"trials saved: {1 - used / asked.rounds:.0%}", flush=True)
+    if asked.sweep:
+        saved.report(saved.measured(asked.rounds))
 
 
 def report(name: str, within: Within, found: list[Comparison], disturbed: list[float]) -> None:

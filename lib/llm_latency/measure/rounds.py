@@ -10,12 +10,24 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.power_cap import judged
 from llm_latency.records.record import Record
 from llm_latency.records.store import RunStore, framed
+
+
+class Stored(Protocol):
+    """What is asked of a run to decide about its next round."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """The content of ``run.json``."""
+
+    def records(self) -> list[Record]:
+        """Return every whole record."""
+
 
 FEWEST = 6
 """Rounds in which every cell is measured: the fewest that give an interval and a verdict."""
@@ -67,23 +79,20 @@ def cost_s(record: Record) -> float:
 
 def _next_round(plan: Plan, store: RunStore) -> list[Trial]:
     """Return the trials of the round that is not whole yet; none where the rounds have ended."""
-    records = [record for record in store.records() if record.trial.trial_id in _ids(plan, record)]
-    if len(records) < len(store.records()):  # what comes after the rounds has begun
-        return []
+    cells = {(cell.cell_id, cell.twin, 0) for cell in plan.cells}
+    trials = [record.trial for record in store.records()]
+    if not {(one.cell_id, one.twin, one.attempt) for one in trials} <= cells:
+        return []  # what comes after the rounds has begun
     done = store.done()
-    number = max((record.trial.round for record in records), default=0)
+    number = max((one.round for one in trials), default=0)
     for at in (number, number + 1):
-        trials = going_on(plan, store, at)
-        if any(trial.trial_id not in done for trial in trials):
-            return trials
+        planned = going_on(plan, store, at)
+        if any(trial.trial_id not in done for trial in planned):
+            return planned
     return []
 
 
-def _ids(plan: Plan, record: Record) -> set[str]:
-    return {trial.trial_id for trial in plan.round(record.trial.round)}
-
-
-def going_on(plan: Plan, store: RunStore, number: int) -> list[Trial]:
+def going_on(plan: Plan, store: Stored, number: int) -> list[Trial]:
     """Return the trials of a round: the cells that an open comparison is about, and the twins."""
     if number >= (MOST if plan.minutes else plan.rounds):
         return []
