@@ -323,6 +323,14 @@ def test_flash_attention_may_be_left_to_llama_cpp(tiny: Path) -> None:
         assert (model.effective.swa_full, model.effective.n_cpu_moe) == (None, 0)
 
 
+@pytest.mark.parametrize(("asked", "handed"), [(None, True), (True, True), (False, False)])
+def test_whether_a_device_may_compute_for_the_host_is_handed_over(
+    tiny: Path, asked: bool | None, handed: bool
+) -> None:
+    with Model(tiny, Settings(n_ctx=256, op_offload=asked)) as model:
+        assert model.effective.op_offload is handed
+
+
 def test_experts_stay_on_the_cpu_as_asked() -> None:
     """Patterns are those of llama.cpp's own option."""
     asked = library.C.llama_model_default_params()

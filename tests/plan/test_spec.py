@@ -154,9 +154,10 @@ def test_new_settings_leave_old_identifiers_alone() -> None:
     assert trial(flash_attn=True).cell_id == "ad215a0adcf4"
     assert trial(flash_attn=False).cell_id == trial().cell_id == "c9c67472352f"
     ids = {trial(**new).cell_id for new in (
-        {}, {"flash_attn": "auto"}, {"swa_full": False}, {"n_cpu_moe": 2}
+        {}, {"flash_attn": "auto"}, {"swa_full": False}, {"n_cpu_moe": 2},
+        {"op_offload": False},
     )}  # fmt: skip
-    assert len(ids) == 4
+    assert len(ids) == 5
 
 
 def test_rounds_hold_every_cell_and_are_shuffled_by_the_seed() -> None:

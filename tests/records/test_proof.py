@@ -74,6 +74,7 @@ def test_a_generation_proves_that_everything_was_evaluated() -> None:
         ({"n_gpu_layers": 20}, {"all_layers": 21}, "n_gpu_layers=20 was asked, 0 is in force"),
         ({"n_cpu_moe": 3}, {"n_cpu_moe": 0}, "n_cpu_moe=3 was asked, 0 is in force (the model has"),
         ({"swa_full": False}, {"swa_full": True}, "swa_full=False was asked, True is in force"),
+        ({"op_offload": False}, {"op_offload": True}, "op_offload=False was asked, True is in"),
         ({"type_k": "q8_0"}, {}, "type_k=q8_0 was asked, f16 is in force"),
         ({"n_ctx": 1024}, {}, "n_ctx=1024 was asked, 512 is in force"),
     ],

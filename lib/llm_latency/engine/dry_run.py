@@ -223,6 +223,8 @@ class _Planner:
         asked.flash_attn_type = flash_attn_type(settings)
         if settings.swa_full is not None:
             asked.swa_full = settings.swa_full
+        if settings.op_offload is not None:
+            asked.op_offload = settings.op_offload
         asked.offload_kqv = settings.offload_kqv
         asked.type_k = FORMATS[settings.type_k].number
         asked.type_v = FORMATS[settings.type_v].number

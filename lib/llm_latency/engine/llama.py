@@ -123,6 +123,7 @@ class Model:
                     type_k=FORMATS[settings.type_k].number,
                     type_v=FORMATS[settings.type_v].number,
                     swa_full=settings.swa_full,
+                    op_offload=settings.op_offload,
                     verbose=True,  # False would send what llama.cpp prints to /dev/null
                 )
             except Exception as error:  # a damaged file fails anywhere
@@ -187,6 +188,8 @@ class Model:
             type_v=kv_types[1] if kv_types else None,
             backend=self.log.backend(),
             swa_full=self.log.swa_full(),
+            # No word of llama.cpp tells it: this is what it was handed.
+            op_offload=bool(self._llama.context_params.op_offload),
             n_cpu_moe=self.log.experts_on_cpu(),
             all_layers=C.llama_model_n_layer(self._llama._model.model) + 1,
         )

@@ -123,6 +123,11 @@ class Settings(Frozen):
         description="Keep the whole context in layers with a sliding window; "
         "None: llama-cpp-python's own, true",
     )
+    op_offload: bool | None = Field(
+        None,
+        description="Let a GPU compute batches with weights that are in RAM; "
+        "None: llama-cpp-python's own, true",
+    )
     n_cpu_moe: Annotated[int, Field(ge=1, le=MAX_LAYERS)] | None = Field(
         None, description="First layers whose experts stay on the CPU; None: none"
     )

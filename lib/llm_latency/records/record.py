@@ -160,6 +160,7 @@ class Effective(Part):
     type_v: str | None
     backend: str | None = Field(None, description="Devices that hold weights, llama.cpp's names")
     swa_full: bool | None = Field(None, description="None: no layer has a sliding window")
+    op_offload: bool | None = Field(None, description="As it was handed to llama.cpp")
     n_cpu_moe: int | None = Field(None, description="Last layer with experts on the CPU, from 1")
     all_layers: int | None = Field(
         None, description="Layers that a GPU could hold: the model's, and its output"

@@ -19,7 +19,7 @@ from llm_latency.questions.advise.threads import FROM_ROUND, Threads
 from llm_latency.questions.notebook import defaults
 from llm_latency.words import cpus_listed
 
-OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v", "swa_full")
+OTHERS = ("use_mmap", "use_mlock", "offload_kqv", "type_k", "type_v", "swa_full", "op_offload")
 """Settings that are told only where they are not the usual ones."""
 
 LEFT_OUT = ("run_id", "repeat_disturbed", "wait_s")
@@ -102,6 +102,7 @@ def server(
         if settings[name] != "f16":
             words += [flag, settings[name]]
     words += ["--swa-full"] if settings["swa_full"] else []
+    words += ["--no-op-offload"] * (settings["op_offload"] is False)
     words += ["-ncmoe", settings["n_cpu_moe"]] if settings["n_cpu_moe"] else []
     # One slot: the server would otherwise share the context among several.
     words += ["-np", 1]

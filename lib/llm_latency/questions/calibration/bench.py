@@ -135,6 +135,7 @@ class Test:
             "-fa": "on" if asked.flash_attn else "off",
             "-lm": load_mode(asked.use_mmap, asked.use_mlock),
             "-nkvo": 0 if asked.offload_kqv else 1,
+            "-nopo": 1 if asked.op_offload is False else 0,
             # As the lab's own model, it is given no device where no layer is to be on one.
             "-dev": "auto" if asked.n_gpu_layers else "none",
             "-o": "jsonl",
