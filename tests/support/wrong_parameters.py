@@ -56,6 +56,7 @@ WRONG = [
         ("threads", "n_thread", "2", "did you mean 'n_threads'"),
         ("calibration", "pair", "6", "did you mean 'pairs'"),
         ("everything", "question", "all", "did you mean 'questions'"),
+        ("knobs", "prompt_token", "64", "did you mean 'prompt_tokens'"),
         ("advise", "tfft_s", "2", "did you mean 'ttft_s'"),
         # models
         ("sweep", "model", "nosuch.gguf", "does not exist"),
@@ -117,6 +118,7 @@ WRONG = [
         ("calibration", "repeats", "none", "integer"),
         ("everything", "rounds", "-1", "greater than or equal to 1"),
         ("everything", "n_threads", "[1, 2]", "one value", "-y"),
+        ("knobs", "max_tokens", "[8, 16]", "one value"),
         ("advise", "n_ctx", "many", "integer"),
         ("advise", "rounds", "0", "greater than or equal to 1"),
         # words

@@ -114,6 +114,26 @@ def memory_quota_bytes() -> int | None:
     return None if limit is None else int(limit)
 
 
+def lockable_bytes() -> int | None:
+    """Return how much memory this process may lock in RAM; ``None``: all, or nobody tells."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    most: int = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return None if most == resource.RLIM_INFINITY or _may_lock_all() else most
+
+
+def _may_lock_all() -> bool:
+    """Return whether this process has the capability ``CAP_IPC_LOCK``, which knows no limit."""
+    try:
+        status = (ROOT / "proc" / "self" / "status").read_text()
+    except OSError:
+        return False
+    effective = next((x for x in status.splitlines() if x.startswith("CapEff:")), "CapEff: 0")
+    return bool(int(effective.split()[1], 16) >> 14 & 1)
+
+
 def memory_limit_bytes() -> int:
     """Return all the memory there is for this process: RAM and swap, or its cgroup's limit."""
     machine_bytes = psutil.virtual_memory().total + psutil.swap_memory().total

@@ -29,6 +29,7 @@ BY_RESULTS = {
 BY_MACHINE = {
     "advise": "llm_latency.questions.advise.planning",
     "threads": "llm_latency.questions.threads",
+    "knobs": "llm_latency.questions.knobs.planning",
 }
 """Experiments whose trials depend on the machine: the modules whose ``for_this_machine`` says."""
 SEARCHES = frozenset({"frontier"})

@@ -34,6 +34,7 @@ QUESTIONS: dict[str, Question] = {
     "conversation": Question("Is a rich context faster?"),
     "memory_ledger": Question("Where is the memory, and does it fit?", False),
     "threads": Question("How many threads, and on which cores?", False),
+    "knobs": Question("What matters here?", False),
     "advise": Question("Which settings should I set?", False),
     "sweep": Question("Which `n_ctx` and `n_batch` answer soonest?", False),
     "calibration": Question("Is the lab's figure llama.cpp's speed?", False),

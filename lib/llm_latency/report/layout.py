@@ -25,12 +25,12 @@ def pair(
     below: str | None = None,
     height: float = 3.9,
 ) -> np.ndarray:
-    """Draw a view into two axes side by side; where nothing was measured, say how it ended.
+    """Draw a view into axes side by side; where nothing was measured, say how it ended.
 
     Parameters
     ----------
     axes
-        Two axes to draw into; those of a new figure if not given.
+        As many axes to draw into as there are panels; those of a new figure if not given.
     view
         What is drawn; its ``data`` are the rows that count.
     panels
@@ -42,7 +42,7 @@ def pair(
     height
         Of a new figure, in inches.
     """
-    own, both = axes is None, style.two_axes(axes, height)
+    own, both = axes is None, style.axes_beside(axes, len(panels), height)
     for ax, (title, draw) in zip(both, panels.items(), strict=True):
         ax.set_title(title)
         if measured:

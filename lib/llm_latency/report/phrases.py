@@ -43,6 +43,12 @@ def amount(value: float, unit: str = "") -> str:
     return minus(f"{number(value * FACTORS.get(unit, 1.0))} {unit}".rstrip())
 
 
+def more_mib(size_bytes: float) -> str:
+    """Return how much more memory something takes, ``+1.5`` MiB; a dash if missing."""
+    more = round(size_bytes * MIB, 1) + 0.0  # no sign of a zero
+    return minus(f"{'+' * (more > 0)}{number(more, 1)}")
+
+
 def median(value: Estimate, unit: str = "") -> str:
     """Return the median alone, where its interval stands elsewhere."""
     return amount(value.median, unit)

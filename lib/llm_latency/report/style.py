@@ -103,20 +103,27 @@ def new_axes(width: float = 8.0, height: float = 3.9) -> Axes:
     return plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
-def two_axes(axes: Sequence[Axes] | None, height: float = 3.9) -> tuple[Axes, Axes]:
-    """Return the two axes that were given, or those of a new figure, side by side.
+def axes_beside(axes: Sequence[Axes] | None, count: int, height: float = 3.9) -> list[Axes]:
+    """Return the axes that were given, or those of a new figure, side by side.
 
     Raises
     ------
     ParameterError
-        If other than two were given.
+        If other than so many were given.
     """
     if axes is None:
         figure = plt.figure(figsize=(8.0, height), layout="constrained")
-        axes = list(figure.subplots(1, 2))
-    if len(axes) != 2:
-        raise ParameterError(f"axes holds {len(axes)} axes: give two.")
-    return axes[0], axes[1]
+        axes = list(figure.subplots(1, count))
+    if len(axes) != count:
+        words = {2: "two", 3: "three"}[count]
+        raise ParameterError(f"axes holds {len(axes)} axes: give {words}.")
+    return list(axes)
+
+
+def two_axes(axes: Sequence[Axes] | None, height: float = 3.9) -> tuple[Axes, Axes]:
+    """Return two axes side by side, see :func:`axes_beside`."""
+    left, right = axes_beside(axes, 2, height)
+    return left, right
 
 
 def ramp(count: int) -> list[Any]:
