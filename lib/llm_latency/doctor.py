@@ -32,10 +32,12 @@ def examine() -> tuple[list[str], bool]:
     machine = host.machine_card()
     card = devices.gpu_card()
     build = machine.engine_build
+    limit = machine.memory_limit_bytes
+    limited = f", limited to {limit / 2**20:,.0f} MiB" if limit else ""
     lines = [
         f"machine   {machine.cpu}; {several(machine.usable_cpus, 'thread')} by default "
-        f"({machine.threads_from}); "
-        f"{machine.ram_bytes / 2**30:.1f} GiB RAM; {machine.system} {machine.architecture}",
+        f"({machine.threads_from}); {machine.ram_bytes / 2**30:.1f} GiB RAM{limited}; "
+        f"{machine.system} {machine.architecture}",
         f"GPU       {card.name}, {_size(card)}, driver {card.driver}"
         if card.available
         else f"GPU       none: {card.why}",

@@ -98,7 +98,8 @@ def test_what_others_take_counts_on_our_cpus(
     monkeypatch.setattr(time, "perf_counter", lambda: now.s)
     monkeypatch.setattr(limits, "allowed_cpus", lambda: tuple(range(64)))
     monkeypatch.setattr(disturbance.topology, "online", lambda _: None)
-    monkeypatch.setattr(disturbance, "cpu_s", lambda descendants: 0.0)
+    # Who looks on computes, too, elsewhere.
+    monkeypatch.setattr(disturbance, "cpu_s", lambda descendants: now.s)
     watch = disturbance.CpuWatch.start(cpus=ours)
     now.s = 10.0
     state = watch.state()

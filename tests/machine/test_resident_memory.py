@@ -57,7 +57,8 @@ def test_the_first_generation_is_explained(outputs: Path) -> None:
     }
     total = record.between("after_load", "after_last", "rss_bytes")
     assert total and total > 5 * MIB
-    assert abs(sum(grew.values()) / total - 1) < 0.05
+    # The two are read one after the other, and between them the reading process grows a little.
+    assert abs(sum(grew.values()) / total - 1) < 0.06
     # What grew is the compute buffer, touched by the first prompt; not the weights.
     assert grew["engine"] > 0.5 * total
     assert grew["engine"] <= (record.buffers.compute_bytes or 0) + MIB
