@@ -39,7 +39,7 @@ def test_a_quota_that_disturbed_is_named_with_the_threads_to_give() -> None:
     data = factories.to_frame([made.model_copy(update={"generations": answers})])
     assert set(data["throttled_periods"]) == {7}  # an answer's own, not its trial's
     said = plain(page.disturbed(frame.by_cell(data)))
-    for words in ("up to 20 %", "2.50 CPUs", "7 periods", "n_threads=2 "):
+    for words in ("up to 20 %", "2.5 CPUs", "7 periods", "n_threads=2,"):
         assert words in said
 
 

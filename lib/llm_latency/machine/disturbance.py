@@ -224,7 +224,7 @@ def disturbances(
     if state.quota_cpus and (periods := _periods_held_back(state, span_s, generations)):
         causes.append(
             f"the quota of {state.quota_cpus:.3g} CPUs held it back in {periods} periods; give "
-            f"n_threads={max(1, int(state.quota_cpus))}, or a larger quota"
+            f"{within_quota(state.quota_cpus)}"
         )
     if (state.memory_pressure_fraction or 0) > PRESSURE_LIMIT:
         causes.append(
@@ -263,6 +263,13 @@ def _slowed(reasons: set[str]) -> list[str]:
             "the GPU slowed itself down (HwSlowdown); 'nvidia-smi -q -d PERFORMANCE' may say why"
         )
     return causes
+
+
+def within_quota(cpus: float) -> str:
+    """Return what to give, so that a CPU quota holds nothing back."""
+    if cpus < 1:
+        return "n_threads=1, and a quota of a whole CPU"
+    return f"n_threads={int(cpus)}, or a larger quota"
 
 
 def _periods_held_back(state: HostState, span_s: float, generations: Sequence[Generation]) -> int:

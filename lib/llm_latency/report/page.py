@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pandas as pd
 from IPython.display import Markdown
 
-from llm_latency.machine.disturbance import OTHER_LIMIT, STEAL_LIMIT
+from llm_latency.machine.disturbance import OTHER_LIMIT, STEAL_LIMIT, within_quota
 from llm_latency.measure.resume import next_trials
 from llm_latency.measure.rounds import time_is_up, used_s
 from llm_latency.records import frame as fr
@@ -27,7 +27,6 @@ from llm_latency.words import (
     enumerate_words,
     escape,
     file_name,
-    number,
     percent,
     several,
 )
@@ -253,14 +252,13 @@ def disturbed(data: pd.DataFrame) -> str:
         causes.append(f"the hypervisor took up to {percent(steal)} of it")
     if periods > 0:
         causes.append(
-            f"the quota of {number(quota)} CPUs held an answer back in up to "
+            f"the quota of {quota:.3g} CPUs held an answer back in up to "
             f"{several(int(periods), 'period')}"
         )
     cause = f": {enumerate_words(causes)}" if causes else ", as the notes beside the cells say"
     remedy = "Close other programs and measure again"
     if periods > 0:
-        threads = f"{code('n_threads')}={max(1, int(quota))}"
-        remedy = f"Give {threads} or a larger quota, close other programs and measure again"
+        remedy = f"Give {code(within_quota(quota))}; close other programs and measure again"
     return (
         f"**Disturbed:** {flags.sum():,} of {several(len(flags), 'trial')}{cause}. "
         f"{remedy} before relying on small differences."
