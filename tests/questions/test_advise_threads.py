@@ -209,6 +209,11 @@ def test_a_run_varies_the_threads_and_fills_the_window_with_the_winner(
     assert len(carried) == 3 * 6 + 6 * 6 + 1 + 8
 
 
+def test_minutes_leave_some_to_the_threads(outputs: Path, carried: list[Record]) -> None:
+    lab.run(plan_of(run_id="timed", minutes=60.0), progress=False)
+    assert len(carried) == 3 * 6 + 6 * 6 + 1
+
+
 def test_a_run_of_before_is_gone_on_with_as_it_was_begun(
     outputs: Path, carried: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_latency.measure.rounds import left
+from llm_latency.measure.rounds import left, time_is_up
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.questions.advise import threads
 from llm_latency.questions.advise.judgement import Advice, judge
@@ -21,17 +21,23 @@ FILL_TOKENS = 4
 
 
 def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
-    """Return what is left: candidates, then threads for the best, then that with a full window."""
-    if trials := left(plan, store):
+    """Return what is left: candidates, then threads for the best, then that with a full window.
+
+    Where there are so many minutes, the rounds of the candidates leave some to the threads.
+    """
+    # As the run was begun: one of before was never to vary them.
+    tried = store.plan.parameters.get("threads_tried", [])
+    trials = left(plan, store)
+    further = [one for one in trials if one.round >= plan.rounds and not one.attempt]
+    if trials and not (tried and further):
         return trials
     found = judge(store.frame(), store.info)
     if found.chosen is None:
-        return []
+        return trials
     cell = next(c for c in plan.cells if c.settings == found.chosen.settings)
-    # As the run was begun: one of before was never to vary them.
-    tried = store.plan.parameters.get("threads_tried", [])
     done = store.done()
-    if trials := [one for one in threads.trials(plan, cell, tried) if one.trial_id not in done]:
+    stage = [] if time_is_up(plan, store) else threads.trials(plan, cell, tried)
+    if trials := [one for one in stage if one.trial_id not in done]:
         return trials
     if found.threads is not None:
         cell = threads.with_threads(cell, found.threads.asked)
