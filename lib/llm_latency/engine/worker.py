@@ -20,7 +20,7 @@ from typing import Literal, TextIO
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
 from llm_latency.errors import EngineError, LabError
-from llm_latency.machine import affinity, disturbance, host, memory_cap, power
+from llm_latency.machine import affinity, cpu_watch, host, memory_cap, power
 from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import Affinity, DeviceMemory, ProcessMemory
@@ -122,7 +122,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         )
         for repeat in range(workload.repeats + 1):
             asked = prompts.question(model, workload, repeat)
-            watch = disturbance.CpuWatch.start(measured=True)
+            watch = cpu_watch.CpuWatch.start(measured=True)
             answer = model.generate(
                 asked.prompt,
                 workload.max_tokens,
@@ -146,7 +146,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 affinity=Affinity(pinned=pinned, threads=threads),
                 buffers=model.log.buffers(),
                 warnings=model.log.warnings(),
-                cpu_s=disturbance.cpu_s(descendants=True),
+                cpu_s=cpu_watch.cpu_s(descendants=True),
             )
         )
     except EngineError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import ParameterError
 from llm_latency.machine import affinity, disturbance, offload, page_cache, power
+from llm_latency.machine.cpu_watch import CpuWatch
 from llm_latency.machine.devices import GpuCard, GpuWatch
 from llm_latency.machine.memory_cap import limited
 from llm_latency.machine.vram_ballast import leaving
@@ -87,7 +88,7 @@ def _measure(job: Job, model: Path, pinned: Sequence[int] | None) -> Record:
     circumstances = Circumstances(
         job.timeout_s, log, log_start=size_of(log), generations=generations
     )
-    cpu, fed = disturbance.CpuWatch.start(cpus=pinned), power.now()
+    cpu, fed = CpuWatch.start(cpus=pinned), power.now()
     with limited(job.trial.start.memory_limit_bytes) as limit, GpuWatch() as gpu:
         request = job.request(model).model_copy(
             update={"join": limit.join, "data_bytes": limit.data_bytes}

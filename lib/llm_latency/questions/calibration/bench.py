@@ -22,7 +22,8 @@ from typing import Any
 import psutil
 
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.machine import devices, disturbance, host
+from llm_latency.machine import devices, host
+from llm_latency.machine.cpu_watch import CpuWatch
 from llm_latency.measure.outcome import exit_in_words
 from llm_latency.model import names
 from llm_latency.plan.loading import load_mode
@@ -162,7 +163,7 @@ def carry_out(path: Path, test: Test, model: Path, log: Path, timeout_s: float) 
     environment = devices.without_gpus() if hide_gpu else dict(os.environ)
     environment["GGML_NO_BACKTRACE"] = "1"
     command = [str(path), *test.arguments(model)]
-    watch, own_s, start_s = disturbance.CpuWatch.start(), _children_cpu_s(), time.perf_counter()
+    watch, own_s, start_s = CpuWatch.start(), _children_cpu_s(), time.perf_counter()
     line, reason = None, None
     with log.open("w", encoding="utf-8") as words:
         try:
