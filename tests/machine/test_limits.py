@@ -127,3 +127,19 @@ def test_memory_is_the_cgroups_or_all_there_is(
     if written is not None:
         machines.write(machine, {"cg/job/memory.max": written})
     assert limits.memory_limit_bytes() == left
+
+
+@pytest.mark.parametrize(
+    ("effective", "lockable"), [("0000000000000000", 2**20), ("0000000000004000", None)]
+)
+def test_what_may_be_locked_is_the_limit_or_all_that_there_is(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, effective: str, lockable: int | None
+) -> None:
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (2**20, 2**20))
+    status = machine / "proc" / "self" / "status"
+    status.parent.mkdir(parents=True, exist_ok=True)
+    status.write_text(f"Name:\tpython\nCapEff:\t{effective}\n")
+    assert limits.lockable_bytes() == lockable
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, 0))
+    assert limits.lockable_bytes() is None

@@ -265,6 +265,7 @@ def test_a_name_that_nothing_is_called_by_is_refused_with_the_nearest(name: str)
         ("batch_size", {"n_ctx": 1024}),
         ("memory_locking", {"prompt_tokens": 500}),
         ("memory_ledger", {"n_ctx": 512}),
+        ("knobs", {"n_ctx": 512}),
         ("advise", {"n_ctx": 512, "prompt_tokens": 500}),
     ],
 )

@@ -234,6 +234,14 @@ def test_sentences_name_what_matters_what_does_not_and_what_is_open() -> None:
     assert knobs.answer(view({"offload_kqv": 1.5}, rounds=2)).text.count("**undecided**") == 1
 
 
+def test_what_is_decided_costs_no_further_rounds() -> None:
+    seen = view({"offload_kqv": 1.5}, noise=0.003)
+    found = knobs.deciding(seen)
+    assert len(found) == 2 * len(seen.effects) and {len(one.cells) for one in found} == {2}
+    (dear,) = [one.cell_id for one in seen.effects if one.decided]
+    assert all(one.settled for one in found if dear in one.cells)
+
+
 def test_a_quantised_cache_is_held_against_flash_attention() -> None:
     seen = view({"flash_attn": 2.0})
     cache = next(one for one in seen.effects if one.name.startswith("KV cache"))

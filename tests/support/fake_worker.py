@@ -7,6 +7,7 @@ output. What the engine is, it says as the real one does, unless it dies before.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -33,11 +34,17 @@ class Asked:
         self.request = request
         self.trial = request.get("trial") or {}
 
-    def answer(self, repeat: int = 0, ttft_s: float = 0.1, evaluated: int | None = None) -> None:
-        """Send one generation: all of its prompt evaluated, 10 ms per further token."""
+    def answer(
+        self,
+        repeat: int = 0,
+        ttft_s: float = 0.1,
+        evaluated: int | None = None,
+        times: list[float] | None = None,
+    ) -> None:
+        """Send one generation: all of its prompt evaluated, 10 ms per further token, or these."""
         workload = self.trial["workload"]
         prompt, count = workload["prompt_tokens"], workload["max_tokens"]
-        itl = [ttft_s] + [0.01] * (count - 1)
+        itl = times or [ttft_s] + [0.01] * (count - 1)
         timings = {
             "ttft_s": ttft_s, "prefill_s": ttft_s, "decode_s": sum(itl[1:]), "total_s": sum(itl),
             "itl_s": itl, "engine_prefill_s": ttft_s, "engine_decode_s": sum(itl[1:]),
@@ -85,6 +92,23 @@ def answers_up_to(asked: Asked, n_ctx: int) -> None:
         asked.answer_all()
 
 
+def works(asked: Asked, knob: str = "", share: float = 0.0) -> None:
+    """Take the time of real work, the same in every cell; a share more where a knob is off."""
+    slow = bool(knob) and asked.trial["settings"][knob] is False
+    rounds = int(2500 * (1 + share * slow))
+    for repeat in range(asked.trial["workload"]["repeats"] + 1):
+        times = [_hashing_s(rounds) for _ in range(asked.trial["workload"]["max_tokens"])]
+        asked.answer(repeat, times[0], times=times)
+    done()
+
+
+def _hashing_s(rounds: int) -> float:
+    start_s, text = time.perf_counter(), b""
+    for _ in range(rounds):
+        text = hashlib.sha256(text).digest()
+    return time.perf_counter() - start_s
+
+
 def measures_nothing(asked: Asked) -> None:
     """Say that all is done, and send no generation."""
     done()
@@ -114,6 +138,7 @@ BEHAVIOURS: dict[str, Callable[..., None]] = {
         answers_sooner_again,
         answers_like_llama_bench,
         answers_up_to,
+        works,
         measures_nothing,
         dies,
         dies_at_once,
