@@ -106,7 +106,7 @@ def plan(
     **options
         See :data:`~llm_latency.plan.builder.OPTIONS`.
     """
-    asked = Request("frontier", locals(), names.check)
+    asked = Request("frontier", locals(), names.check, how_much=True)
     limit = limit_bytes("memory_limit", asked.one("memory_limit"))
     leave = asked.one("leave_vram")
     n_ctx = whole("most", asked.one("most"), least=2 * PADDING)

@@ -64,6 +64,8 @@ class Request:
         Options that a parameter of the question's own stands for: name and what to give instead.
     grids
         Whether options may be lists too, since the question asks every combination of them.
+    how_much
+        Whether the question asks how much and not which: no verdict ends it before its rounds.
 
     Attributes
     ----------
@@ -81,10 +83,11 @@ class Request:
         replaced: Mapping[str, str] | None = None,
         *,
         grids: bool = False,
+        how_much: bool = False,
     ) -> None:
         own = {name: value for name, value in given.items() if name != "options"}
         options = dict(given.get("options", {}))
-        self._replaced = replaced or {}
+        self._replaced, self._how_much = replaced or {}, how_much
         for name, value in options.items():
             if name in self._replaced:
                 raise set_by_itself(question, name, value, self._replaced[name])
@@ -196,7 +199,7 @@ class Request:
         elif twins:
             twins = [cell for cell in twins if not cell.settings.conflict] or unique[-1:]
         again = [cell.model_copy(update={"twin": True}) for cell in twins]
-        return build(
+        made = build(
             Plan,
             {
                 **{name: self.one(name) for name in STRICTNESS},
@@ -212,6 +215,7 @@ class Request:
                 "left_out": tuple(dict.fromkeys(conflict.what for conflict in conflicts)),
             },
         )
+        return made.model_copy(update={"stop_when_decided": False}) if self._how_much else made
 
 
 def set_by_itself(question: str, name: str, value: Any, instead: str) -> ParameterError:

@@ -57,7 +57,7 @@ def plan(
     **options: Any,
 ) -> Plan:
     """Plan every length and kind of end; a line through some of them is tested on the others."""
-    request = Request("max_tokens", locals(), names.check)
+    request = Request("max_tokens", locals(), names.check, how_much=True)
     request.one("conversation")
     (chat,) = request.chosen("conversation", ("none", *get_args(Language)))
     prompt: dict[str, Any] = {

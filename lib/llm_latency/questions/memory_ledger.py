@@ -58,7 +58,7 @@ def plan(
     **options: Any,
 ) -> Plan:
     """Plan every context and batch, with what is resident before and after the first answer."""
-    request = Request("memory_ledger", locals(), names.check)
+    request = Request("memory_ledger", locals(), names.check, how_much=True)
     if str(given := request.one("budget")).strip():
         size_bytes("budget", given, functools.partial(names.file_bytes, request.model))
     cells = [

@@ -54,7 +54,7 @@ def plan(
     Of two lengths close to each other, one at a multiple of ``n_ubatch`` and one a few tokens
     beyond, the answer tells what it costs to begin another batch.
     """
-    request = Request("prompt_size", locals(), names.check)
+    request = Request("prompt_size", locals(), names.check, how_much=True)
     tokens_out = request.one("max_tokens")
 
     def cell(tokens: Any, context: int) -> Any:
