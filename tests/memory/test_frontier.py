@@ -179,7 +179,7 @@ def test_the_search_begins_with_what_should_fit_into_vram(
 
 
 @pytest.mark.engine
-@pytest.mark.skipif(not memory_cap._places(), reason="no cgroup can be made here")
+@pytest.mark.skipif(not memory_cap._places(2**28), reason="no cgroup can be made here")
 def test_the_frontier_under_a_cap_is_that_of_trying_all(outputs: object) -> None:
     with memory_cap.limited(2**27) as limiter:
         if not limiter.join:
