@@ -53,7 +53,9 @@ def test_the_engines_card_names_the_device(tmp_path: Path, second_device: Second
 def test_advice_and_runs_put_the_model_where_the_device_is(second_device: SecondDevice) -> None:
     second_device(3 << 30)
     if not devices.gpu_card().available:  # of which NVML would tell the memory
-        assert needs.here([]) == needs.here(-1) == {"on": "gpu", "memory_there_bytes": 3 << 30}
+        assert needs.here([]) == needs.here(-1) == {
+            "on": "gpu", "memory_there_bytes": 3 << 30, "unified": False, "can_be_withheld": False
+        }  # fmt: skip
     assert needs.here(0)["on"] == "cpu"
 
 

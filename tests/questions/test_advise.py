@@ -208,6 +208,27 @@ def test_the_machine_decides_the_layers_when_a_plan_is_carried_out(
     assert planning.for_this_machine(plan) == plan
 
 
+def test_one_pool_holds_what_lies_on_either_side(
+    header: Header, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apple = EngineDevice(name="MTL0", kind="gpu", total_bytes=2**33, unified=True)
+    engine = EngineCard(version="0", system_info="", gpu_offload=True, devices=[apple])
+    monkeypatch.setattr(needs_module, "gpu_card", lambda: GpuCard(available=False))
+    monkeypatch.setattr(needs_module, "engine_card", lambda _: engine)
+    plan = planning.for_this_machine(
+        experiments.advise(n_ubatch=128, flash_attn=False, memory="4 GiB")
+    )
+    (one,) = plan.parameters["candidates"]
+    told = stored({}, header, "gpu")(Settings.model_validate(one["settings"]))
+    held = told.host.total_bytes + told.gpu.total_bytes
+    assert one["settings"]["n_gpu_layers"] == -1 and one["predicted_bytes"] > held
+    needs = needs_of(plan.parameters)
+    assert needs.word == "RAM" and needs.memory_bytes == 2**32 and not needs.capped
+    # Of a smaller pool no layer is taken away: it would lie in the same memory.
+    less = needs.model_copy(update={"memory_bytes": needs.keep_free_bytes + 1})
+    assert placement(header, Settings(), less, stored({}, header, "gpu")) == {"n_gpu_layers": -1}
+
+
 def test_memory_that_is_not_there_is_refused_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -44,12 +44,17 @@ def memory_bytes(devices: Sequence[EngineDevice], card: GpuCard) -> int | None:
     used = taken(devices)
     if not used:
         return None
-    if card.total_bytes is not None and all(_is_nvidia(one) for one in used):
+    if all_of_card(used, card):
         return card.total_bytes
     ram = limits.memory_limit_bytes()
     if all(one.unified for one in used):  # the same memory, however many see it
         return min(max(one.total_bytes or ram for one in used), ram)
     return sum(one.total_bytes or 0 for one in used) or ram
+
+
+def all_of_card(devices: Sequence[EngineDevice], card: GpuCard) -> bool:
+    """Return whether some devices are what the driver shows, with memory of their own."""
+    return card.total_bytes is not None and all(_is_nvidia(one) for one in devices)
 
 
 def _is_nvidia(device: EngineDevice) -> bool:

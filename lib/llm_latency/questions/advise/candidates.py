@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from llm_latency.memory.dry_run import Foretell
-from llm_latency.memory.fits import side
 from llm_latency.model.header import Header
 from llm_latency.plan.parameters import as_list, plain, whole
 from llm_latency.plan.spec import Settings, padded
@@ -131,14 +130,14 @@ def placement(
     """Return the settings that put as much of a model on the device as fits.
 
     Of a mixture of experts all layers go there, and the experts of as few as it takes stay on
-    the CPU: a token reads few of them, and all of the rest. Else as many layers as fit.
+    the CPU: a token reads few of them, and all of the rest. Else as many layers as fit. Where one
+    pool of memory holds both sides, fewer there would save nothing.
     """
-    if needs.on == "cpu":
-        return {"n_gpu_layers": 0}
+    if not needs.of_gpu:
+        return {"n_gpu_layers": -1 if needs.unified else 0}
 
     def fits(**changed: int) -> bool:
-        one = settings.model_copy(update=changed)
-        return foretell(one).gpu.total_bytes <= needs.limit_bytes
+        return _bytes(settings.model_copy(update=changed), needs, foretell) <= needs.limit_bytes
 
     if fits(n_gpu_layers=-1):
         return {"n_gpu_layers": -1}
@@ -152,5 +151,7 @@ def placement(
 
 
 def _bytes(settings: Settings, needs: Needs, foretell: Foretell) -> int:
-    beside = PROCESS_RESIDENT_BYTES if needs.on == "cpu" else 0
-    return side(foretell(settings), needs.on).total_bytes + beside
+    told = foretell(settings)
+    if needs.of_gpu:
+        return told.gpu.total_bytes
+    return told.host.total_bytes + told.gpu.total_bytes + PROCESS_RESIDENT_BYTES

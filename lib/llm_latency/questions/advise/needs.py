@@ -1,6 +1,7 @@
 """What an application needs of its model: context, time to the first token, memory, start.
 
-Memory is that of the GPU where layers are kept on one, else the machine's RAM. It is looked up
+Memory is that of the GPU where layers are kept on one, else the machine's RAM; where the GPU has
+none of its own, one pool holds what lies on either side. It is looked up
 once, when a plan is carried out, and kept with the run, so that a stored run is judged by the
 memory that there was.
 """
@@ -30,7 +31,9 @@ Room = Annotated[int, Field(ge=1, le=MAX_INT32 - PADDING)]
 """A context that can still be rounded up as llama.cpp does."""
 
 
-ANYWHERE: dict[str, Any] = {"on": "cpu", "memory_there_bytes": 2**62}
+ON_CPU: dict[str, Any] = {"on": "cpu", "unified": False, "can_be_withheld": True}
+"""Where the RAM is all there is, which a cgroup withholds."""
+ANYWHERE: dict[str, Any] = ON_CPU | {"memory_there_bytes": 2**62}
 """Of no machine yet: memory for all, so that what is refused can be right nowhere."""
 
 
@@ -46,7 +49,10 @@ class Needs(Frozen):
     on: Side = Field(description="Whether the memory is the GPU's or the CPU's")
     memory_bytes: int = Field(gt=0, description="Memory that there is")
     keep_free_bytes: int = Field(ge=0, description="Memory that others are to have")
-    stated: bool = Field(description="Whether the memory was stated, not looked up")
+    unified: bool = Field(False, description="Whether the GPU's memory is the machine's RAM")
+    capped: bool = Field(
+        description="Whether a process is held to the memory: it was stated, and can be withheld"
+    )
 
     @property
     def limit_bytes(self) -> int:
@@ -54,9 +60,14 @@ class Needs(Frozen):
         return self.memory_bytes - self.keep_free_bytes
 
     @property
+    def of_gpu(self) -> bool:
+        """Whether it is a GPU's own memory that counts."""
+        return self.on == "gpu" and not self.unified
+
+    @property
     def word(self) -> str:
         """VRAM or RAM."""
-        return "VRAM" if self.on == "gpu" else "RAM"
+        return "VRAM" if self.of_gpu else "RAM"
 
     @property
     def waits_for_load(self) -> bool:
@@ -71,7 +82,7 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
     ----------
     given
         ``n_ctx, prompt_tokens, max_tokens, ttft_s, load_s, use, memory`` and ``keep_free``, as
-        users write them; and of the machine, see :func:`here`, ``memory_there_bytes`` and ``on``.
+        users write them; and what :func:`here` tells of the machine.
 
     Raises
     ------
@@ -93,7 +104,8 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
             "on": given["on"],
             "memory_bytes": there,
             "keep_free_bytes": size_bytes("keep_free", plain(given["keep_free"] or 0)),
-            "stated": stated,
+            "unified": given.get("unified", False),
+            "capped": stated and given.get("can_be_withheld", True),
         },
     )
     if found.limit_bytes <= 0:
@@ -121,17 +133,29 @@ def _bound(name: str, value: Any) -> float | None:
 
 
 def here(n_gpu_layers: Any) -> dict[str, Any]:
-    """Return ``on`` and ``memory_there_bytes`` of this machine, for some numbers of layers.
+    """Return what this machine has for some numbers of layers.
 
     A model would be on a GPU if the engine sees one, of whatever maker, and layers may go there.
+
+    Returns
+    -------
+    dict
+        ``on``, ``memory_there_bytes``, ``unified``, and ``can_be_withheld``: whether a process can
+        be made to do with less.
     """
     layers = plain(n_gpu_layers)
     asked = list(layers) if isinstance(layers, list | tuple) else [layers]
     none_wanted = asked != [] and all(value == 0 for value in asked)
-    there = None if none_wanted else offload.memory_bytes(devices_seen(), gpu_card())
-    if there is not None:
-        return {"on": "gpu", "memory_there_bytes": there}
-    return {"on": "cpu", "memory_there_bytes": limits.memory_limit_bytes()}
+    devices, card = [] if none_wanted else offload.taken(devices_seen()), gpu_card()
+    there = offload.memory_bytes(devices, card)
+    if there is None:
+        return ON_CPU | {"memory_there_bytes": limits.memory_limit_bytes()}
+    return {
+        "on": "gpu",
+        "memory_there_bytes": there,
+        "unified": all(one.unified for one in devices),
+        "can_be_withheld": offload.all_of_card(devices, card),
+    }
 
 
 def devices_seen() -> list[EngineDevice]:

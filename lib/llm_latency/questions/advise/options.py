@@ -97,9 +97,9 @@ def rows_of(df: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 def fills(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
     """Return the rows of processes that filled their whole window, in the memory that counts."""
     whole = ~df["superseded"] & (df["prompt_tokens"] + df["max_tokens"] >= df["n_ctx"])
-    if needs.stated and needs.on == "cpu":
+    if needs.capped and needs.on == "cpu":
         whole &= df["memory_limit_bytes"].notna()
-    elif needs.stated:
+    elif needs.capped:
         whole &= df["leave_vram_bytes"].notna() | (df["n_gpu_layers"] == 0)
     return df[whole]
 
@@ -158,7 +158,7 @@ def _taken(good: pd.DataFrame, full: pd.DataFrame, needs: Needs) -> float | None
         return None
     every = pd.concat([good, fr.ok(full)])
     seen = every[fr.memory_choice(every)[0]].max()
-    allocated = good[list(fr.PARTS.values())].sum(axis=1).max() if needs.on == "cpu" else 0.0
+    allocated = good[list(fr.PARTS.values())].sum(axis=1).max() if not needs.of_gpu else 0.0
     most = pd.Series([seen, allocated]).max()
     return float(most) if most > 0 else None
 

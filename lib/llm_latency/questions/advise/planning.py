@@ -69,7 +69,8 @@ def for_this_machine(plan: Plan) -> Plan:
     given, cell = plan.parameters, plan.cells[0]
     if "on" in given:  # a stored run goes on with what there was when it began
         return plan
-    needs = needs_of(given | here(given["n_gpu_layers"]))
+    machine = here(given["n_gpu_layers"])
+    needs = needs_of(given | machine)
     with (
         names.skeleton(plan.model) as (path, header),
         foretelling(path, header, needs.on) as foretell,
@@ -79,8 +80,7 @@ def for_this_machine(plan: Plan) -> Plan:
         cell.model_copy(update={"settings": one.settings}) for one in worth_measuring(every, needs)
     ]
     twin = cells[0].model_copy(update={"twin": True})
-    there = {
-        "on": needs.on,
+    there = machine | {
         "memory_there_bytes": needs.memory_bytes,
         "candidates": [one.as_data() for one in every],
         "threads_tried": worth_trying(given),

@@ -126,7 +126,7 @@ def _memory(advice: Advice, one: Option) -> list[str]:
         sentences.append(f"{text}.")
     if one.full == "ok":
         cap = f" under a cap of {phrases.amount(needs.memory_bytes, 'MiB')}"
-        cap *= needs.stated and needs.on == "cpu"
+        cap *= needs.capped and needs.on == "cpu"
         sentences.append(f"A prompt that fills the whole window was answered{cap}.")
     return sentences
 

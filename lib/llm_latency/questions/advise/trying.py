@@ -1,8 +1,8 @@
 """Measure what advice needs: every candidate, threads for the best, whether it holds when full.
 
 A context that loads can still fail when it is full. So the candidate that would be advised has
-to answer a prompt that fills its whole window, in a process of its own, and under a cap where
-the memory was stated and is RAM. If it fails, the next best candidate is tried.
+to answer a prompt that fills its whole window, in a process of its own, which is held to the
+memory where that was stated and can be withheld. If it fails, the next best candidate is tried.
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def filled(cell: Trial, needs: Needs) -> Trial:
     cell
         The candidate, as it was planned.
     needs
-        Whether the memory was stated decides whether it is capped.
+        What the memory is, and whether a process is held to it.
     """
     start: dict[str, Any] = {}
-    if needs.stated and needs.on == "cpu":
+    if needs.capped and needs.on == "cpu":
         start["memory_limit_bytes"] = needs.memory_bytes
         if cell.settings.use_mmap:
             # Mapped pages that were in RAM before would count as nobody's.
             start["page_cache"] = "evicted"
-    elif needs.stated and cell.settings.n_gpu_layers != 0:
+    elif needs.capped and cell.settings.n_gpu_layers != 0:
         start["leave_vram_bytes"] = needs.memory_bytes
     tokens = {"prompt_tokens": cell.settings.n_ctx - FILL_TOKENS, "max_tokens": FILL_TOKENS}
     return cell.model_copy(
