@@ -80,6 +80,11 @@ class CalibrationPlan(Frozen):
         return TIMEOUT_S
 
     @property
+    def minutes(self) -> float:
+        """The time that it is given: as much as its pairs take."""
+        return 0.0
+
+    @property
     def plan_id(self) -> str:
         """Hash of every pair in its order: two equal plans measure the same."""
         text = "\n".join(planned.model_dump_json() for planned in self.planned())
