@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 import llm_latency as lab
-from llm_latency.measure import session
+from llm_latency.machine import disturbance
+from llm_latency.measure import rounds, session
 from llm_latency.measure.earlier import round_s
 from llm_latency.measure.job import Job
 from llm_latency.measure.resume import next_trials
 from llm_latency.plan.spec import Settings
 from llm_latency.questions import sweep
-from llm_latency.records.record import Record
+from llm_latency.records.record import HostState, Record
 from llm_latency.records.store import RunStore
 from llm_latency.report import page
 from tests.support import factories
@@ -178,3 +179,16 @@ def test_after_the_first_round_one_line_says_how_long(
     assert capsys.readouterr().err.count("About 30.0 minutes for 60 trials at most.") == 1
     lab.run(plan)
     assert "About" not in capsys.readouterr().err
+
+
+def test_what_a_quota_disturbed_is_not_repeated_in_vain() -> None:
+    host = HostState(quota_cpus=0.5, throttled_periods=9, throttled_s=0.8)
+    quota = disturbance.held_back(host, 1.0)
+    neighbour = "other processes took 40% of the CPU time; close them and measure again"
+    trials = [
+        factories.record(Settings(), round=round, more={"host": host, "disturbed": causes})
+        for round, causes in enumerate([quota, [*quota, neighbour], [neighbour], []])
+    ]
+    assert len(quota) == 1
+    repeated = rounds.again(SimpleNamespace(records=lambda: trials))  # type: ignore[arg-type]
+    assert [trial.round for trial in repeated] == [1, 2]

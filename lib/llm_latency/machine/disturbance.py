@@ -67,11 +67,7 @@ def disturbances(
             f"the hypervisor took {max(steal):.0%} of the CPU time; measure again, or on a "
             "machine of your own"
         )
-    if state.quota_cpus and (periods := _periods_held_back(state, span_s, generations)):
-        causes.append(
-            f"the quota of {state.quota_cpus:.3g} CPUs held it back in {periods} periods; give "
-            f"{within_quota(state.quota_cpus)}"
-        )
+    causes += held_back(state, span_s, generations)
     if (state.memory_pressure_fraction or 0) > PRESSURE_LIMIT:
         causes.append(
             f"processes waited for memory {state.memory_pressure_fraction:.0%} of the time; free "
@@ -118,12 +114,16 @@ def within_quota(cpus: float) -> str:
     return f"n_threads={int(cpus)}, or a larger quota"
 
 
-def _periods_held_back(state: HostState, span_s: float, generations: Sequence[Generation]) -> int:
-    """Return in how many periods a quota held a trial back; 0 where that is not worth a word."""
+def held_back(state: HostState, span_s: float, generations: Sequence[Generation] = ()) -> list[str]:
+    """Return what a CPU quota did, as :func:`disturbances` does; the same again, if repeated."""
     spans = [
         (state.throttled_s, span_s),
         *((g.throttled_s, g.timings.total_s) for g in generations),
     ]
-    if not any((held_s or 0) > THROTTLE_LIMIT * s for held_s, s in spans):
-        return 0
-    return sum(g.throttled_periods or 0 for g in generations) or state.throttled_periods or 0
+    if not state.quota_cpus or not any((s or 0) > THROTTLE_LIMIT * span for s, span in spans):
+        return []
+    periods = sum(g.throttled_periods or 0 for g in generations) or state.throttled_periods
+    return [
+        f"the quota of {state.quota_cpus:.3g} CPUs held it back in {periods} periods; give "
+        f"{within_quota(state.quota_cpus)}"
+    ]

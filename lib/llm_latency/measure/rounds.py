@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
+from llm_latency.machine import disturbance
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.power_cap import judged
 from llm_latency.records.record import Record
@@ -55,8 +56,14 @@ def again(store: RunStore) -> list[Trial]:
     return [
         record.trial.model_copy(update={"attempt": 1})
         for record in judged(store.records())
-        if record.disturbed and record.status == "ok" and record.trial.attempt == 0
+        if _passing(record) and record.status == "ok" and record.trial.attempt == 0
     ]
+
+
+def _passing(record: Record) -> set[str]:
+    """Return what disturbed a trial and may have passed by: a quota does not."""
+    lasting = disturbance.held_back(record.host, record.child_s, record.generations)
+    return {*record.disturbed} - {*lasting}
 
 
 def used_s(records: Sequence[Record]) -> float:
