@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import llm_latency as lab
 from llm_latency.machine import disturbance
@@ -90,7 +91,9 @@ def rounds_of(run: RunStore, **settings: int) -> Counter[int]:
 
 def test_what_is_decided_after_six_rounds_costs_no_more(plan: lab.Plan, carry: Carry) -> None:
     carry()
-    run = lab.run(plan, progress=False)
+    with tqdm(total=len(plan.trials()) + 7, disable=False) as bar:
+        run = lab.run(plan, progress=bar)
+        assert (bar.n, bar.total) == (30, 30 + 7)
     assert set(rounds_of(run)) == set(range(6))
     found = sweep.View(run).against_soonest.values()
     assert Counter(one.verdict for one in found) == {"slower": 2, "same": 1}

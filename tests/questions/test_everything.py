@@ -17,6 +17,7 @@ from llm_latency.questions import QUESTIONS, everything
 from llm_latency.questions.everything import ASKED, PRESETS
 from llm_latency.questions.notebook import defaults
 from tests.support.factories import FakeWorker
+from tests.support.pages import text
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -90,6 +91,18 @@ def test_minutes_are_shared_out_by_the_cells_of_each_question() -> None:
     assert all(one.minutes == 0 for one in experiments.everything("synthetic:tiny").plans)
     with pytest.raises(ParameterError, match="minutes=-1"):
         experiments.everything("synthetic:tiny", minutes=-1)
+
+
+@pytest.mark.usefixtures("outputs")
+def test_where_the_time_was_short_what_was_not_measured_is_told(
+    tiny: Path, fake_worker: FakeWorker
+) -> None:
+    fake_worker("answers")
+    plan = experiments.everything(str(tiny), questions="warm_runs", rounds=3, minutes=1e-3)
+    runs = everything.run(plan, progress=False)
+    cells = len(plan.plans[0].cells)
+    assert (runs.planned, runs.final, runs.saved) == (3 * cells, 3 * cells, 2 * cells)
+    assert f"Saved: {2 * cells} of {3 * cells} trials" in text(everything.notices(runs))
 
 
 def test_the_table_asks_and_answers(runs: everything.Runs) -> None:

@@ -89,6 +89,8 @@ def run(
         planned = set() if plan.experiment in SEARCHES else {t.trial_id for t in plan.trials()}
         held.tell(_done(store, planned), len(planned) or None)
         bar = _bar(progress, store, planned)
+        left = len(planned) - _done(store, planned) if planned else 0
+        others = (bar.total or 0) - bar.n - left  # of other plans, where they share a bar
         try:
             while trials := next_trials(plan, store):
                 bar.total = (bar.total or 0) + sum(t.trial_id not in planned for t in trials)
@@ -102,7 +104,7 @@ def run(
                         bar.write(_how_long(plan, store), file=sys.stderr)
                     if time_is_up(plan, store):
                         break
-            bar.total = (bar.total or 0) - len(planned) + _done(store, planned)  # those saved
+            bar.total = bar.n + others  # what was saved is not waited for
         except KeyboardInterrupt:
             of = f" of {len(planned)}" if planned else ""
             print(

@@ -158,8 +158,13 @@ class Runs:
     @property
     def final(self) -> int:
         """How many of them have a final record, or need none since the run ended early."""
-        stores = self.stores.values()
-        return sum(store.planned if page.ended_early(store) else store.final for store in stores)
+        return sum(store.final for store in self.stores.values()) + self.saved
+
+    @cached_property
+    def saved(self) -> int:
+        """How many trials were not needed, or had no time."""
+        ended = [store for store in self.stores.values() if page.ended_early(store)]
+        return sum(store.planned - store.final for store in ended)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -199,6 +204,11 @@ def notices(runs: Runs) -> Markdown:
     stopped = [
         f"**{escape(name)} was not run:** {escape(why)}" for name, why in runs.stopped.items()
     ]
+    if runs.saved:
+        stopped.append(
+            f"**Saved: {runs.saved:,} of {runs.planned:,} trials** as planned, since all was "
+            "decided without them, or the time was up."
+        )
     rows = [view.data for view in runs.views.values()]
     data = pd.concat(rows) if rows else None
     around = [] if data is None else [conditions.told(data, runs.info), page.disturbed(data)]
