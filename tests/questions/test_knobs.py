@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import llm_latency as lab
 from llm_latency.errors import ParameterError
 from llm_latency.machine import affinity, limits
 from llm_latency.measure import resume
@@ -294,10 +296,26 @@ def test_the_figure_has_a_bar_per_knob() -> None:
 # ------------------------------------------------------------------------------- for real
 
 
+@pytest.mark.engine
+def test_on_a_device_its_knobs_are_measured(second_device: SecondDevice, outputs: Path) -> None:
+    second_device()
+    # One thread: two would wait for each other on a busy machine.
+    small = {"n_threads": 1, "prompt_tokens": 32, "max_tokens": 2, "repeats": 0, "n_ctx": 1024}
+    run = lab.run(knobs.plan(rounds=1, **small), progress=False)
+    seen = knobs.View(run)
+    assert set(seen.data["status"]) == {"ok"} and seen.memory[1] == "VRAM"
+    assert set(seen.data["effective_op_offload"]) == {True, False}
+    more = {one.name: one.memory_bytes for one in seen.effects}
+    assert more["n_gpu_layers all → 0"] < more["offload_kqv True → False"] < 0
+    assert more["n_ubatch 512 → 1024"] > 0
+
+
 @pytest.mark.notebook
 @pytest.mark.engine
 def test_the_notebook_and_its_report(carried_out: CarriedOut) -> None:
-    df, page = carried_out("knobs", rounds=1, repeats=0, max_tokens=4, prompt_tokens=32, n_ctx=1024)
+    df, page = carried_out(
+        "knobs", rounds=1, repeats=0, max_tokens=4, prompt_tokens=32, n_ctx=1024, n_threads=1,
+    )  # fmt: skip
     good = df[df["status"] == "ok"]
     assert set(good["effective_flash_attn"]) == {True, False}
     assert {"q8_0"} <= set(good["effective_type_k"])

@@ -57,7 +57,8 @@ class Effect:
     memory_matters : bool
         Whether that is more than equal cells differ by, and than nobody would mind.
     size : float
-        The largest of its effects, as the absolute logarithm of a ratio.
+        The largest of its effects: of times the absolute logarithm of the ratio, of memory the
+        relative change.
     """
 
     name: str
@@ -208,7 +209,7 @@ class View:
             memory_matters=abs(more) > max(self.equal_bytes, SMALLEST_EFFECT * theirs),
             size=max(
                 *(_distance(found.ratio.median) for found in times.values()),
-                _distance(mine / theirs if theirs > 0 and mine > 0 else math.nan),
+                abs(more) / theirs if theirs > 0 and not math.isnan(more) else 0.0,
             ),
         )
 
