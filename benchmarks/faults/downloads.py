@@ -42,7 +42,7 @@ def report(downloads: int = 50, seed: int = 0) -> Iterator[str]:
             server.served = 0
             cache = Path(folder) / str(number)
             with pointed_at(server.endpoint, cache):
-                place = download.fetch(hub.parse_name("hf:lab/faults/tiny.gguf"))
+                (place,) = download.fetch(hub.parse_name("hf:lab/faults/tiny.gguf"))
             assert place.path is not None
             equal += place.path.read_bytes() == content
             again.append(server.served - size)

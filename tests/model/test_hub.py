@@ -22,9 +22,11 @@ from llm_latency.errors import LabError, ParameterError
 from llm_latency.model import download, header, hub, names
 from tests.support.factories import FakeWorker
 from tests.support.hub_server import Hub, hub_server, pointed_at
+from tests.support.odd_models import split
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "hf:owner/repo/model.Q8_0.gguf"
+SPLIT = "hf:owner/repo/q8/x-00001-of-00003.gguf"
 SMALL = random.Random(0).randbytes(300_000)
 
 
@@ -44,6 +46,15 @@ def server(cache: Path) -> Iterator[Hub]:
 def commit(server: Hub) -> str:
     """A commit that holds one small file."""
     return server.repository("owner/repo").commit({"model.Q8_0.gguf": SMALL})
+
+
+@pytest.fixture
+def three(server: Hub, tiny: Path, tmp_path: Path) -> list[Path]:
+    """A model in three files, on this disk and at the Hub."""
+    (tmp_path / "q8").mkdir()
+    every = split(tiny, tmp_path / "q8", "x", 3)
+    server.repository("owner/repo").commit({f"q8/{p.name}": p.read_bytes() for p in every})
+    return every
 
 
 @pytest.mark.parametrize(
@@ -472,6 +483,89 @@ def test_a_model_on_the_hub_is_judged_by_its_head(
     served = server.served
     assert names.header_of(NAME) == names.header_of(f"{NAME}@{commit}")
     assert server.served == served
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_a_model_in_parts_is_the_one_that_lies_on_the_disk(server: Hub, three: list[Path]) -> None:
+    plan = lab.experiments.sweep(
+        model=SPLIT, n_ctx=512, n_batch=256, prompt_tokens=32, max_tokens=4, rounds=1, repeats=0
+    )
+    run = lab.run(plan, progress=False)
+    assert {(record.status, record.reason) for record in run.records()} == {("ok", None)}
+    assert server.served == sum(part.stat().st_size for part in three)
+    here, there = names.card(str(three[0]), three[0]), names.card(SPLIT, names.resolve(SPLIT))
+    assert (there.sha256, there.size_bytes) == (here.sha256, here.size_bytes)
+    assert run.info["model"]["sha256"] == here.sha256
+    assert there.revision == server.repository("owner/repo").branches["main"]
+    # With the commit in its name, and all parts here, nothing is even asked.
+    asked = len(server.asked)
+    names.resolve(f"{SPLIT}@{there.revision}")
+    assert len(server.asked) == asked
+
+
+def test_parts_come_from_one_commit_and_none_twice(
+    server: Hub, three: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, (first, second, third) = server.repository("owner/repo"), three
+    commit = repository.branches["main"]
+    server.faults.breaks = [first.stat().st_size, 100_000, *[0] * hub.TRIES]
+    server.faults.meanwhile = lambda: repository.commit({"q8/" + first.name: b"another"})
+    with pytest.raises(LabError, match=rf"0\.1 of .* MB of {second.name} have come"):
+        names.resolve(SPLIT)
+    path = names.resolve(f"{SPLIT}@{commit}", progress=True)
+    assert [path.with_name(part.name).read_bytes() for part in three] == [
+        part.read_bytes() for part in three
+    ]
+    total = sum(part.stat().st_size for part in three)
+    assert server.served == total
+    left = (second.stat().st_size + third.stat().st_size) / 1e6
+    assert f"{left:.2f}M/{left:.2f}M" in capsys.readouterr().err
+    damaged = path.with_name(third.name).resolve()
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    with pytest.raises(LabError, match=rf"{third.name}@{commit} has .* delete {damaged}"):
+        names.resolve(f"{SPLIT}@{commit}")
+
+
+def test_the_room_for_all_parts_is_asked_before_the_first(
+    server: Hub, three: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = sum(part.stat().st_size for part in three)
+    usage = shutil.disk_usage("/")._replace(free=total - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(LabError, match="GB are free"):
+        names.resolve(SPLIT)
+    assert server.served == 0
+
+
+def test_a_part_that_the_hub_lacks_is_named_before_anything_is_fetched(
+    server: Hub, three: list[Path]
+) -> None:
+    files = {f"q8/{part.name}": part.read_bytes() for part in three[:2]}
+    commit = server.repository("owner/repo").commit(files)
+    for ask in (names.resolve, names.header_of):
+        with pytest.raises(LabError, match=rf"{commit} lacks q8/{three[2].name} on the Hub"):
+            ask(SPLIT)
+    assert server.served == 0
+    with pytest.raises(ParameterError, match=rf"3 files; give the first, '{three[0].name}'"):
+        names.resolve(SPLIT.replace("00001", "00002"))
+
+
+@pytest.mark.engine
+def test_what_a_model_in_parts_takes_is_known_before_it_is_fetched(
+    server: Hub, three: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llm_latency.engine.dry_run import DryRun
+    from llm_latency.plan.spec import Settings
+
+    monkeypatch.setattr(download, "FIRST_BYTES", 1 << 16)  # less than the first part
+    settings = Settings(n_ctx=512, n_batch=256, n_gpu_layers=0)
+    with names.skeleton(SPLIT) as (path, found), DryRun(path) as before, DryRun(three[0]) as after:
+        assert found == header.read_header(three[0])
+        assert before.ask(settings, "cpu") == after.ask(settings, "cpu")
+    verdicts = [lab.fits(name, "40 MiB", n_ctx=512) for name in (SPLIT, str(three[0]))]
+    assert verdicts[0].parts == verdicts[1].parts
+    assert server.served < sum(part.stat().st_size for part in three) / 4
 
 
 def test_a_header_that_does_not_come_is_one_sentence(server: Hub, commit: str) -> None:

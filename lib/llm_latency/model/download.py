@@ -1,4 +1,4 @@
-"""A file from the Hub onto this disk: whole, proven, and with nothing fetched twice.
+"""A model from the Hub onto this disk: whole, proven, and with nothing fetched twice.
 
 What has come stays on the disk when the connection breaks or this process ends, and the next
 call goes on behind it. That is why content is read by ranges and not through huggingface-hub's
@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.model import header, hub, kinds
+from llm_latency.model.gguf import outline
 from llm_latency.model.hub_errors import explain
 
 BY_RANGE = 50 * 10**9
@@ -27,32 +28,49 @@ BY_RANGE = 50 * 10**9
 FIRST_BYTES = 4 << 20
 """How much is asked for first of a file of which only the header is wanted; a vocabulary of
 150,000 tokens needs as much."""
+FIRST_BYTES_OF_PART = 1 << 16
+"""The same of a model's later parts, whose headers are a table of some hundred tensors."""
 LAST_BYTES = 1 << 28
 """How much is asked for at most, for a header."""
 
 
-def fetch(name: hub.HubName, *, progress: bool = False) -> hub.Place:
-    """Have a file of the Hub on this disk, and return its place.
+def fetch(name: hub.HubName, *, progress: bool = False) -> list[hub.Place]:
+    """Have a model of the Hub on this disk, and return the places of its files, in order.
 
     Parameters
     ----------
     name
-        The file; without a revision it is the one that the main branch has now.
+        Its first file; without a revision it is the one that the main branch has now.
     progress
         Show a bar, and say which commit it is.
 
     Raises
     ------
     LabError
-        If the file cannot be had, or is not what the Hub says; one sentence with what to do.
+        If a file cannot be had, or is not what the Hub says; one sentence with what to do.
     """
-    place = hub.find(name)
-    if progress and place.commit != name.revision:
-        hub.say(f"{name.at(name.revision or 'main')} stands for {name.at(place.commit)}")
-    if place.path is None:
-        place = place._replace(path=_download(place, progress))
-    _remember(place)
-    return place
+    from huggingface_hub import constants
+
+    every = hub.find_all(name)
+    commit, file = every[0].commit, name.file.rpartition("/")[2]
+    if progress and commit != name.revision:
+        hub.say(f"{name.at(name.revision or 'main')} stands for {name.at(commit)}")
+    home = Path(constants.HF_HUB_CACHE)
+    try:
+        total, have = _awaited(every)
+        _room(home, total - have, file)
+        hidden = not progress or have == total
+        with tqdm(
+            desc=file, total=total, initial=have, unit="B", unit_scale=True, disable=hidden
+        ) as bar:
+            every = [p if p.path else p._replace(path=_download(p, bar)) for p in every]
+    except OSError as error:
+        raise LabError(
+            f"{file} cannot be written to {home} ({error.strerror or error}); "
+            "free some space, or set HF_HUB_CACHE to a folder that can be written"
+        ) from None
+    _remember(every[0])
+    return every
 
 
 def verify(place: hub.Place, sha256: str) -> None:
@@ -81,30 +99,34 @@ def verify(place: hub.Place, sha256: str) -> None:
 
 
 @contextlib.contextmanager
-def skeleton(place: hub.Place) -> Iterator[tuple[Path, header.Header]]:
-    """Yield a file with the header of one on the Hub, without fetching all of it, and the header.
+def skeleton(every: Sequence[hub.Place]) -> Iterator[tuple[Path, header.Header]]:
+    """Yield a file with the header of a model on the Hub, without fetching all, and the header.
+
+    Beside it lie those of the model's other parts, under the names that llama.cpp looks for.
 
     Raises
     ------
     ParameterError
-        If the file has none.
+        If a file has none.
     LabError
         If the Hub cannot be reached.
     """
-    if place.path is not None:
-        yield place.path, header.read_header(place.path)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / place.name.file.rpartition("/")[2]
-        yield copy, _read_head(place, copy)
+        copies = [Path(folder) / place.name.file.rpartition("/")[2] for place in every]
+        here = [place.path for place in every if place.path]
+        if len(here) < len(every):
+            for place, copy in zip(every, copies, strict=True):
+                _read_head(place, copy, FIRST_BYTES_OF_PART if copy != copies[0] else FIRST_BYTES)
+            here = copies
+        yield here[0], header.read_header(here[0])
 
 
-def _read_head(place: hub.Place, copy: Path) -> header.Header:
-    """Read as much of a file on the Hub as its header needs."""
+def _read_head(place: hub.Place, copy: Path, wanted: int) -> None:
+    """Read as much of a file on the Hub as its header needs, and leave a hole behind it."""
     address = place.name.at(place.commit)
     if place.size is None:
         raise LabError(f"the Hub does not say how large {address} is; fetch it and give its path")
-    have, wanted = 0, FIRST_BYTES
+    have = 0
     while True:
         try:
             with copy.open("ab") as file:
@@ -121,35 +143,52 @@ def _read_head(place: hub.Place, copy: Path) -> header.Header:
             ) from None
         kinds.check(copy, known_bytes=have)  # what is another kind of file stays one
         try:
-            return header.read_header(copy, known_bytes=have)
-        except ParameterError:
+            outline(copy, have)
+            return
+        except Exception as error:  # what is cut short or damaged can fail anywhere
             if have >= min(place.size, LAST_BYTES):
-                raise
+                raise ParameterError(
+                    f"model={copy.name!r} has no header that could be read ({error}); give a whole "
+                    "GGUF file"
+                ) from None
             wanted *= 2
 
 
-def _download(place: hub.Place, progress: bool) -> Path:
+def _content(place: hub.Place) -> Path | None:
+    """Return where a file's content belongs; ``None`` where only the Hub's client brings it."""
+    if not place.checksum or place.size is None or place.size > BY_RANGE:
+        return None
+    return _folder(place.name) / "blobs" / place.checksum
+
+
+def _awaited(every: Sequence[hub.Place]) -> tuple[int, int]:
+    """Return the bytes of the files that are not in the cache, and how many of them have come."""
+    total = have = 0
+    for place in every:
+        content = _content(place)
+        if content and place.size and place.path is None:
+            total += place.size
+            for file in content.parent.glob(f"{content.name}*"):
+                with contextlib.suppress(FileNotFoundError):  # another process may complete it
+                    have += min(file.stat().st_size, place.size)
+    return total, have
+
+
+def _download(place: hub.Place, bar: tqdm[Any]) -> Path:
     """Bring a file into the cache and return its path there."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-    home, folder = Path(constants.HF_HUB_CACHE), _folder(place.name)
-    if place.checksum and place.size is not None and place.size <= BY_RANGE:
-        content = folder / "blobs" / place.checksum
-        lock = home / ".locks" / folder.name / f"{place.checksum}.lock"
-        try:
-            for made in (content, lock):
-                made.parent.mkdir(parents=True, exist_ok=True)
-            with WeakFileLock(lock):
-                if not content.exists():
-                    part = content.with_name(f"{content.name}.incomplete")
-                    _complete(place, part, progress)
-                    part.replace(content)
-        except OSError as error:
-            raise LabError(
-                f"{place.name.file} cannot be written to {home} ({error.strerror or error}); "
-                "free some space, or set HF_HUB_CACHE to a folder that can be written"
-            ) from None
+    if content := _content(place):
+        folder = Path(constants.HF_HUB_CACHE) / ".locks" / _folder(place.name).name
+        lock = folder / f"{content.name}.lock"
+        for made in (content, lock):
+            made.parent.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            if not content.exists():
+                part = content.with_name(f"{content.name}.incomplete")
+                _complete(place, part, bar)
+                part.replace(content)
     try:
         # The content is there: this only gives it its name, in the way that the system allows.
         name = place.name
@@ -158,7 +197,7 @@ def _download(place: hub.Place, progress: bool) -> Path:
         raise explain(error, *place.name) from None
 
 
-def _complete(place: hub.Place, part: Path, progress: bool) -> None:
+def _complete(place: hub.Place, part: Path, bar: tqdm[Any]) -> None:
     """Fetch what is missing of a file, and check the whole."""
     assert place.size is not None and place.checksum is not None
     size, name = place.size, place.name.file.rpartition("/")[2]
@@ -167,25 +206,21 @@ def _complete(place: hub.Place, part: Path, progress: bool) -> None:
         have = file.tell()
         if have > size:
             have = file.truncate(0)
-        _room(part.parent, size - have, name)
         file.seek(0)
         while chunk := file.read(1 << 22):
             digest.update(chunk)
-        with tqdm(
-            desc=name, total=size, initial=have, unit="B", unit_scale=True, disable=not progress
-        ) as bar:
-            try:
-                for chunk in hub.stream(place, have, size):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    have += len(chunk)
-                    bar.update(len(chunk))
-            except hub.Broken as broken:
-                raise LabError(
-                    f"{have / 1e6:,.1f} of {size / 1e6:,.1f} MB of {name} have come, and then "
-                    f"nothing more in {hub.TRIES} tries: {broken}; what has come is kept, and "
-                    "the same call goes on behind it"
-                ) from None
+        try:
+            for chunk in hub.stream(place, have, size):
+                file.write(chunk)
+                digest.update(chunk)
+                have += len(chunk)
+                bar.update(len(chunk))
+        except hub.Broken as broken:
+            raise LabError(
+                f"{have / 1e6:,.1f} of {size / 1e6:,.1f} MB of {name} have come, and then "
+                f"nothing more in {hub.TRIES} tries: {broken}; what has come is kept, and "
+                "the same call goes on behind it"
+            ) from None
     if digest.hexdigest() != place.checksum:
         raise _differs(place, digest.hexdigest(), part)
 
@@ -203,7 +238,8 @@ def _differs(place: hub.Place, found: str, file: Path) -> LabError:
 
 
 def _room(folder: Path, needed: int, name: str) -> None:
-    free = shutil.disk_usage(folder).free
+    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise LabError(
             f"{name} needs {needed / 1e9:,.1f} GB more in {folder}, where {free / 1e9:,.1f} GB are "

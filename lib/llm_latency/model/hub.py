@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from llm_latency.errors import LabError, ParameterError
+from llm_latency.model import parts
 from llm_latency.model.hub_errors import DENIED, explain, is_missing, said, status_of
 
 if TYPE_CHECKING:
@@ -70,13 +71,20 @@ def parse_name(name: str) -> HubName:
         If it is not of the form ``hf:owner/repo/file.gguf[@revision]``.
     """
     place, _, revision = name.removeprefix("hf:").partition("@")
-    parts = place.split("/")
-    if len(parts) < 3 or not all(parts) or ".." in parts or not place.endswith(".gguf"):
+    steps = place.split("/")
+    if len(steps) < 3 or not all(steps) or ".." in steps or not place.endswith(".gguf"):
         raise ParameterError(
             f"model={name!r} is not a file on the Hub; "
             "give hf:owner/repo/file.gguf, with @revision to pin a commit"
         )
-    return HubName("/".join(parts[:2]), "/".join(parts[2:]), revision or None)
+    return HubName("/".join(steps[:2]), "/".join(steps[2:]), revision or None)
+
+
+def find_all(name: HubName) -> list[Place]:
+    """Find all files of a model, at the commit that the first is found at; see :func:`find`."""
+    first = find(name)
+    others = [part.as_posix() for part in parts.of(Path(name.file))[1:]]
+    return [first, *(find(HubName(name.repo, file, first.commit)) for file in others)]
 
 
 def find(name: HubName) -> Place:

@@ -7,8 +7,10 @@ the nearest name where a name is wrong.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
+from llm_latency.model import parts
 
 DENIED = (401, 403)
 """Answers of a Hub that wants to know who asks, or that the licence was accepted."""
@@ -60,6 +62,11 @@ def explain(error: Exception, repo: str, file: str, revision: str | None) -> Lab
         )
     if is_missing(error):
         where = f"{repo}@{revision}" if revision else repo
+        if Path(file) != parts.of(Path(file))[0]:
+            return LabError(
+                f"{where} lacks {file} on the Hub, a part of the model; give a model or a "
+                "revision of it that is there whole"
+            )
         return LabError(
             f"{file} is not in {where} on the Hub{did_you_mean(file, _files(repo, revision))} "
             "Give the name of a file that is there."

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from llm_latency.model import download, hub, package, parts, synthetic, weights
 from llm_latency.model import header as gguf_header
 from llm_latency.model.header import Header, read_header
 
-CARDS = 3
+CARDS = 4
 """Rises when more or something else is read of a file: what the cache keeps is then read anew."""
 KINDS = "the path of a GGUF file, synthetic:tiny, package:NAME or hf:owner/repo/file.gguf"
 """What a model can be named by, for refusals."""
@@ -62,6 +62,7 @@ class Described(Part):
 
     card: ModelCard
     header: Header | None
+    checksums: tuple[str, ...] = Field(description="SHA-256 of each of its files")
 
 
 def cache_dir() -> Path:
@@ -91,7 +92,7 @@ def check(name: str) -> str:
         except ValueError as error:
             raise ParameterError(f"model={name!r}: {error}") from None
     if name.startswith("hf:"):
-        _whole(name, hub.parse_name(name).file)
+        parts.check_first(name, Path(hub.parse_name(name).file))
         return name
     if package.is_packaged(name):
         parts.check(name, package.find(name))
@@ -121,16 +122,6 @@ def _path(name: str) -> Path:
     return path
 
 
-def _whole(name: str, file: str) -> None:
-    """Refuse a part of a model on the Hub, of which one file at a time is fetched."""
-    first, *others = parts.of(Path(file))
-    if others:
-        raise ParameterError(
-            f"model={name!r} is a part of a model in {len(others) + 1} files; fetch them all with "
-            f"'hf download', and give the path of {first.name!r}."
-        )
-
-
 def resolve(name: str, *, progress: bool = False) -> Path:
     """Return the model's file: made if synthetic, fetched and verified if on the Hub.
 
@@ -148,10 +139,12 @@ def resolve(name: str, *, progress: bool = False) -> Path:
         return package.find(name)
     if not name.startswith("hf:"):
         return Path(name)
-    place = download.fetch(hub.parse_name(name), progress=progress)
-    assert place.path is not None
-    download.verify(place, card(name, place.path).sha256)
-    return place.path
+    every = download.fetch(hub.parse_name(name), progress=progress)
+    first = every[0].path
+    assert first is not None
+    for place, sha256 in zip(every, describe(name, first).checksums, strict=True):
+        download.verify(place, sha256)
+    return first
 
 
 def file_bytes(name: str) -> int:
@@ -207,7 +200,7 @@ def skeleton(model: str) -> Iterator[tuple[Path, Header]]:
     """
     name = check(model)
     if name.startswith("hf:"):
-        with download.skeleton(hub.find(hub.parse_name(name))) as found:
+        with download.skeleton(hub.find_all(hub.parse_name(name))) as found:
             yield found
     else:
         path = resolve(name)
@@ -243,16 +236,19 @@ def describe(name: str, path: Path) -> Described:
     }
     try:
         kept = Described.model_validate_json(stored.read_text(encoding="utf-8"))
-        return Described(card=kept.card.model_copy(update=named), header=kept.header)
+        return kept.model_copy(update={"card": kept.card.model_copy(update=named)})
     except (OSError, ValidationError):
         pass
     about, file_header = gguf_header.describe(path)
+    sha256, checksums = _sha256(every)
     content = {
         "path": str(path.resolve()),
         "size_bytes": sum(stat.st_size for stat in stats),
-        "sha256": _sha256(every),
+        "sha256": sha256,
     }
-    described = Described(card=ModelCard(**content, **named, **about), header=file_header)
+    described = Described(
+        card=ModelCard(**content, **named, **about), header=file_header, checksums=checksums
+    )
     stored.parent.mkdir(parents=True, exist_ok=True)
     draft = stored.with_suffix(f".{os.getpid()}")
     draft.write_text(described.model_dump_json(), encoding="utf-8")
@@ -260,13 +256,17 @@ def describe(name: str, path: Path) -> Described:
     return described
 
 
-def _sha256(every: Iterable[Path]) -> str:
-    digest = hashlib.sha256()
+def _sha256(every: Sequence[Path]) -> tuple[str, tuple[str, ...]]:
+    """Return the checksum of all files behind one another, and that of each."""
+    whole, each = hashlib.sha256(), list[str]()
     for path in every:
+        own = hashlib.sha256() if each else whole  # most models have one file: hashed once
         with path.open("rb") as file:
             while chunk := file.read(1 << 22):
-                digest.update(chunk)
-    return digest.hexdigest()
+                for digest in {whole, own}:
+                    digest.update(chunk)
+        each.append(own.hexdigest())
+    return whole.hexdigest(), tuple(each)
 
 
 def _revision(path: Path) -> str | None:

@@ -34,6 +34,23 @@ def size_bytes(path: Path) -> int:
     return sum(part.stat().st_size for part in of(path))
 
 
+def check_first(name: str, path: Path) -> list[Path]:
+    """Refuse a model that is named by a later part; return all of its files.
+
+    Raises
+    ------
+    ParameterError
+        One sentence that names the first part.
+    """
+    every = of(path)
+    if path.name != every[0].name:
+        raise ParameterError(
+            f"model={name!r} is a part of a model in {len(every)} files; give the first, "
+            f"{every[0].name!r}."
+        )
+    return every
+
+
 def check(name: str, path: Path) -> None:
     """Refuse a model of which a part is missing, and one that is named by a later part.
 
@@ -42,13 +59,7 @@ def check(name: str, path: Path) -> None:
     ParameterError
         One sentence that names the part.
     """
-    every = of(path)
-    if path.name != every[0].name:
-        raise ParameterError(
-            f"model={name!r} is a part of a model in {len(every)} files; give the first, "
-            f"{every[0].name!r}."
-        )
-    for part in every[1:]:
+    for part in check_first(name, path)[1:]:
         if not part.is_file():
             raise ParameterError(
                 f"model={name!r} lacks its part {part.name!r} (looked in {path.parent.resolve()}); "
