@@ -164,6 +164,8 @@ def test_one_thread_too_many_has_its_price() -> None:
     assert (a, b, found.verdict) == ((4, "any"), (5, "any"), "slower")
     assert found.ratio.median == pytest.approx(10, rel=0.02)
     assert view(counts=(1, 2, 4)).too_many("decode") is None
+    a, b, _ = view(cores={(0, 1): 0.001}).too_many("decode") or pytest.fail("none was measured")
+    assert (a, b) == ((2, "0-1"), (4, "0-1"))
 
 
 def test_whether_pinning_steadies_is_told_with_its_verdict() -> None:

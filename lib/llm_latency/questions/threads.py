@@ -31,7 +31,7 @@ from llm_latency.report import layout, phrases, style
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimates, per_process
-from llm_latency.words import percent, several
+from llm_latency.words import cpus_listed, percent, several
 
 Part = Literal["decode", "prefill"]
 Cell = tuple[int, str]
@@ -191,10 +191,14 @@ class View:
 
     def too_many(self, part: Part) -> tuple[Cell, Cell, Comparison] | None:
         """Return the most threads within the usable CPUs, the fewest beyond, and what they cost."""
-        cores = (self.best[part] or (0, ""))[1]
+        every = {kept for _, kept in self.speed[part]}
+        cores = "any" if "any" in every else (self.best[part] or (0, ""))[1]
+        room = self.usable or 0
+        if cores[:1].isdigit():
+            room = min(room, len(cpus_listed(cores)))
         counts = sorted(threads for threads, kept in self.speed[part] if kept == cores)
-        within = [count for count in counts if self.usable and count <= self.usable]
-        beyond = [count for count in counts if self.usable and count > self.usable]
+        within = [count for count in counts if count <= room]
+        beyond = [count for count in counts if count > room]
         if not within or not beyond:
             return None
         a, b = (within[-1], cores), (beyond[0], cores)
@@ -288,8 +292,8 @@ def _too_many(view: View) -> str:
         return ""
     a, b, compared = found
     return (
-        f"This machine can keep {several(view.usable or 0, 'thread')} busy: {_name(b)} in place of "
-        f"{a[0]} decode in a time {phrases.difference(compared)}."
+        f"Beyond what can be kept busy, {_name(b)} in place of {a[0]} decode in a time "
+        f"{phrases.difference(compared)}."
     )
 
 
@@ -310,7 +314,13 @@ def _pinned(view: View) -> str:
 def _where(cores: str) -> str:
     """Return where threads are kept, in words; empty: anywhere."""
     by_kind = cores if cores in get_args(CoreKind) else ""
-    return "" if cores == "any" else f"{by_kind} cores" if by_kind else f"CPUs {cores}"
+    return (
+        ""
+        if cores == "any"
+        else f"{by_kind} cores"
+        if by_kind
+        else f"CPU{'' if cores.isdigit() else 's'} {cores}"
+    )
 
 
 def _name(cell: Cell) -> str:
