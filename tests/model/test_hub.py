@@ -519,6 +519,8 @@ def test_parts_come_from_one_commit_and_none_twice(
     ]
     total = sum(part.stat().st_size for part in three)
     assert server.served == total
+    asked = [line for line in server.asked if second.name in line]
+    assert asked and all(f"/resolve/{commit}/" in line for line in asked)
     left = (second.stat().st_size + third.stat().st_size) / 1e6
     assert f"{left:.2f}M/{left:.2f}M" in capsys.readouterr().err
     damaged = path.with_name(third.name).resolve()
