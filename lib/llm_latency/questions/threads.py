@@ -313,14 +313,9 @@ def _pinned(view: View) -> str:
 
 def _where(cores: str) -> str:
     """Return where threads are kept, in words; empty: anywhere."""
-    by_kind = cores if cores in get_args(CoreKind) else ""
-    return (
-        ""
-        if cores == "any"
-        else f"{by_kind} cores"
-        if by_kind
-        else f"CPU{'' if cores.isdigit() else 's'} {cores}"
-    )
+    if cores in get_args(CoreKind):
+        return f"{cores} cores"
+    return "" if cores == "any" else f"CPU{'' if cores.isdigit() else 's'} {cores}"
 
 
 def _name(cell: Cell) -> str:
