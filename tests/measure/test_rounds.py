@@ -182,6 +182,10 @@ def test_after_the_first_round_one_line_says_how_long(
     assert capsys.readouterr().err.count("About 30.0 minutes for 60 trials at most.") == 1
     lab.run(plan)
     assert "About" not in capsys.readouterr().err
+    # Where the first round took more than there was, it is all that there will be.
+    short = plan.model_copy(update={"stop_when_decided": False, "minutes": 1.0, "run_id": "short"})
+    lab.run(short)
+    assert f"About 2.50 minutes for {len(plan.cells)} trials." in capsys.readouterr().err
 
 
 def test_what_a_quota_disturbed_is_not_repeated_in_vain() -> None:

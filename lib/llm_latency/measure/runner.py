@@ -150,8 +150,9 @@ def _bar(progress: bool | tqdm[Any], store: RunStore, planned: set[str]) -> tqdm
 def _how_long(plan: Plan, store: RunStore) -> str:
     """Say, after the first round, how long the run will take; the bar corrects it from then on."""
     records = store.records()
-    whole_s = 60 * plan.minutes or used_s(records) * plan.rounds
-    trials = round(whole_s / used_s(records) * len(records))
+    first_s = used_s(records)
+    whole_s = max(first_s, 60 * plan.minutes or first_s * plan.rounds)
+    trials = round(whole_s / first_s * len(records))
     most = " at most" * plan.stop_when_decided
     return f"About {duration(whole_s)} for {trials:,} trials{most}."
 
