@@ -87,22 +87,21 @@ def _made(tree: Path, folder: Path, log: Path, whole: bool) -> tuple[Path, str]:
     common = bench.engine_libraries().parents[1] / "lib"
     if not whole and any(common.glob("libllama-common.*")):
         try:
-            return _linked(tree, common, folder, log), "linked"
+            return linked(tree, "llama-bench", folder, log), "linked"
         except bootstrap.SetupError as error:
             bootstrap.say(f"Linking against the installed libraries failed: {error}")
     return _whole(tree, folder, log), "whole"
 
 
-def _linked(tree: Path, common: Path, folder: Path, log: Path) -> Path:
-    """Compile llama-bench's own files against the installed libraries."""
-    made, libraries = folder / "llama-bench", bench.engine_libraries()
-    includes = ("include", "ggml/include", "common", "vendor", "tools/llama-bench")
+def linked(tree: Path, tool: str, folder: Path, log: Path) -> Path:
+    """Compile one of llama.cpp's tools, its own files, against the installed libraries."""
+    made, libraries = folder / tool, bench.engine_libraries()
+    common = libraries.parents[1] / "lib"
+    includes = ("include", "ggml/include", "common", "vendor", f"tools/{tool}")
     command = engine_source.compiler()
     command += ["-O3", "-DNDEBUG", "-std=c++17", "-pthread", "-o", str(made)]
     command += [f"-I{tree / part}" for part in includes]
-    command += [
-        str(tree / "tools" / "llama-bench" / name) for name in ("main.cpp", "llama-bench.cpp")
-    ]
+    command += map(str, sorted((tree / "tools" / tool).glob("*.cpp")))
     # The engine's own folder first: what is there is what the lab loads.
     for place in (libraries, common):
         command += [f"-L{place}", f"-Wl,-rpath,{place}"]
@@ -110,7 +109,7 @@ def _linked(tree: Path, common: Path, folder: Path, log: Path) -> Path:
         # libllama-common has no path of its own to the others: they must be loaded before it.
         command.append("-Wl,--no-as-needed")
     command += ["-lllama", "-lllama-common", "-lggml", "-lggml-base"]
-    engine_source.run("Compiling llama-bench (about half a minute)", command, log)
+    engine_source.run(f"Compiling {tool} (about half a minute)", command, log)
     return made
 
 

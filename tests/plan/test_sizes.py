@@ -9,7 +9,7 @@ import pytest
 
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
-from llm_latency.plan.sizes import limit_bytes, size_bytes
+from llm_latency.plan.sizes import limit_bytes, share, size_bytes
 
 MIB = 2**20
 
@@ -55,3 +55,14 @@ def test_a_share_of_the_file_needs_no_file(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"\0" * (20 * MIB))
     assert size_bytes("memory", "150%", lambda: names.file_bytes(str(file))) == 30 * MIB
+
+
+@pytest.mark.parametrize(("value", "expected"), [("99 %", 0.99), ("99,5%", 0.995), ("0.9", 0.9)])
+def test_a_share(value: object, expected: float) -> None:
+    assert share("quality", value) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", ["101 %", "much", -0.1, True, None, 99])
+def test_what_is_no_share_is_refused(value: object) -> None:
+    with pytest.raises(ParameterError, match="give a share"):
+        share("quality", value)

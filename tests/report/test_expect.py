@@ -41,9 +41,9 @@ def test_how_long_it_takes_is_known_or_said_to_be_unknown(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = experiments.sweep(model=str(tiny), rounds=10)
-    monkeypatch.setattr(module, "round_s", lambda plan: None)
+    monkeypatch.setattr(module, "round_s", lambda *_: None)
     assert card(plan)["takes"] == "known after the first round"
-    monkeypatch.setattr(module, "round_s", lambda plan: 30.0)
+    monkeypatch.setattr(module, "round_s", lambda *_: 30.0)
     assert "about 5.00 minutes" in card(plan)["takes"]
     assert "at most" in card(plan.model_copy(update={"stop_when_decided": True}))["takes"]
     timed = card(plan.model_copy(update={"minutes": 4.0}))["takes"]

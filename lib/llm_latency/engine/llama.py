@@ -39,7 +39,7 @@ from llm_latency.engine.log import LlamaLog
 from llm_latency.errors import EngineError
 from llm_latency.machine import host, limits
 from llm_latency.model.gguf import FORMATS
-from llm_latency.plan.spec import UBATCH, Settings
+from llm_latency.plan.spec import UBATCH, KvType, Settings
 from llm_latency.records.record import Effective, LoadTimings
 
 
@@ -221,6 +221,33 @@ class Model:
         """Whether a token ends an answer."""
         return bool(C.llama_vocab_is_eog(self._vocab, token))
 
+    @property
+    def context(self) -> Any:
+        """Its context, as llama.cpp's calls take it."""
+        return self._ctx
+
+    @property
+    def n_vocab(self) -> int:
+        """How many tokens there are to choose from."""
+        return int(C.llama_vocab_n_tokens(self._vocab))
+
+    @contextlib.contextmanager
+    def another_context(self, kv_type: KvType, n_batch: int, log: LlamaLog) -> Iterator[Any]:
+        """Yield a second context of the model, whose KV cache is in another format."""
+        asked = C.llama_context_params.from_buffer_copy(self._llama.context_params)
+        asked.type_k = asked.type_v = FORMATS[kv_type].number
+        asked.n_batch = asked.n_ubatch = n_batch
+        asked.flash_attn_type = int(bool(self.effective.flash_attn))  # not chosen anew
+        with logging_to(log):
+            context = C.llama_init_from_model(self._llama._model.model, asked)
+        with logging_to(self.log):
+            if not context:
+                raise EngineError(log.reason("no context"), out_of_memory=log.out_of_memory())
+        try:
+            yield context
+        finally:
+            C.llama_free(context)
+
     def reset_counters(self) -> None:
         """Set llama.cpp's counters to zero, when all that was begun is done."""
         C.llama_perf_context_reset(self._ctx)
@@ -239,9 +266,9 @@ class Model:
             for at in range(0, len(tokens), size)
         ]
 
-    def evaluate(self, batch: Any) -> None:
+    def evaluate(self, batch: Any, context: Any = None) -> None:
         """Begin to evaluate a batch; on a GPU this returns before the work is done."""
-        answer = C.llama_decode(self._ctx, batch)
+        answer = C.llama_decode(context or self._ctx, batch)
         if answer:
             raise EngineError(
                 f"llama_decode returned {answer}: {self.log.reason('no reason in its log')}",

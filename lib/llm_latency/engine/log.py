@@ -80,7 +80,7 @@ class LlamaLog:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.lines: list[tuple[int, str]] = []
-        self._stream = stream
+        self.stream = stream
         self._level = INFO
         self._on_cpu = 0
 
@@ -96,11 +96,11 @@ class LlamaLog:
                 self.lines.append((level, text))
             elif moved := _ON_CPU.search(text):
                 self._on_cpu = max(self._on_cpu, int(moved[1]) + 1)
-        if self._stream is not None and self._level >= INFO:
-            self._stream.write(text)
+        if self.stream is not None and self._level >= INFO:
+            self.stream.write(text)
             if self._level >= WARN:
                 # A crash may follow; what explains it must already be in the file.
-                self._stream.flush()
+                self.stream.flush()
 
     def _search(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
         found = (pattern.search(text) for _, text in reversed(self.lines))

@@ -47,9 +47,27 @@ def prefix(model: Model, workload: Workload) -> list[int]:
     return tokens[: first.prefix_tokens]
 
 
+def reading(model: Model, workload: Workload) -> list[int]:
+    """Return the tokens by which the quality of a model's predictions is measured.
+
+    Where their number is given, they are of all that ships with the lab, one after the other: in a
+    passage that is repeated, what comes next is known, and nothing would be lost.
+    """
+    if workload.prompt_tokens is None:
+        prompt = question(model, workload, 0).prompt
+        return model.tokenize(prompt) if isinstance(prompt, str) else prompt
+    chats = [json.loads(_read(f"conversation-{language}.json")) for language in ("en", "fr")]
+    told = ["".join(_alike(chat["system"], chat["turns"])) for chat in chats]
+    return _repeated(model, "\n\n".join([_read("passage.txt"), *told]), workload.prompt_tokens)
+
+
 def passage(model: Model, n_tokens: int) -> list[int]:
     """Return exactly ``n_tokens`` tokens: the passage that ships with the lab, repeated."""
-    tokens = model.tokenize(_read("passage.txt"))
+    return _repeated(model, _read("passage.txt"), n_tokens)
+
+
+def _repeated(model: Model, text: str, n_tokens: int) -> list[int]:
+    tokens = model.tokenize(text)
     # The beginning token stands once, at the head.
     body = tokens[1:] if tokens[0] == model.beginning else tokens
     while len(tokens) < n_tokens:

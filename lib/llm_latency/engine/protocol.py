@@ -23,6 +23,7 @@ from llm_latency.records.record import (
     Generation,
     LoadTimings,
     ProcessMemory,
+    Quality,
     StateFile,
 )
 
@@ -49,6 +50,7 @@ class Event(Part):
     effective: Effective | None = None
     buffers: Buffers | None = None
     generation: Generation | None = None
+    quality: Quality | None = None
     state: StateFile | None = None
     memory: dict[str, ProcessMemory] = Field(default_factory=dict)
     affinity: Affinity | None = None

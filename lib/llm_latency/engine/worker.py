@@ -75,7 +75,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="end", ended="refused", reason=str(error)))
         return
     send(Event(phase="import llama_cpp"))
-    from llm_latency.engine import library, prompts, timed, warm_up
+    from llm_latency.engine import library, prompts, quality, timed, warm_up
 
     resident = ResidentMap(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
@@ -120,7 +120,11 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
                 cpu_frequency_hz=power.cpu_frequency_hz(),
             )
         )
-        for repeat in range(workload.repeats + 1):
+        if workload.quality_against:
+            tokens = prompts.reading(model, workload)
+            lost = quality.quality(model, tokens, workload.quality_against)
+            send(Event(phase="quality", quality=lost))
+        for repeat in range(workload.generations):
             asked = prompts.question(model, workload, repeat)
             watch = cpu_watch.CpuWatch.start(measured=True)
             answer = model.generate(

@@ -16,8 +16,8 @@ NEWEST = 10
 """Runs that are looked into, the newest first: reading hundreds would take longer than it tells."""
 
 
-def round_s(plan: Plan) -> float | None:
-    """Return how long one round of a plan takes; ``None`` where no run here has all its cells.
+def round_s(plan: Plan, number: int = 0) -> float | None:
+    """Return how long a round of a plan takes; ``None`` where no run here has all its cells.
 
     A cell counts with the newest run that has it, by the median of what its trials took.
     """
@@ -37,4 +37,4 @@ def round_s(plan: Plan) -> float | None:
             known = {cell: statistics.median(times) for cell, times in took.items()} | known
     if not wanted <= set(known):
         return None
-    return sum(known[cell.cell_id] for cell in plan.cells)
+    return sum(known[trial.cell_id] for trial in plan.round(number))

@@ -151,8 +151,9 @@ def _how_long(plan: Plan, store: RunStore) -> str:
     """Say, after the first round, how long the run will take; the bar corrects it from then on."""
     records = store.records()
     first_s = used_s(records)
-    whole_s = max(first_s, 60 * plan.minutes or first_s * plan.rounds)
-    trials = round(whole_s / first_s * len(records))
+    again_s = used_s([one for one in records if not one.trial.workload.quality_against])
+    whole_s = max(first_s, 60 * plan.minutes or first_s + (plan.rounds - 1) * again_s)
+    trials = round(whole_s / first_s * len(records)) if plan.minutes else len(plan.trials())
     most = " at most" * plan.stop_when_decided
     return f"About {duration(whole_s)} for {trials:,} trials{most}."
 

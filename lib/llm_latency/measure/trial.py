@@ -84,7 +84,7 @@ def _measure(job: Job, model: Path, pinned: Sequence[int] | None) -> Record:
         child_s = time.perf_counter() - start_s
         return made.model_copy(update={"child_s": child_s, "exit_code": ended.exit_code})
     file_pages = page_cache.prepare(model, job.trial.start.page_cache)
-    log, generations = job.files.log, job.trial.workload.repeats + 1
+    log, generations = job.files.log, job.trial.workload.generations
     circumstances = Circumstances(
         job.timeout_s, log, log_start=size_of(log), generations=generations
     )
@@ -124,6 +124,7 @@ def _measure(job: Job, model: Path, pinned: Sequence[int] | None) -> Record:
             "load": transcript.latest("load"),
             "effective": transcript.latest("effective"),
             "generations": answers,
+            "quality": transcript.latest("quality"),
             "buffers": buffers,
             "memory": memory,
             "page_cache": file_pages,

@@ -1,7 +1,8 @@
 """Sizes of memory as users write them: ``6 GiB``, ``512M``, ``110 %``, ``+20 MiB``, bytes.
 
 ``GiB`` and ``G`` are powers of 1024, ``GB`` of 1000, as memory and disks are labelled. A share and
-a ``+`` are of the model's file, whose size the caller knows.
+a ``+`` are of the model's file, whose size the caller knows. A share of something else is one from
+0 to 1.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 LEAST_LIMIT = 2**24
 """Smallest limit of a process, in bytes: below it not even the engine's library can be loaded."""
 SIZE = re.compile(r"(\+?)\s*(\d{1,15}(?:[.,]\d{1,15})?)\s*(?:([KMGT]?)(iB|B|)|(%))", re.IGNORECASE)
+
+SHARE = re.compile(r"(\d{1,3}(?:[.,]\d{1,9})?)\s*%")
 
 
 def size_bytes(name: str, value: Any, file_bytes: Callable[[], int] | None = None) -> int:
@@ -77,3 +80,21 @@ def limit_bytes(name: str, value: Any, file_bytes: Callable[[], int] | None = No
             "'512 MiB', or none."
         )
     return size
+
+
+def share(name: str, value: Any) -> float:
+    """Return a share from 0 to 1, given as such or as text with a percent sign.
+
+    Raises
+    ------
+    ParameterError
+        If it is none.
+    """
+    value = plain(value)
+    percent = SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
+    found = float(percent[1].replace(",", ".")) / 100 if percent else value
+    if type(found) not in (int, float) or not 0 <= found <= 1:
+        raise ParameterError(
+            f"{name}={shown(value)} is refused: give a share, such as '99 %' or 0.99."
+        )
+    return float(found)

@@ -168,6 +168,9 @@ class Workload(Frozen):
     with what was said before, as in an application that keeps its context: of the same prompt
     again all tokens but the last, of a conversation all but the new message.
 
+    ``quality_against`` asks for no answer: the tokens of the prompt go through two contexts of the
+    model, and what is measured is how far their predictions are apart.
+
     ``via`` is the way through llama-cpp-python: ``engine`` (llama.cpp's calls alone),
     ``generate`` (``Llama.generate``, token by token) or ``stream`` (a streamed completion, chunk
     by chunk, as an application sees it).
@@ -198,6 +201,16 @@ class Workload(Frozen):
     repeats: Annotated[int, Field(ge=0, le=10_000)] = Field(
         1, description="Further generations in the same process after the first"
     )
+
+    quality_against: KvType | None = Field(
+        None,
+        description="Measure, in place of answers, what is lost against a KV cache in this format",
+    )
+
+    @property
+    def generations(self) -> int:
+        """How many answers are generated in one process."""
+        return 0 if self.quality_against else self.repeats + 1
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Workload:
@@ -359,11 +372,16 @@ class Plan(Frozen):
         return [trial for number in range(self.rounds) for trial in self.round(number)]
 
     def round(self, number: int) -> list[Trial]:
-        """Return every trial of one round, also of one beyond ``rounds``."""
+        """Return every trial of one round, also of one beyond ``rounds``.
+
+        Of what a cache loses the first round has all: the same tokens through the same model say
+        the same again, and its sample are blocks of tokens.
+        """
         cells = list(self.cells)
         random.Random(f"{self.seed}/{number}").shuffle(cells)
         first = number * len(cells)
         return [
             cell.model_copy(update={"round": number, "order": first + place})
             for place, cell in enumerate(cells)
+            if not (number and cell.workload.quality_against)
         ]

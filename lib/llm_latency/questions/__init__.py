@@ -30,6 +30,7 @@ QUESTIONS: dict[str, Question] = {
     "warm_up": Question("Which warm-up makes the first reply sooner, and when does it pay?"),
     "context_size": Question("Which `n_ctx` is enough, and what does more of it cost?"),
     "batch_size": Question("Which `n_batch` and `n_ubatch`?"),
+    "kv_types": Question("In which number format should the KV cache be?"),
     "memory_locking": Question("Does `use_mlock` help?"),
     "conversation": Question("Is a rich context faster?"),
     "memory_ledger": Question("Where is the memory, and does it fit?", False),

@@ -153,7 +153,7 @@ class Runs:
     @property
     def planned(self) -> int:
         """How many trials the plans hold."""
-        return sum(len(plan.cells) * plan.rounds for plan in self.plan.plans)
+        return sum(len(plan.trials()) for plan in self.plan.plans)
 
     @property
     def final(self) -> int:

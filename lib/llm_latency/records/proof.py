@@ -65,6 +65,7 @@ def proven(record: Record, file_bytes: int) -> Record:
         *([unlimited] if (unlimited := _unlimited(record)) else []),
         *([elsewhere] if (elsewhere := _elsewhere(record)) else []),
         *(g.problem for g in record.generations if g.problem),
+        *([lost] if (lost := _not_compared(record)) else []),
     ]
     if not reasons:
         return record
@@ -120,6 +121,14 @@ def _unlimited(record: Record) -> str | None:
     if limit is None or limit.by is not None:
         return None
     return f"memory_limit_bytes={limit.asked_bytes} was asked and is not in force: {limit.why}"
+
+
+def _not_compared(record: Record) -> str | None:
+    """Return why a loss of quality is not known, where that was asked for."""
+    against = record.trial.workload.quality_against
+    if against and record.quality is None:
+        return f"quality_against={against} was asked, and no figure of it came"
+    return record.quality.problem if record.quality else None
 
 
 def _elsewhere(record: Record) -> str | None:

@@ -105,6 +105,25 @@ class Generation(Part):
         return decoded / seconds if decoded > 0 and seconds > 0 else math.nan
 
 
+class Quality(Part):
+    """What a KV cache loses against one in another format, by blocks of the tokens, in order.
+
+    The same tokens went through two contexts of the same model. A block's figures are means over
+    its tokens; blocks are the sample, since neighbouring tokens share what was said before.
+    """
+
+    block_tokens: int = Field(description="Tokens in each block; a rest is left out")
+    divergence: list[float] = Field(
+        description="Kullback-Leibler divergence of what is predicted next, in nats"
+    )
+    same_token: list[float] = Field(description="Share of tokens with the same most likely next")
+    probability_change: list[float] = Field(
+        description="By how much the probability of that token changes, whichever way"
+    )
+    reference_kv_bytes: int | None = Field(None, description="The other cache, held beside it")
+    problem: str | None = Field(None, description="Which proof failed, if one did")
+
+
 class LoadTimings(Part):
     """Where the time from a started interpreter to a ready model goes."""
 
@@ -342,6 +361,7 @@ class Record(Part):
     load: LoadTimings | None = None
     effective: Effective | None = None
     generations: list[Generation] = Field(default_factory=list)
+    quality: Quality | None = None
     buffers: Buffers = Buffers()
     memory: dict[str, ProcessMemory] = Field(default_factory=dict, description="By phase")
     page_cache: PageCacheState = PageCacheState()

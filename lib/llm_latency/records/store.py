@@ -111,8 +111,7 @@ class RunStore:
     @property
     def planned(self) -> int:
         """How many trials the plan holds; attempts made again are not counted."""
-        plan = self.info["plan"]
-        return len(plan["cells"]) * int(plan["rounds"])
+        return len(self.plan.trials())
 
     @property
     def final(self) -> int:

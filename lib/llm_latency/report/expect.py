@@ -31,7 +31,7 @@ def expect(plan: Plan) -> pd.DataFrame:
         What :mod:`llm_latency.questions` plan.
     """
     cells = [cell for cell in plan.cells if not cell.twin]
-    trials = len(plan.cells) * plan.rounds
+    trials = len(plan.trials())
     rounds = "as many rounds as fit" if plan.minutes else several(plan.rounds, "round")
     lines = {
         "measured": f"{several(len(cells), 'cell')} × {rounds}"
@@ -62,7 +62,8 @@ def _takes(plan: Plan) -> str:
     if one is None:
         return "known after the first round"
     most = "at most, " * plan.stop_when_decided
-    return f"{most}about {duration(one * plan.rounds)}, as such trials took before"
+    whole_s = one + (plan.rounds - 1) * (round_s(plan, 1) or 0.0)
+    return f"{most}about {duration(whole_s)}, as such trials took before"
 
 
 def token_bytes(header: Header) -> int | None:
@@ -107,7 +108,7 @@ def _of_model(plan: Plan, header: Header) -> dict[str, Any]:
         return lines
     if plan.minutes:
         return lines
-    tokens = plan.rounds * sum(c.workload.max_tokens * (c.workload.repeats + 1) for c in plan.cells)
+    tokens = plan.rounds * sum(c.workload.max_tokens * c.workload.generations for c in plan.cells)
     lines["time"] = (
         f"{duration(tokens / ceiling)} for {tokens:,} tokens at that ceiling; a process's start, "
         "loading and its prompts come on top"

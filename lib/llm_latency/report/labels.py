@@ -26,10 +26,10 @@ def label_ends(ax: Axes, ends: Sequence[End], *, leader: bool = False) -> None:
     """
     if not ends:
         return
-    low, high = ax.get_ylim()
-    height_points = ax.get_window_extent().height * 72 / ax.figure.dpi
+    points, ground = 72 / ax.figure.dpi, ax.get_window_extent().y0
+    height_points = ax.get_window_extent().height * points
     ordered = sorted(ends, key=lambda end: end.y)
-    at = [(end.y - low) / (high - low) * height_points for end in ordered]
+    at = [(ax.transData.transform((end.x, end.y))[1] - ground) * points for end in ordered]
     gaps = [13.0 + 11.5 * end.text.count("\n") for end in ordered]
     placed: list[float] = []
     for index, want in enumerate(at):
