@@ -52,6 +52,18 @@ def test_a_template_that_keeps_no_context_is_not_used(source: str) -> None:
     assert chat.ChatTemplate(source, "", "").pieces(MESSAGES) is None
 
 
+def test_a_chat_of_the_users_own_is_written_once(model: TimedModel) -> None:
+    assert chat.ChatTemplate(CHATML, "^", "$").text(MESSAGES[1:2]) == "<user>u1$<assistant>"
+    tokens, form = prompts.chat(model, MESSAGES)
+    assert form == "template" and tokens.count(model.beginning) <= 1
+    refused = "{{ raise_exception('no') }}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TimedModel, "chat_template", chat.ChatTemplate(refused, "", ""))
+        tokens, form = prompts.chat(model, MESSAGES[:2])
+    assert form == "plain"
+    assert model.detokenize(tokens, after=[]).strip() == "System: s0\n\nUser: u1\n\nAssistant:"
+
+
 def test_a_chat_by_the_models_own_template(model: TimedModel) -> None:
     asked = [prompts.conversation(model, "en", turn, own=True) for turn in range(3)]
     (first, nothing, _), (second, said, _), (third, more, _) = asked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -253,6 +254,9 @@ def test_memory_that_is_not_there_is_refused_before_anything_runs(
         ({"flash_attn": "perhaps"}, "flash_attn='perhaps'"),
         ({"n_gpu_layers": -2}, "n_gpu_layers=-2"),
         ({"page_cache": "hot"}, "page_cache='hot'"),
+        ({"prompt_file": "nosuch"}, "prompt_file='.*' does not exist"),
+        ({"turns": -1}, "turns=-1 is refused: give whole numbers from 0"),
+        ({"turns": 2, "tokens_per_turn": 32}, "tokens_per_turn=32 .*max_tokens=32 are the answer"),
         ({"n_bacth": 1}, "n_bacth is not a parameter of advise"),
         ({"n_batch": 512}, "n_batch=512 is refused: .* give n_ubatch"),
     ],
@@ -267,6 +271,51 @@ def test_batches_reach_up_to_the_prompt() -> None:
     assert ladder(64) == [64]
     assert ladder(65) == [64, 128]
     assert ladder(5000) == [64, 128, 256, 512, 1024, 2048]
+
+
+def test_a_conversation_is_a_window_and_a_prompt_whose_beginning_is_kept() -> None:
+    given = {"prompt_tokens": 200, "max_tokens": 40, "turns": 10, "tokens_per_turn": 100}
+    needs = needs_of(GIVEN | needs_module.ANYWHERE | given | {"n_ctx": 512})
+    # Before the last message: what opens it, and nine turns.
+    assert (needs.n_ctx, needs.prefix_tokens) == (1200, 1100)
+    assert (needs.prompt_tokens, needs.new_tokens) == (1160, 60)
+    assert needs_of(GIVEN | needs_module.ANYWHERE | given).n_ctx == 2048  # as asked, at least
+    own = needs_of(GIVEN | needs_module.ANYWHERE | given | {"own_tokens": 300})
+    assert (own.prefix_tokens, own.new_tokens) == (1200, 60)
+    plan = experiments.advise(n_ctx=512, **given)
+    assert {c.settings.n_ubatch for c in plan.cells} == {64}  # by what is new
+    (work,) = {c.workload for c in plan.cells}
+    assert (work.cache_mode, work.prefix_tokens, work.prompt_tokens) == ("prefix", 1100, 1160)
+    assert {c.settings.n_ctx for c in plan.cells} == {1280}
+
+
+@pytest.mark.engine
+def test_a_prompt_of_ones_own_is_counted_before_candidates_are_chosen(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("evening " * 300)
+    asked: dict[str, Any] = {"prompt_file": file, "flash_attn": False, "n_gpu_layers": 0}
+    plan = planning.for_this_machine(experiments.advise(n_ctx=512, **asked))
+    counted = plan.parameters["own_tokens"]
+    assert 300 <= counted <= 310 and needs_of(plan.parameters).prompt_tokens == counted
+    assert {c.settings.n_ubatch for c in plan.cells} == {64, 128, 256, 512}
+    assert {c.workload.prompt for c in plan.cells} == {"evening " * 300}
+    file.unlink()  # the plan holds the text
+    assert planning.for_this_machine(plan) == plan
+    file.write_text("evening " * 300)
+    with pytest.raises(ParameterError, match=f"n_ctx=256 .* the prompt has {counted} tokens"):
+        planning.for_this_machine(experiments.advise(n_ctx=256, **asked))
+    chat = planning.for_this_machine(experiments.advise(n_ctx=256, turns=3, **asked))
+    (work,) = {c.workload for c in chat.cells}
+    assert (work.prompt, work.prefix_tokens) == (None, counted + 2 * 96)
+
+
+def test_processes_that_did_not_come_to_an_own_prompt_count(header: Header) -> None:
+    plan = planning.for_this_machine(
+        experiments.advise(prompt="a", n_ubatch=[128, 512], flash_attn=False, n_gpu_layers=0)
+    )
+    plan = plan.model_copy(update={"parameters": plan.parameters | {"own_tokens": 192}})
+    view = view_of(plan, header, failed={512: ("refused", "n_seq_max")})
+    assert size(view) == 128 and broken(view, 512) == [("runs", True)]
 
 
 def test_what_cannot_fit_is_not_measured_but_the_smallest_always_is(header: Header) -> None:
@@ -537,9 +586,11 @@ def test_a_full_window_that_proved_nothing_is_tried_once_more(
 
 
 @pytest.mark.engine
-def test_real_advice_holds_when_it_is_verified(outputs: Path) -> None:
+def test_real_advice_holds_when_it_is_verified(outputs: Path, tmp_path: Path) -> None:
+    chat = tmp_path / "my chat.json"
+    chat.write_text(json.dumps([{"role": "user", "content": "evening " * 60}]))
     small: dict[str, Any] = {
-        "n_ctx": 512, "prompt_tokens": 96, "max_tokens": 4, "n_threads": 1, "rounds": 6,
+        "n_ctx": 512, "prompt_file": str(chat), "max_tokens": 4, "n_threads": 1, "rounds": 6,
         "ttft_s": 30.0, "memory": "1 GiB", "keep_free": "0", "use_mmap": False,
     }  # fmt: skip
     plan = experiments.advise(n_ubatch=[32, 128], flash_attn=False, **small)

@@ -211,9 +211,15 @@ def test_whatever_is_given_is_planned_as_it_stands_or_refused_by_name(name: str)
             # A name is taken letter by letter; of numbers, those that are written one way only.
             assert isinstance(value, str) or type(meaning) in (int, type(None))
             assert ("" if value is None else str(value).strip()) in (plan.run_id or "")
+        elif parameter == "prompt":  # letter by letter, too
+            assert plan.parameters[parameter] is value
+            assert in_cells(plan, "prompt") == {value or None}
         elif (name, parameter) not in {("everything", "questions"), ("frontier", "rounds")}:
             assert repr(plan.parameters[parameter]) == repr(meaning), (parameter, value)
-        if name == "sweep" and parameter in DIRECT - {"cores"}:  # a list of CPUs is one value
+        if name == "sweep" and parameter in DIRECT - {
+            "cores",
+            "prompt",
+        }:  # a list of CPUs is one value
             wanted = meaning if isinstance(meaning, list) else [meaning]
             none = {"0"} if parameter in LEFT_TO_THE_ENGINE else set()
             found = {shown(v) for v in in_cells(plan, parameter)}

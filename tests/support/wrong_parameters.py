@@ -146,6 +146,15 @@ WRONG = [
         ("threads", "cores", "fast", "any, physical, performance"),
         ("everything", "preset", "fast", "quick, standard, rigorous"),
         ("everything", "questions", "warmup", "did you mean 'warm_up'"),
+        # a prompt of one's own
+        ("sweep", "prompt_file", "nosuch.txt", "does not exist"),
+        ("sweep", "prompt_file", "notebooks", "is a folder"),
+        ("sweep", "prompt_file", "outputs/.gitkeep", "is empty"),
+        ("sweep", "prompt", "[{role: user}]", "no chat", "-y"),
+        ("advise", "prompt_file", "docs/sweep.png", "no text"),
+        ("advise", "prompt", "' '", "is empty", "-y"),
+        ("advise", "turns", "-1", "from 0 to"),
+        ("advise", "tokens_per_turn", "8\nturns: 5", "max_tokens=32", "-y"),
         # what does not go together
         ("sweep", "prompt_tokens", "[64, 600]", "max_tokens=32 need 632"),
         ("sweep", "prefix_tokens", "448", "leaves nothing to evaluate"),
@@ -157,6 +166,12 @@ WRONG = [
         # times and names of runs
         ("sweep", "timeout_s", "inf", "finite"),
         ("prompt_size", "timeout_s", "0", "greater than 0"),
+        ("sweep", "minutes", "-1", "greater than or equal to 0"),
+        ("cold_start", "minutes", "[5, 10]", "one value", "-y"),
+        ("prompt_size", "minutes", "inf", "finite"),
+        ("advise", "minutes", "soon", "number"),
+        ("sweep", "stop_when_decided", "perhaps", "boolean"),
+        ("knobs", "stop_when_decided", "2", "boolean"),
         ("sweep", "run_id", "../up", "folder"),
         ("memory_locking", "run_id", "con", "device"),
     )

@@ -64,6 +64,13 @@ class ChatTemplate:
             text = longer
         return pieces
 
+    def text(self, messages: list[Message]) -> str | None:
+        """Return a chat as one text, its last message to be answered; ``None``: it is refused."""
+        try:
+            return str(self._formatter(True)(messages=messages).prompt)
+        except Exception:  # templates raise what they like
+            return None
+
     @functools.lru_cache(maxsize=4)  # noqa: B019 (a process has one template)
     def _formatter(self, to_answer: bool) -> Any:
         return ChatFormatter(self.source, self.end, self.beginning, to_answer)

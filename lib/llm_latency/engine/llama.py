@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from llm_latency.engine.beyond import beyond_llama, without_broken_templates
-from llm_latency.engine.chat import ChatTemplate
 from llm_latency.engine.kv_cache import KvCache
 from llm_latency.engine.library import (
     IMPORT_S,
@@ -36,6 +35,7 @@ from llm_latency.engine.library import (
     without_devices,
 )
 from llm_latency.engine.log import LlamaLog
+from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
 from llm_latency.machine import host, limits
 from llm_latency.model.gguf import FORMATS
@@ -69,7 +69,7 @@ class Counters(NamedTuple):
 ModelT = TypeVar("ModelT", bound="Model")
 
 
-class Model:
+class Model(Vocabulary):
     """A model that is loaded, with the time stamps, sizes and settings that proved it.
 
     Attributes
@@ -108,7 +108,7 @@ class Model:
             self.devices_before = device_memory() if settings.n_gpu_layers else {}
             devices_s = time.perf_counter() - asked_s
             try:
-                self._llama = Llama(
+                llama = Llama(
                     str(path),
                     n_ctx=settings.n_ctx,
                     n_batch=settings.n_batch,
@@ -131,11 +131,11 @@ class Model:
                 plain = isinstance(error, ValueError | RuntimeError)
                 said = str(error) if plain else f"{type(error).__name__}: {error}"
                 raise EngineError(self.log.reason(said), out_of_memory=short) from None
+        super().__init__(llama)
         # From here on it would print, and reset the counters, at every completion.
         self._llama.verbose = False
         self._ctx = self._llama.ctx
         self.kv_cache = KvCache(self._llama, self.log)
-        self._vocab = self._llama._model.vocab
         self._sampler = C.llama_sampler_init_greedy()
         self._one = (C.llama_token * 1)()
         self._step = C.llama_batch_get_one(self._one, 1)
@@ -194,42 +194,10 @@ class Model:
             all_layers=C.llama_model_n_layer(self._llama._model.model) + 1,
         )
 
-    def tokenize(self, text: str, *, beginning: bool = True) -> list[int]:
-        """Return the tokens of a text, with the model's own beginning token if it has one."""
-        return list(self._llama.tokenize(text.encode(), add_bos=beginning, special=True))
-
-    @property
-    def chat_template(self) -> ChatTemplate | None:
-        """The template that its file carries, if it carries one."""
-        return ChatTemplate.of(self._llama)
-
-    @property
-    def begins(self) -> bool:
-        """Whether the model wants its beginning token at the head of a prompt."""
-        return bool(C.llama_vocab_get_add_bos(self._vocab))
-
-    @property
-    def beginning(self) -> int:
-        """The model's token for the beginning of a text."""
-        return int(self._llama.token_bos())
-
-    def detokenize(self, tokens: list[int], after: list[int]) -> str:
-        """Return the text of tokens that follow others."""
-        return str(self._llama.detokenize(tokens, prev_tokens=after).decode("utf-8", "replace"))
-
-    def is_end(self, token: int) -> bool:
-        """Whether a token ends an answer."""
-        return bool(C.llama_vocab_is_eog(self._vocab, token))
-
     @property
     def context(self) -> Any:
         """Its context, as llama.cpp's calls take it."""
         return self._ctx
-
-    @property
-    def n_vocab(self) -> int:
-        """How many tokens there are to choose from."""
-        return int(C.llama_vocab_n_tokens(self._vocab))
 
     @contextlib.contextmanager
     def another_context(self, kv_type: KvType, n_batch: int, log: LlamaLog) -> Iterator[Any]:

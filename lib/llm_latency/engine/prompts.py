@@ -10,7 +10,7 @@ from importlib import resources
 from typing import NamedTuple
 
 from llm_latency.engine.chat import Message
-from llm_latency.engine.llama import Model
+from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.plan.spec import Language, Workload
 from llm_latency.records.record import ChatForm
 
@@ -23,31 +23,34 @@ class Question(NamedTuple):
     chat_form: ChatForm | None = None
 
 
-def question(model: Model, workload: Workload, repeat: int) -> Question:
+def question(model: Vocabulary, workload: Workload, repeat: int) -> Question:
     """Return what is asked in a generation; ``repeat`` 0 is the first after loading."""
     prompt: str | list[int]
     form: ChatForm | None = None
     if workload.conversation is not None:
         own = workload.template == "own"
         prompt, evaluated_before, form = conversation(model, workload.conversation, repeat, own=own)
-    elif workload.prompt_tokens is not None:
-        prompt = passage(model, workload.prompt_tokens)
-        evaluated_before = len(prompt) - 1  # llama.cpp needs a token to evaluate
     else:
-        prompt = workload.prompt or ""
-        evaluated_before = len(model.tokenize(prompt)) - 1
+        if workload.messages is not None:
+            prompt, form = chat(model, [one.model_dump() for one in workload.messages])
+        elif workload.prompt_tokens is not None:
+            prompt = passage(model, workload.prompt_tokens)
+        else:
+            prompt = workload.prompt or ""
+        tokens = model.tokenize(prompt) if isinstance(prompt, str) else prompt
+        evaluated_before = len(tokens) - 1  # llama.cpp needs a token to evaluate
     kept = evaluated_before if workload.cache_mode == "kept" and repeat else 0
     return Question(prompt, kept or workload.prefix_tokens, form)
 
 
-def prefix(model: Model, workload: Workload) -> list[int]:
+def prefix(model: Vocabulary, workload: Workload) -> list[int]:
     """Return the tokens that a workload of ``cache_mode="prefix"`` finds in the KV cache."""
     first = question(model, workload, 0)
     tokens = model.tokenize(first.prompt) if isinstance(first.prompt, str) else first.prompt
     return tokens[: first.prefix_tokens]
 
 
-def reading(model: Model, workload: Workload) -> list[int]:
+def reading(model: Vocabulary, workload: Workload) -> list[int]:
     """Return the tokens by which the quality of a model's predictions is measured.
 
     Where their number is given, they are of all that ships with the lab, one after the other: in a
@@ -61,12 +64,12 @@ def reading(model: Model, workload: Workload) -> list[int]:
     return _repeated(model, "\n\n".join([_read("passage.txt"), *told]), workload.prompt_tokens)
 
 
-def passage(model: Model, n_tokens: int) -> list[int]:
+def passage(model: Vocabulary, n_tokens: int) -> list[int]:
     """Return exactly ``n_tokens`` tokens: the passage that ships with the lab, repeated."""
     return _repeated(model, _read("passage.txt"), n_tokens)
 
 
-def _repeated(model: Model, text: str, n_tokens: int) -> list[int]:
+def _repeated(model: Vocabulary, text: str, n_tokens: int) -> list[int]:
     tokens = model.tokenize(text)
     # The beginning token stands once, at the head.
     body = tokens[1:] if tokens[0] == model.beginning else tokens
@@ -75,8 +78,18 @@ def _repeated(model: Model, text: str, n_tokens: int) -> list[int]:
     return tokens[:n_tokens]
 
 
+def chat(model: Vocabulary, messages: list[Message]) -> tuple[list[int], ChatForm]:
+    """Return a chat of the user's own in tokens, and the form in which it is written."""
+    template = model.chat_template
+    text = template.text(messages) if template else None
+    if text is not None:  # a template writes the beginning token itself
+        return model.tokenize(text, beginning=False), "template"
+    said = [f"{one['role'].capitalize()}: {one['content']}" for one in messages]
+    return model.tokenize("\n\n".join([*said, "Assistant:"])), "plain"
+
+
 def conversation(
-    model: Model, language: Language, turn: int, *, own: bool = False
+    model: Vocabulary, language: Language, turn: int, *, own: bool = False
 ) -> tuple[list[int], int, ChatForm]:
     """Return a turn of a chat that ships with the lab, in tokens.
 

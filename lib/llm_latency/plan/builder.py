@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan import cores
+from llm_latency.plan import cores, own_prompt
 from llm_latency.plan.parameters import (
     as_list,
     build,
@@ -96,7 +96,7 @@ class Request:
                 raise unknown(name, question, [n for n in allowed if n not in self._replaced])
         self.question = question
         self.given: dict[str, Any] = own | {**OPTIONS, **options} | own
-        check_sizes(self.given)
+        check_sizes({name: value for name, value in self.given.items() if name != "prompt"})
         if not grids:  # those that no cell of this question reads would not be looked at again
             shape(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
         self.model = check_model(plain(self.given["model"]))
@@ -128,6 +128,12 @@ class Request:
             if not isinstance(value, str) or value not in allowed:
                 raise unknown_value(name, value, allowed)
         return values
+
+    def own_prompt(self) -> dict[str, Any]:
+        """Return the user's own prompt as a field of ``Workload``; empty where there is none."""
+        if own_prompt.given(self.given["prompt_file"]):  # it is asked again from anywhere
+            self.given["prompt_file"] = str(own_prompt.path_of(self.given["prompt_file"]))
+        return own_prompt.understood(self.given["prompt"], self.given["prompt_file"])
 
     def grid(self, *names: str) -> list[dict[str, Any]]:
         """Return every combination of the values of some parameters, the last turning fastest."""
@@ -208,7 +214,7 @@ class Request:
                 "cells": (*unique, *again),
                 "run_id": run_name(self.given["run_id"]),
                 "parameters": {
-                    name: plain(value)
+                    name: value if name == "prompt" else plain(value)
                     for name, value in self.given.items()
                     if name not in self._replaced
                 },

@@ -154,13 +154,21 @@ class Settings(Frozen):
         return None
 
 
+class Message(Frozen):
+    """One message of a chat, as Hugging Face's templates and applications name its parts."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class Workload(Frozen):
     """What the model is asked.
 
-    One of ``prompt`` (text, tokenised by the model), ``prompt_tokens`` (an exact number of
-    tokens of a passage that ships with the lab) or ``conversation`` (a chat that ships with it:
-    generation k is its turn k + 1, asked after all that was said before). ``length="fixed"``
-    generates exactly ``max_tokens`` and ignores end-of-generation; ``"natural"`` stops there.
+    One of ``prompt`` (text, tokenised by the model), ``messages`` (a chat, written by the model's
+    own template), ``prompt_tokens`` (an exact number of tokens of a passage that ships with the
+    lab) or ``conversation`` (a chat that ships with it: generation k is its turn k + 1, asked
+    after all that was said before). ``length="fixed"`` generates exactly ``max_tokens`` and
+    ignores end-of-generation; ``"natural"`` stops there.
 
     ``cache_mode="cold"`` evaluates every prompt token in every generation; ``"prefix"`` finds
     the first ``prefix_tokens`` of them in the KV cache; with ``"kept"`` the first generation
@@ -177,6 +185,9 @@ class Workload(Frozen):
     """
 
     prompt: str | None = Field(None, description="The prompt as text")
+    messages: tuple[Message, ...] | None = Field(
+        None, description="The prompt as a chat, whose last message is to be answered"
+    )
     prompt_tokens: Count | None = Field(None, description="The prompt as a number of tokens")
     conversation: Language | None = Field(
         None, description="A chat of several turns, in French or English"
@@ -214,11 +225,13 @@ class Workload(Frozen):
 
     @model_validator(mode="after")
     def _one_prompt(self) -> Workload:
-        given = [self.prompt, self.prompt_tokens, self.conversation]
+        given = [self.prompt, self.messages, self.prompt_tokens, self.conversation]
         if sum(value is not None for value in given) != 1:
-            raise ValueError("give one of prompt, prompt_tokens and conversation")
+            raise ValueError("give one of prompt, messages, prompt_tokens and conversation")
         if self.prompt == "":
             raise ValueError("prompt is empty; give at least one word, or prompt_tokens instead")
+        if self.messages is not None and [one.role for one in self.messages[-1:]] != ["user"]:
+            raise ValueError("messages end with another's; give a user's last, to be answered")
         if (self.cache_mode == "prefix") != (self.prefix_tokens > 0):
             raise ValueError("cache_mode='prefix' and prefix_tokens above 0 go together")
         if self.conversation and self.prefix_tokens:

@@ -22,7 +22,11 @@ AXES = ("n_ctx", "n_batch")
 CONDITIONS = (
     *Settings.model_fields,
     *Start.model_fields,
-    *(n for n in Workload.model_fields if n not in ("prompt", "prompt_tokens", "repeats")),
+    *(
+        n
+        for n in Workload.model_fields
+        if n not in ("prompt", "messages", "prompt_tokens", "repeats")
+    ),
     "model",
 )
 """Columns that make two trials different questions."""

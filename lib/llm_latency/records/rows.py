@@ -194,7 +194,7 @@ def _columns() -> dict[str, str]:
         "memory_limit_by": "object",
         "memory_limit_peak_bytes": "float64",
         **_measured(StateFile, head="state_"),
-        **_kinds(Workload, ["prompt", "prompt_tokens", "repeats"]),
+        **_kinds(Workload, ["prompt", "messages", "prompt_tokens", "repeats"]),
         **_measured(Quality, ["problem"], head="quality_"),
         **_measured(LoadTimings),
         **_measured(Buffers, ["by_device"]),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from llm_latency.plan.parameters import shown
 from llm_latency.words import MIB, file_name, missing, number
 
 
@@ -82,9 +83,11 @@ def model(info: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _given(name: str, value: Any) -> Any:
-    """Return a parameter as the page shows it; of a model only the file's name."""
-    if name == "model":
+    """Return a parameter as the page shows it; of a file only its name."""
+    if name in ("model", "prompt_file"):
         return file_name(str(value))
+    if name == "prompt":
+        return shown(value) if value else ""
     return str(value) if isinstance(value, bool) else value
 
 

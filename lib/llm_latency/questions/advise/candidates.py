@@ -71,7 +71,7 @@ def variants(needs: Needs, given: Mapping[str, Any]) -> list[dict[str, Any]]:
             **{"n_ctx": n_ctx, "n_batch": size, "n_ubatch": size},
             **{"flash_attn": flash, "n_gpu_layers": layers},
         }
-        for size in batches or dict.fromkeys(min(n, n_ctx) for n in ladder(needs.prompt_tokens))
+        for size in batches or dict.fromkeys(min(n, n_ctx) for n in ladder(needs.new_tokens))
         for flash in named(given, "flash_attn") or [False]
         for layers in named(given, "n_gpu_layers") or [-1]
     ]
@@ -118,9 +118,9 @@ def worth_measuring(every: Sequence[Candidate], needs: Needs) -> list[Candidate]
     return fitting or [min(every, key=lambda one: one.predicted_bytes)]
 
 
-def ladder(prompt_tokens: int) -> list[int]:
-    """Return the batches to try for a prompt: up to the first that holds it whole."""
-    enough = next((size for size in BATCHES if size >= prompt_tokens), BATCHES[-1])
+def ladder(new_tokens: int) -> list[int]:
+    """Return the batches to try for new tokens: up to the first that holds them all."""
+    enough = next((size for size in BATCHES if size >= new_tokens), BATCHES[-1])
     return [size for size in BATCHES if size <= enough]
 
 

@@ -1,5 +1,8 @@
 """What an application needs of its model: context, time to the first token, memory, start.
 
+A conversation is a need too: so many turns of so many tokens are a window that holds them, and a
+prompt of which all but the last message is in the KV cache.
+
 Memory is that of the GPU where layers are kept on one, else the machine's RAM; where the GPU has
 none of its own, one pool holds what lies on either side. It is looked up
 once, when a plan is carried out, and kept with the run, so that a stored run is judged by the
@@ -20,7 +23,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.machine import limits, offload
 from llm_latency.machine.devices import gpu_card
 from llm_latency.measure.trial import engine_card
-from llm_latency.plan.parameters import build, plain
+from llm_latency.plan.parameters import build, plain, whole
 from llm_latency.plan.sizes import size_bytes
 from llm_latency.plan.spec import MAX_INT32, PADDING, Count
 from llm_latency.records.record import EngineCard, EngineDevice
@@ -30,6 +33,8 @@ Side = Literal["cpu", "gpu"]
 Room = Annotated[int, Field(ge=1, le=MAX_INT32 - PADDING)]
 """A context that can still be rounded up as llama.cpp does."""
 
+MOST_TURNS = 10_000
+"""Turns that a conversation may grow to."""
 
 ON_CPU: dict[str, Any] = {"on": "cpu", "unified": False, "can_be_withheld": True}
 """Where the RAM is all there is, which a cgroup withholds."""
@@ -42,6 +47,9 @@ class Needs(Frozen):
 
     n_ctx: Room = Field(description="Tokens of context, at least")
     prompt_tokens: Count = Field(description="Length of the prompt that is answered")
+    prefix_tokens: int = Field(
+        0, ge=0, description="How many of them were said before, and are in the KV cache"
+    )
     max_tokens: Count = Field(description="Length of the answer")
     ttft_s: float | None = Field(None, gt=0, description="Time to the first token, at most")
     load_s: float | None = Field(None, gt=0, description="Time to load, at most")
@@ -53,6 +61,11 @@ class Needs(Frozen):
     capped: bool = Field(
         description="Whether a process is held to the memory: it was stated, and can be withheld"
     )
+
+    @property
+    def new_tokens(self) -> int:
+        """Tokens of the prompt that are evaluated before the first of the answer."""
+        return self.prompt_tokens - self.prefix_tokens
 
     @property
     def limit_bytes(self) -> int:
@@ -81,8 +94,9 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
     Parameters
     ----------
     given
-        ``n_ctx, prompt_tokens, max_tokens, ttft_s, load_s, use, memory`` and ``keep_free``, as
-        users write them; and what :func:`here` tells of the machine.
+        ``n_ctx, prompt_tokens, max_tokens, turns, tokens_per_turn, ttft_s, load_s, use, memory``
+        and ``keep_free``, as users write them; what :func:`here` tells of the machine; and
+        ``own_tokens``, the length of a prompt of the user's own.
 
     Raises
     ------
@@ -98,7 +112,7 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
     found = build(
         Needs,
         {
-            **{name: plain(given[name]) for name in ("n_ctx", "prompt_tokens", "max_tokens")},
+            **_asked(given),
             **{name: _bound(name, given[name]) for name in ("ttft_s", "load_s")},
             "use": given["use"],
             "on": given["on"],
@@ -113,13 +127,45 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
             f"keep_free={given['keep_free']!r} leaves nothing of memory={found.memory_bytes:,} "
             f"bytes of {found.word}; give less, or more memory."
         )
-    if found.prompt_tokens + found.max_tokens > found.n_ctx:
+    if (need := found.prompt_tokens + found.max_tokens) > found.n_ctx:
+        prompt = (
+            f"the prompt has {found.prompt_tokens:,} tokens, which with"
+            if given.get("own_tokens")
+            else f"prompt_tokens={found.prompt_tokens} and"
+        )
         raise ParameterError(
-            f"n_ctx={found.n_ctx} is refused: prompt_tokens={found.prompt_tokens} and "
-            f"max_tokens={found.max_tokens} need {found.prompt_tokens + found.max_tokens} tokens; "
-            "give that or more."
+            f"n_ctx={found.n_ctx} is refused: {prompt} max_tokens={found.max_tokens} need {need} "
+            "tokens; give that or more."
         )
     return found
+
+
+def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the window, the prompt, the answer, and what was said before, all in tokens.
+
+    Of a conversation it is the last turn, where the prompt is longest: everything before its
+    message is in the KV cache, as in an application that keeps it, and the window holds all of it.
+    """
+    asked = {name: plain(given[name]) for name in ("n_ctx", "prompt_tokens", "max_tokens")}
+    if own := given.get("own_tokens"):
+        asked["prompt_tokens"] = own
+    turns = whole("turns", given.get("turns", 0), 0, MOST_TURNS)
+    each = whole("tokens_per_turn", given.get("tokens_per_turn", 0), 0)
+    if not turns:
+        return asked
+    window, first, answer = (whole(name, value) for name, value in asked.items())
+    if each <= answer:
+        raise ParameterError(
+            f"tokens_per_turn={each} is refused: of each turn max_tokens={answer} are the answer, "
+            "and a message has one at least; give more of them, or a shorter answer."
+        )
+    before = first + (turns - 1) * each
+    return {
+        "n_ctx": max(window, before + each),
+        "prompt_tokens": before + each - answer,
+        "prefix_tokens": before,
+        "max_tokens": answer,
+    }
 
 
 def _bound(name: str, value: Any) -> float | None:

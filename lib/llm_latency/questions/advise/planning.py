@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from llm_latency.engine import token_count
 from llm_latency.memory.dry_run import foretelling
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.spec import Plan
 from llm_latency.questions.advise.candidates import candidates, variants, worth_measuring
-from llm_latency.questions.advise.needs import ANYWHERE, here, needs_of
+from llm_latency.questions.advise.needs import ANYWHERE, Needs, here, needs_of
 from llm_latency.questions.advise.threads import worth_trying
 
 ONE = (
-    *("n_ctx", "prompt_tokens", "max_tokens", "ttft_s", "load_s", "use", "memory", "keep_free"),
-    "page_cache",
+    *("n_ctx", "prompt_tokens", "max_tokens", "turns", "tokens_per_turn"),
+    *("ttft_s", "load_s", "use", "memory", "keep_free", "page_cache"),
 )
 """What is needed: one value each."""
 REPLACED = {"n_batch": "n_ubatch"}
@@ -30,7 +32,11 @@ def plan(
     model: str = "synthetic:tiny",
     n_ctx: Annotated[int, "tokens of context that are needed"] = 2048,
     prompt_tokens: Annotated[int, "length of the prompt that is answered"] = 512,
+    prompt: Annotated[str, PROMPT] = "",
+    prompt_file: Annotated[str, PROMPT_FILE] = "",
     max_tokens: Annotated[int, "length of the answer"] = 32,
+    turns: Annotated[int, "turns that a chat after this prompt grows to; 0: no chat"] = 0,
+    tokens_per_turn: Annotated[int, "length of a turn: a message and its answer"] = 96,
     ttft_s: Annotated[float, "longest time to the first token, in seconds; 0: no bound"] = 0.0,
     load_s: Annotated[float, "longest time to load, in seconds; 0: no bound"] = 0.0,
     use: Annotated[str, "start_up: loaded once; on_demand: anew for each answer"] = "start_up",
@@ -50,11 +56,14 @@ def plan(
     """
     asked = Request("advise", locals(), names.check, REPLACED)
     one = {name: asked.one(name) for name in ONE}
-    needs = needs_of(one | ANYWHERE)
+    own = asked.own_prompt()
+    needs = needs_of(one | ANYWHERE | ({"own_tokens": 1} if own else {}))
+    if own and not needs.prefix_tokens:  # of what length the model's vocabulary will tell
+        needs = needs.model_copy(update={"prompt_tokens": needs.n_ctx})
     cells = [
         asked.cell(
             **values,
-            prompt_tokens=needs.prompt_tokens,
+            **own or workload(needs),
             max_tokens=needs.max_tokens,
             repeats=0,
             page_cache=one["page_cache"],
@@ -64,20 +73,34 @@ def plan(
     return asked.plan(cells, twins=cells[:1])
 
 
+def workload(needs: Needs) -> dict[str, Any]:
+    """Return the fields of a workload that asks what is needed, of the passage."""
+    said = needs.prefix_tokens
+    return {
+        "prompt_tokens": needs.prompt_tokens,
+        "prefix_tokens": said,
+        "cache_mode": "prefix" if said else "cold",
+    }
+
+
 def for_this_machine(plan: Plan) -> Plan:
     """Return the plan with what is worth measuring here, and the memory that it is judged by."""
     given, cell = plan.parameters, plan.cells[0]
     if "on" in given:  # a stored run goes on with what there was when it began
         return plan
-    machine = here(given["n_gpu_layers"])
-    needs = needs_of(given | machine)
-    with (
-        names.skeleton(plan.model) as (path, header),
-        foretelling(path, header, needs.on) as foretell,
-    ):
-        every = candidates(header, cell.settings, needs, given, foretell)
+    machine, asked = here(given["n_gpu_layers"]), cell.workload
+    with names.skeleton(plan.model) as (path, header):
+        if asked.prompt_tokens is None:
+            machine["own_tokens"] = token_count.count(path, asked)
+        needs = needs_of(given | machine)
+        with foretelling(path, header, needs.on) as foretell:
+            every = candidates(header, cell.settings, needs, given, foretell)
+    if needs.prefix_tokens:  # of a chat that an own prompt opens its length alone matters
+        nothing = {"prompt": None, "messages": None}
+        asked = asked.model_copy(update=nothing | workload(needs))
     cells = [
-        cell.model_copy(update={"settings": one.settings}) for one in worth_measuring(every, needs)
+        cell.model_copy(update={"settings": one.settings, "workload": asked})
+        for one in worth_measuring(every, needs)
     ]
     twin = cells[0].model_copy(update={"twin": True})
     there = machine | {

@@ -60,6 +60,11 @@ def settings_words(advice: Advice, one: Option) -> str:
 
 def _asked(needs: Needs) -> str:
     prompt = f"a prompt of {several(needs.prompt_tokens, 'token')}"
+    if needs.prefix_tokens:
+        prompt = (
+            f"a message of {several(needs.new_tokens, 'token')} after {needs.prefix_tokens:,} that "
+            "are in the prompt cache,"
+        )
     return f"{prompt} answered with {needs.max_tokens:,}, in a context of {needs.n_ctx:,}"
 
 

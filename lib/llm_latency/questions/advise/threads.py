@@ -137,7 +137,9 @@ def timed(df: pd.DataFrame, needs: Needs, *, varied: bool = False) -> pd.DataFra
 
     Those that filled a window are among neither.
     """
-    asked = (df["prompt_tokens"] == needs.prompt_tokens) & (df["max_tokens"] == needs.max_tokens)
+    # A process that did not come to answer an own prompt does not know its length.
+    asked = (df["prompt_tokens"] == needs.prompt_tokens) | df["prompt_tokens"].isna()
+    asked &= df["max_tokens"] == needs.max_tokens
     asked &= (df["round"] >= FROM_ROUND) == varied
     return df[asked & df["memory_limit_bytes"].isna() & df["leave_vram_bytes"].isna()]
 

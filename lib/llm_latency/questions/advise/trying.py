@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_latency.measure.rounds import left, time_is_up
-from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.spec import Plan, Trial, Workload
 from llm_latency.questions.advise import threads
 from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import Needs
@@ -73,11 +73,16 @@ def filled(cell: Trial, needs: Needs) -> Trial:
             start["page_cache"] = "evicted"
     elif needs.capped and cell.settings.n_gpu_layers != 0:
         start["leave_vram_bytes"] = needs.memory_bytes
-    tokens = {"prompt_tokens": cell.settings.n_ctx - FILL_TOKENS, "max_tokens": FILL_TOKENS}
+    whole = Workload(
+        prompt_tokens=cell.settings.n_ctx - FILL_TOKENS,
+        max_tokens=FILL_TOKENS,
+        repeats=0,
+        via=cell.workload.via,
+    )
     return cell.model_copy(
         update={
             "twin": False,
-            "workload": cell.workload.model_copy(update=tokens),
+            "workload": whole,
             "start": cell.start.model_copy(update=start),
         }
     )

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.spec import Plan, Settings
 from llm_latency.questions.sweep.cells import memory_table, table
 from llm_latency.questions.sweep.memory import latency_by_memory, memory_by_n_ctx
@@ -45,6 +46,8 @@ def plan(
     n_ctx: Grid = (512, 1024, 2048),
     n_batch: Grid = (128, 256, 512),
     prompt_tokens: Annotated[Grid, "lengths of the prompt, in tokens"] = (64, 192, 448),
+    prompt: Annotated[str, PROMPT] = "",
+    prompt_file: Annotated[str, PROMPT_FILE] = "",
     max_tokens: int = 32,
     length: str = "fixed",
     prefix_tokens: int = 0,
@@ -58,20 +61,22 @@ def plan(
     """Plan every combination of the settings that are given as lists, at each prompt length."""
     request = Request("sweep", locals(), names.check, grids=True)
     prefix = request.one("prefix_tokens")
+    own = request.own_prompt()
+    prompts = [own] if own else request.grid("prompt_tokens")
     cells = [
         request.cell(
-            prompt_tokens=tokens,
             max_tokens=request.one("max_tokens"),
             length=request.one("length"),
             cache_mode="prefix" if prefix else "cold",
             prefix_tokens=prefix,
             via=way,
             repeats=request.one("repeats"),
+            **asked,
             **settings,
             **start,
         )
         for settings in request.grid(*Settings.model_fields)
-        for tokens in request.many("prompt_tokens")
+        for asked in prompts
         for way in request.many("via")
         for start in request.grid("page_cache", "warm_up")
     ]
