@@ -92,6 +92,8 @@ def verdicts(frame: pd.DataFrame, within: Within, *, pausing: bool) -> list[Comp
 def ended(frame: pd.DataFrame, rounds: int, *, pausing: bool) -> list[Comparison]:
     """Return each comparison of a block as it stood when a look after a round settled it."""
     final: dict[int, Comparison] = {}
+    # As in a run: its twins leave when one may look.
+    frame = frame[~frame["twin"] | (frame["round"] < FEWEST)]
     for n in range(FEWEST, rounds + 1):
         seen = frame[frame["round"] < n]
         seen.attrs["looks"] = rounds

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from llm_latency import experiments
 from llm_latency.measure.resume import for_this_machine
 from llm_latency.plan.spec import Plan
 from llm_latency.questions import QUESTIONS, deciding, module
-from llm_latency.records.record import Record
 from llm_latency.records.store import framed
 from llm_latency.report.page import Rows
 from llm_latency.stats.sequential import looks
@@ -20,26 +18,6 @@ from tests.support import factories
 
 ROUNDS = 12
 COMPARING = [name for name in QUESTIONS if hasattr(module(name), "deciding")]
-
-
-def records(plan: Plan, rounds: int = ROUNDS) -> list[Record]:
-    """Return what carrying out a plan leaves where each cell takes another time."""
-    order = {cell: place for place, cell in enumerate(dict.fromkeys(c.cell_id for c in plan.cells))}
-    random, made = np.random.default_rng(0), []
-    for trial in (trial for number in range(rounds) for trial in plan.round(number)):
-        factor = (1 + 0.3 * order[trial.cell_id]) * float(np.exp(random.normal(0, 0.002)))
-        one = factories.record(
-            trial.settings,
-            workload=trial.workload,
-            start=trial.start,
-            ttft=lambda _, prompt, factor=factor: factor * prompt * 1e-3,
-            itl=lambda _, __, factor=factor: factor * 1e-2,
-            factor=factor,
-            within=0.01,
-            rng=random,
-        )
-        made.append(one.model_copy(update={"trial": trial}))
-    return made
 
 
 @pytest.fixture(params=COMPARING)
@@ -58,7 +36,7 @@ def info(plan: Plan) -> dict[str, Any]:
 
 
 def test_its_comparisons_know_their_cells_and_of_the_looks(plan: Plan) -> None:
-    rows = framed(records(plan), plan)
+    rows = framed(factories.carried_out(plan, ROUNDS), plan)
     found = deciding.compared(plan.experiment, Rows(rows, info(plan)))
     assert found
     cells = {cell.cell_id for cell in plan.cells}
@@ -67,8 +45,12 @@ def test_its_comparisons_know_their_cells_and_of_the_looks(plan: Plan) -> None:
         assert one.cells and one.cells <= cells
     first = rows[rows["round"] == 0]
     first.attrs = rows.attrs
-    still_open = deciding.undecided(plan.experiment, first, info(plan))
+    still_open = deciding.undecided(plan.experiment, first, info(plan), cells)
     assert still_open == {cell for one in found for cell in one.cells}
+    # What has left does not come back, nor do comparisons that were with it.
+    gone = next(iter(found[0].cells))
+    there = {cell for one in found if gone not in one.cells for cell in one.cells}
+    assert deciding.undecided(plan.experiment, first, info(plan), cells - {gone}) == there
 
 
 def test_estimates_of_how_much_are_measured_as_planned() -> None:
@@ -76,7 +58,7 @@ def test_estimates_of_how_much_are_measured_as_planned() -> None:
         assert name not in COMPARING
         plan = experiments.__getattr__(name)(model="synthetic:tiny", stop_when_decided=True)
         assert not plan.stop_when_decided and not plan.looked_at
-    assert deciding.undecided("frontier", framed([], PLAIN), {}) is None
+    assert deciding.undecided("frontier", framed([], PLAIN), {}, set()) is None
 
 
 PLAIN = Plan(experiment="frontier", model="x", cells=())

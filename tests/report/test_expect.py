@@ -48,6 +48,8 @@ def test_how_long_it_takes_is_known_or_said_to_be_unknown(
     assert "at most" in card(plan.model_copy(update={"stop_when_decided": True}))["takes"]
     timed = card(plan.model_copy(update={"minutes": 4.0}))["takes"]
     assert timed.startswith("4.00 minutes, about 8 rounds")
+    timed = card(plan.model_copy(update={"minutes": 0.25}))["takes"]
+    assert timed.startswith("15.0 s, about 50 % of a round")
 
 
 def test_answers_that_end_by_themselves_have_no_time(tiny: Path) -> None:

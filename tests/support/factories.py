@@ -10,7 +10,7 @@ import pandas as pd
 
 from llm_latency.engine.facts import sizes_in_force
 from llm_latency.plan.parameters import grid
-from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
 from llm_latency.records import rows
 from llm_latency.records.record import (
     Buffers,
@@ -225,6 +225,26 @@ def records(
                     **options,
                 )
             )
+    return made
+
+
+def carried_out(plan: Plan, rounds: int = 1) -> list[Record]:
+    """Return what carrying out a plan leaves where each cell takes another time."""
+    order = {cell: place for place, cell in enumerate(dict.fromkeys(c.cell_id for c in plan.cells))}
+    random, made = np.random.default_rng(0), []
+    for trial in (trial for number in range(rounds) for trial in plan.round(number)):
+        factor = (1 + 0.3 * order[trial.cell_id]) * float(np.exp(random.normal(0, 0.002)))
+        one = record(
+            trial.settings,
+            workload=trial.workload,
+            start=trial.start,
+            ttft=lambda _, prompt, factor=factor: factor * prompt * 1e-3,
+            itl=lambda _, __, factor=factor: factor * 1e-2,
+            factor=factor,
+            within=0.01,
+            rng=random,
+        )
+        made.append(one.model_copy(update={"trial": trial}))
     return made
 
 

@@ -72,10 +72,10 @@ def used_s(records: Sequence[Record]) -> float:
 
 
 def time_is_up(plan: Plan, store: RunStore) -> bool:
-    """Return whether a trial of median length would end too late; a whole round is measured."""
-    if not plan.minutes or any(one.trial_id not in store.done() for one in plan.round(0)):
-        return False
+    """Return whether a trial of median length would end too late; one is measured always."""
     records = store.records()
+    if not plan.minutes or not records:
+        return False
     return used_s(records) + statistics.median(map(cost_s, records)) > 60 * plan.minutes
 
 
@@ -100,7 +100,13 @@ def _next_round(plan: Plan, store: RunStore) -> list[Trial]:
 
 
 def going_on(plan: Plan, store: Stored, number: int) -> list[Trial]:
-    """Return the trials of a round: the cells that an open comparison is about, and the twins."""
+    """Return the trials of a round: the cells that an open comparison is about.
+
+    A cell that has left does not come back, or two equal ones that take turns at being the
+    quickest would open what is decided. The twins of a known number of rounds leave with the
+    first cells: their six pairs tell the noise, and a round of theirs costs as much as that of a
+    comparison.
+    """
     if number >= (MOST if plan.minutes else plan.rounds):
         return []
     trials = plan.round(number)
@@ -108,16 +114,11 @@ def going_on(plan: Plan, store: Stored, number: int) -> list[Trial]:
         return trials
     before = [record for record in store.records() if record.trial.round < number]
     first = [record for record in before if record.trial.attempt == 0]
-    cells = _undecided(plan, first, store.info)
-    if cells is None:
-        return trials
-    twins = {trial.cell_id for trial in trials if trial.twin} if cells else set()
-    return [trial for trial in trials if trial.cell_id in cells | twins]
-
-
-def _undecided(plan: Plan, records: list[Record], info: dict[str, Any]) -> set[str] | None:
-    """Return the cells of a question's open comparisons; ``None`` where it makes none."""
     # The layer of questions lies above; what they compare is theirs to say.
     deciding = import_module("llm_latency.questions.deciding")
-    cells: set[str] | None = deciding.undecided(plan.experiment, framed(records, plan), info)
-    return cells
+    there = {one.trial.cell_id for one in first if one.trial.round == number - 1}
+    open_ = deciding.undecided(plan.experiment, framed(first, plan), store.info, there)
+    if open_ is None:
+        return trials
+    twins = {one.cell_id for one in trials if one.twin and plan.minutes and open_}
+    return [one for one in trials if one.cell_id in (twins if one.twin else open_ | twins)]

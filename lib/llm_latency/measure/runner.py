@@ -152,7 +152,7 @@ def _how_long(plan: Plan, store: RunStore) -> str:
     records = store.records()
     first_s = used_s(records)
     again_s = used_s([one for one in records if not one.trial.workload.quality_against])
-    whole_s = max(first_s, 60 * plan.minutes or first_s + (plan.rounds - 1) * again_s)
+    whole_s = 60 * plan.minutes or first_s + (plan.rounds - 1) * again_s
     trials = round(whole_s / first_s * len(records)) if plan.minutes else len(plan.trials())
     most = " at most" * plan.stop_when_decided
     return f"About {duration(whole_s)} for {trials:,} trials{most}."

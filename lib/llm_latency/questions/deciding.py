@@ -6,7 +6,7 @@ such is measured as planned: what it asks is how much, and not which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import pandas as pd
@@ -24,7 +24,9 @@ def compared(experiment: str, run: Any) -> list[Comparison]:
     return found
 
 
-def undecided(experiment: str, rows: pd.DataFrame, info: Mapping[str, Any]) -> set[str] | None:
+def undecided(
+    experiment: str, rows: pd.DataFrame, info: Mapping[str, Any], still: Set[str]
+) -> set[str] | None:
     """Return the cells of comparisons that further rounds may decide; ``None`` without any.
 
     Parameters
@@ -35,8 +37,10 @@ def undecided(experiment: str, rows: pd.DataFrame, info: Mapping[str, Any]) -> s
         What was measured so far.
     info
         The content of ``run.json``.
+    still
+        The cells that have not left: others are compared by what there is of them.
     """
     found = compared(experiment, Rows(rows, dict(info)))
     if not found:
         return None
-    return {cell for one in found if not one.settled for cell in one.cells}
+    return {cell for one in found if not one.settled and one.cells <= still for cell in one.cells}

@@ -7,6 +7,7 @@ the same table is the output layer. What does not follow from a header alone is 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ from llm_latency.measure.earlier import round_s
 from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan.spec import Plan
-from llm_latency.words import MIB, duration, number, several
+from llm_latency.words import MIB, duration, number, percent, several
 
 NOT_FORETOLD = "not foretold"
 
@@ -56,9 +57,11 @@ def _takes(plan: Plan) -> str:
     """Say how long the plan takes, as far as earlier runs tell."""
     one = round_s(plan)
     if plan.minutes:
-        fit = f", about {several(max(1, round(60 * plan.minutes / one)), 'round')}" if one else ""
+        fit = 60 * plan.minutes / one if one else math.nan
+        whole = f", about {several(round(fit), 'round')}" if fit >= 1 else ""
+        part = f", about {percent(fit)} of a round" if fit < 1 else ""
         early = ", or less if all is decided before" * plan.stop_when_decided
-        return f"{duration(60 * plan.minutes)}{fit}{early}; one round at least is measured"
+        return f"{duration(60 * plan.minutes)}{whole}{part}{early}"
     if one is None:
         return "known after the first round"
     most = "at most, " * plan.stop_when_decided

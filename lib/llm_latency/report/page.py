@@ -168,8 +168,12 @@ def ended_early(run: Any) -> str:
     saved = run.planned - run.final
     if time_is_up(plan, run):
         took = f"{several(len(records), 'trial')} in {rounds} took {duration(used_s(records))}"
-        few = "; it was too short for more than the first round, which is measured whole"
-        few *= used_s(records) > 60 * plan.minutes and len(records) <= len(plan.cells)
+        cells = {cell.cell_id for cell in plan.cells}
+        without = len(cells - {record.trial.cell_id for record in records})
+        few = (
+            f"; **{without:,} of {several(len(cells), 'cell')} were never measured**: give more "
+            "minutes, or fewer cells"
+        ) * (without > 0)
         return f"**The time is up:** {took} of {duration(60 * plan.minutes)}{few}."
     return (
         f"**Saved: {saved:,} of {run.planned:,} trials** as planned; after {rounds} no comparison "

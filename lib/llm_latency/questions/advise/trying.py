@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llm_latency.measure.rounds import left, time_is_up
+from llm_latency.measure.rounds import left, time_is_up, used_s
 from llm_latency.plan.spec import Plan, Trial, Workload
 from llm_latency.questions.advise import threads
 from llm_latency.questions.advise.judgement import Advice, judge
@@ -23,7 +23,8 @@ FILL_TOKENS = 4
 def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
     """Return what is left: candidates, then threads for the best, then that with a full window.
 
-    Where there are so many minutes, the rounds of the candidates leave some to the threads.
+    Where there are so many minutes, the rounds of the candidates leave some to the threads, and
+    what would be advised is still proven when another round would take too long.
     """
     # As the run was begun: one of before was never to vary them.
     tried = store.plan.parameters.get("threads_tried", [])
@@ -41,6 +42,8 @@ def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
         return trials
     if found.threads is not None:
         cell = threads.with_threads(cell, found.threads.asked)
+    if plan.minutes and used_s(store.records()) > 60 * plan.minutes:
+        return []
     trial = _unproven(cell, found, done)
     return [trial] if trial else []
 
