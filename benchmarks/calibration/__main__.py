@@ -12,7 +12,7 @@ import inspect
 import sys
 from pathlib import Path
 
-from benchmarks.calibration.build import build
+from benchmarks.engine_tools import build
 from llm_latency.errors import LabError
 from llm_latency.questions import calibration
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         plan = calibration.plan(**{name: getattr(options, name) for name in defaults})
-        build(options.source, whole=options.whole)
+        build("llama-bench", options.source, whole=options.whole)
         if options.build_only:
             return 0
         run = calibration.run(plan)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.calibration.build import linked
+from benchmarks.engine_tools import linked
 from llm_latency.engine import prompts
 from llm_latency.engine.log import LlamaLog
 from llm_latency.engine.quality import CHUNK, differences

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from llm_latency.engine import programs
 from llm_latency.errors import LabError
 from llm_latency.model import names
-from llm_latency.questions.calibration import bench
 from tests.support import engine_source, second_device_worker
 
 SERVER = Path(__file__).with_suffix(".cpp")
@@ -58,8 +58,8 @@ def _built() -> Path:
         raise LabError("the second device's memory is limited by Linux; test it there.")
     if shutil.which(compiler[0]) is None:
         raise LabError(f"there is no C++ compiler {compiler[0]!r}; install one, or name it in CXX.")
-    # bench's key names the engine's version, flags and compiler.
-    engine = bench.place().parent.name.encode()
+    # The key of its programs names the engine's version, flags and compiler.
+    engine = programs.place("llama-server").parent.name.encode()
     made_of = engine + SERVER.read_bytes() + Path(__file__).read_bytes()
     folder = names.cache_dir() / "second-device" / hashlib.sha256(made_of).hexdigest()[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def _built() -> Path:
 
 def _build(compiler: list[str], ggml: Path, place: Path) -> None:
     """Compile the two against the libraries that the lab loads."""
-    made, engine = place / "made", bench.engine_libraries()
+    made, engine = place / "made", programs.engine_libraries()
     made.mkdir()
     common = [*compiler, "-O1", "-std=c++17", "-pthread", "-DGGML_BACKEND_SHARED", "-DGGML_SHARED"]
     common += [f"-I{ggml / part}" for part in ("include", "src")]

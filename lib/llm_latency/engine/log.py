@@ -35,7 +35,9 @@ _OUT_OF_MEMORY = re.compile(
     r"|alloc\w* .*failed|insufficient memory|MemoryError",
     re.IGNORECASE,
 )
-_ORDINARY = re.compile(r"model default pooling_type|not marked as EOG")
+_ORDINARY = re.compile(
+    r"model default pooling_type|not marked as EOG|swa_full is not supported by this model"
+)
 _NOT_IN_THE_WAY = re.compile(r"mlock|encountered bad_alloc error while reading")
 """Memory that could not be locked does no harm; and a file can ask for more than there is."""
 _LAST_LINES = 12
@@ -124,6 +126,16 @@ class LlamaLog:
             if any(part in held for held in by_device.values())
         }
         return Buffers(**totals, by_device=by_device)
+
+    def number(self, name: str) -> int | None:
+        """Return what llama.cpp says a number of that name is, as ``n_ctx = 2048``."""
+        match = self._search(re.compile(rf"\b{name}\s*= (\d+)"))
+        return int(match[1]) if match else None
+
+    def after(self, words: str) -> str | None:
+        """Return the rest of the last line that holds these words."""
+        match = self._search(re.compile(f"{re.escape(words)}(.*)"))
+        return match[1].strip() if match else None
 
     def kv_types(self) -> tuple[str, str] | None:
         """Return the number formats of the K and the V cache."""

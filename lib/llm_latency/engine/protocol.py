@@ -44,6 +44,7 @@ class Event(Part):
     """One line from the child: where it is, and what it has measured so far."""
 
     phase: str = Field(description="What the child begins to do now")
+    pid: int | None = Field(None, description="What holds the model, where it is another process")
     engine: EngineCard | None = None
     system_info: str | None = None
     load: LoadTimings | None = None

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from llm_latency.engine import library
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.llama import Model
 from llm_latency.errors import EngineError, ParameterError
@@ -34,6 +35,14 @@ class TimedModel(Model):
     buffers : Buffers
         What llama.cpp says it allocated, in bytes.
     """
+
+    pid: int | None = None
+    """The process that holds the model, where it is another than this one."""
+
+    @property
+    def system_info(self) -> str:
+        """What llama.cpp says of the CPU features that it was compiled for and found."""
+        return library.system_info()
 
     def generate(
         self,

@@ -7,7 +7,7 @@ from typing import Any
 
 from llm_latency.engine.beyond import without_broken_templates
 from llm_latency.engine.chat import ChatTemplate
-from llm_latency.engine.library import C, Llama, logging_to
+from llm_latency.engine.library import C, Llama, logging_to, without_devices
 from llm_latency.engine.log import LlamaLog
 from llm_latency.errors import EngineError
 
@@ -35,7 +35,7 @@ class Vocabulary:
             If llama.cpp cannot read it.
         """
         log = LlamaLog()
-        with logging_to(log), without_broken_templates(log):
+        with logging_to(log), without_devices(), without_broken_templates(log):
             try:
                 return cls(Llama(str(path), vocab_only=True, verbose=True))
             except Exception as error:  # a damaged file fails anywhere

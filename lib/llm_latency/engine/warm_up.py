@@ -11,14 +11,18 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llm_latency.engine import prompts
 from llm_latency.engine.timed import TimedModel
 from llm_latency.plan.spec import Start, Workload
 from llm_latency.records.record import StateFile
 
+if TYPE_CHECKING:
+    from llm_latency.engine.served import ServedModel
 
-def warm_up(model: TimedModel, start: Start, workload: Workload, state: Path) -> None:
+
+def warm_up(model: TimedModel | ServedModel, start: Start, workload: Workload, state: Path) -> None:
     """Run what ``Start.warm_up`` names; its time goes to the model's load.
 
     Parameters

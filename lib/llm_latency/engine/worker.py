@@ -15,7 +15,9 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO, cast
+
+import psutil
 
 from llm_latency.engine import log as llama_log
 from llm_latency.engine.protocol import Event, Request
@@ -24,6 +26,10 @@ from llm_latency.machine import affinity, cpu_watch, host, memory_cap, power
 from llm_latency.machine.resident_memory import ResidentMap
 from llm_latency.plan.spec import Trial
 from llm_latency.records.record import Affinity, DeviceMemory, ProcessMemory
+
+if TYPE_CHECKING:
+    from llm_latency.engine.served import ServedModel
+    from llm_latency.engine.timed import TimedModel
 
 BESIDE = {"cpu_other_fraction", "cpu_steal_fraction", "throttled_periods", "throttled_s"}
 """What is kept, by generation, of what else the machine did."""
@@ -63,8 +69,7 @@ def main() -> None:
         short = llama_log.speaks_of_memory(words)  # a library that cannot be mapped, say
         reason = words + llama_log.next_step(words)
         send(Event(phase="end", ended="oom" if short else "crashed", reason=reason))
-    # Leave without unloading anything: the system frees memory faster than destructors do.
-    os._exit(0)
+    _leave(0)
 
 
 def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event], None]) -> None:
@@ -75,34 +80,41 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="end", ended="refused", reason=str(error)))
         return
     send(Event(phase="import llama_cpp"))
-    from llm_latency.engine import library, prompts, quality, timed, warm_up
+    from llm_latency.engine import library, prompts, quality, warm_up
 
     resident = ResidentMap(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
     threads: dict[str, dict[str, int]] = {}
+    served = trial.workload.via == "server"
+    holder: int | None = None  # the process that holds the model: this one, or a server
 
     def remember(phase: str, devices: dict[str, DeviceMemory]) -> None:
-        noted = {"places": resident.by_place(phase), "devices": devices}
-        memory[phase] = host.process_memory().model_copy(update=noted)
-        threads[phase] = affinity.of_threads()
+        noted = {"places": resident.by_place(phase, holder), "devices": devices}
+        memory[phase] = host.process_memory(holder).model_copy(update=noted)
+        threads[phase] = affinity.of_threads(holder)
 
     def on_devices() -> dict[str, DeviceMemory]:
-        return library.device_memory() if trial.settings.n_gpu_layers else {}
+        return library.device_memory() if trial.settings.n_gpu_layers and not served else {}
 
-    remember("before", {})
+    if served:  # it is not there yet, and has read and touched nothing
+        memory["before"] = ProcessMemory(rss_bytes=0, read_bytes=0, major_faults=0, minor_faults=0)
+    else:
+        remember("before", {})
     try:
         send(Event(phase="load", memory=memory))
-        model = timed.TimedModel(Path(request.model_path), trial.settings, log)
+        model = _loaded(Path(request.model_path), trial, log)
+        holder = model.pid
         memory["before"] = memory["before"].model_copy(update={"devices": model.devices_before})
         workload, state = trial.workload, Path(request.state_path)
         if request.make_state:
-            made = warm_up.make_state(model, trial.start, workload, state)
+            made = warm_up.make_state(cast("TimedModel", model), trial.start, workload, state)
             send(Event(phase="end", state=made, ended="done"))
             return
         send(
             Event(
                 phase="warm-up",
-                system_info=library.system_info(),
+                pid=holder,
+                system_info=model.system_info,
                 effective=model.effective,
                 buffers=model.buffers,
                 load=model.load,
@@ -122,7 +134,7 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         )
         if workload.quality_against:
             tokens = prompts.reading(model, workload)
-            lost = quality.quality(model, tokens, workload.quality_against)
+            lost = quality.quality(cast("TimedModel", model), tokens, workload.quality_against)
             send(Event(phase="quality", quality=lost))
         for repeat in range(workload.generations):
             asked = prompts.question(model, workload, repeat)
@@ -160,6 +172,29 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="end", ended="oom", reason=f"Python ran out of memory: {error}"))
 
 
+def _loaded(path: Path, trial: Trial, log: TextIO) -> TimedModel | ServedModel:
+    """Return the model, loaded in this process or in a server's."""
+    if trial.workload.via == "server":
+        from llm_latency.engine.served import ServedModel  # here: HTTP is a third of a second
+
+        return ServedModel(path, trial.settings, log)
+    from llm_latency.engine.timed import TimedModel
+
+    return TimedModel(path, trial.settings, log)
+
+
+def _leave(code: int) -> None:
+    """End this process, and what it started.
+
+    Without unloading anything: the system frees memory faster than destructors do.
+    """
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+    os._exit(code)
+
+
 def _die_with_parent() -> None:
     """End this process when the parent's end of the request pipe closes.
 
@@ -170,7 +205,7 @@ def _die_with_parent() -> None:
         with contextlib.suppress(OSError, ValueError):
             while sys.stdin.readline():
                 pass
-        os._exit(1)
+        _leave(1)
 
     threading.Thread(target=watch, daemon=True).start()
 

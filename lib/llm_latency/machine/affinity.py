@@ -18,9 +18,6 @@ from llm_latency.machine import limits
 from llm_latency.plan.spec import Cores
 from llm_latency.words import cpu_list
 
-TASKS = Path("/proc/self/task")
-"""Where Linux shows the threads of this process."""
-
 
 def chosen(cores: Cores | None) -> tuple[int, ...] | None:
     """Return the logical CPUs that a process here is to be pinned to; ``None``: to none.
@@ -59,21 +56,30 @@ def pin(cores: Cores | None) -> str | None:
     cpus = chosen(cores)
     if cpus is None:
         return None
-    if TASKS.is_dir():  # Linux pins threads; those that are begun later follow the one that did
-        for task in TASKS.iterdir():
+    tasks = _tasks()
+    if tasks.is_dir():  # Linux pins threads; those that are begun later follow the one that did
+        for task in tasks.iterdir():
             os.sched_setaffinity(int(task.name), cpus)
     else:
         psutil.Process().cpu_affinity(list(cpus))
     return cpu_list(cpus)
 
 
-def of_threads() -> dict[str, int]:
-    """Return how many threads of this process may run on which CPUs; none where nobody tells."""
+def of_threads(pid: int | None = None) -> dict[str, int]:
+    """Return how many threads of a process may run on which CPUs; none where nobody tells.
+
+    It is this process if none is named.
+    """
     found: Counter[str] = Counter()
-    for task in TASKS.glob("*/status"):
+    for task in _tasks(pid).glob("*/status"):
         with contextlib.suppress(OSError):  # a thread that has just ended
             lines = task.read_text().splitlines()
             found.update(x.split()[1] for x in lines if x.startswith("Cpus_allowed_list:"))
-    if not found and (told := getattr(psutil.Process(), "cpu_affinity", None)):
-        found[cpu_list(told())] = psutil.Process().num_threads()
+    if not found and (told := getattr(psutil.Process(pid), "cpu_affinity", None)):
+        found[cpu_list(told())] = psutil.Process(pid).num_threads()
     return dict(found)
+
+
+def _tasks(pid: int | None = None) -> Path:
+    """Return where Linux shows the threads of a process, of this one if none is named."""
+    return Path("/proc") / str(pid or "self") / "task"

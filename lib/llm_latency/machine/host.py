@@ -107,12 +107,12 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def process_memory() -> ProcessMemory:
-    """Return this process's resident memory now, split as the system can tell it."""
-    process = psutil.Process()
+def process_memory(pid: int | None = None) -> ProcessMemory:
+    """Return the resident memory of a process now, this one's if none is named."""
+    process, about = psutil.Process(pid), Path("/proc") / str(pid or "self")
     basic = process.memory_info()
     try:
-        status = Path("/proc/self/status").read_text()
+        status = (about / "status").read_text()
     except OSError:
         return ProcessMemory(rss_bytes=basic.rss, rss_peak_bytes=getattr(basic, "peak_wset", None))
     kib = {
@@ -122,9 +122,9 @@ def process_memory() -> ProcessMemory:
     }
     # Fields 10 and 12 of stat are the process's own minor and major faults; the name in
     # brackets may hold spaces, so count from behind it.
-    stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    stat = (about / "stat").read_text().rpartition(")")[2].split()
     try:
-        io = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+        io = dict(line.split(": ") for line in (about / "io").read_text().splitlines())
     except (OSError, ValueError):
         io = {}
     return ProcessMemory(

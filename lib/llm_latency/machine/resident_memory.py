@@ -22,7 +22,7 @@ ANONYMOUS = "[anon]"
 
 
 class ResidentMap:
-    """Takes the resident bytes of this process apart, phase by phase.
+    """Takes the resident bytes of a process apart, phase by phase.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ResidentMap:
         self._before: set[str] = set()
         self._loaded: set[str] | None = None
 
-    def by_place(self, phase: str) -> dict[str, int]:
+    def by_place(self, phase: str, pid: int | None = None) -> dict[str, int]:
         """Return the resident bytes of each of the :data:`~llm_latency.records.record.PLACES`.
 
         Empty where the system does not tell.
@@ -44,8 +44,10 @@ class ResidentMap:
         ----------
         phase
             One of :data:`~llm_latency.records.record.PHASES`, in their order.
+        pid
+            The process; this one if none is named.
         """
-        mappings = _mappings()
+        mappings = _mappings(pid)
         anonymous = {start for start, name, _ in mappings if name == ANONYMOUS}
         if phase == "before":
             self._before = anonymous
@@ -68,12 +70,12 @@ class ResidentMap:
         return "engine" if self._loaded is None or start in self._loaded else "work_space"
 
 
-def _mappings() -> list[tuple[str, str, int]]:
+def _mappings(pid: int | None) -> list[tuple[str, str, int]]:
     """Return the start, name and resident bytes of every mapping; empty but on Linux."""
     if sys.platform != "linux":
         return []
     try:
-        mappings = psutil.Process().memory_maps(grouped=False)
+        mappings = psutil.Process(pid).memory_maps(grouped=False)
     except (psutil.Error, OSError, ValueError):  # ValueError: a kernel that words it anew
         return []
     # Its end is no part of it: a mapping grows, and stays what it was.

@@ -70,11 +70,14 @@ class Activity:
         if self._process is None:
             return None
         try:
-            if self._process.status() == psutil.STATUS_DISK_SLEEP:
-                return None
-            times = self._process.cpu_times()
-            # macOS does not count what a process reads.
-            counters: tuple[int, ...] = getattr(self._process, "io_counters", tuple)()
+            counters: list[float] = []
+            # What it started may do its work, while it waits for an answer.
+            for process in (self._process, *self._process.children(recursive=True)):
+                if process.status() == psutil.STATUS_DISK_SLEEP:
+                    return None
+                times = process.cpu_times()
+                # macOS does not count what a process reads.
+                counters += [times.user, times.system, *getattr(process, "io_counters", tuple)()]
         except psutil.Error:
             return None
-        return (times.user, times.system, *counters)
+        return tuple(counters)

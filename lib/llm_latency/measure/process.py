@@ -56,7 +56,7 @@ def run_child(
         transcript.max_events += request.trial.workload.repeats
     deadline_s = time.perf_counter() + timeout_s
     child = _spawn(command, request, hide_gpu=hide_gpu)
-    transcript.pid = child.pid
+    transcript.pid = transcript.holder = child.pid
     lines: queue.Queue[bytes | None] = queue.Queue(maxsize=8)
     assert child.stdin is not None and child.stdout is not None
     threads = [
@@ -155,7 +155,7 @@ def _supervise(
             if line is not None:
                 transcript.receive(line)
                 activity.reported()
-        gpu.sample(child.pid)
+        gpu.sample(transcript.holder)
     return None
 
 

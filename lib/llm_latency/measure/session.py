@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from llm_latency.engine import token_count
+from llm_latency.engine import programs, token_count
 from llm_latency.engine.dry_run import DryRun, NotForetoldError, Side
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, host, lock, offload
@@ -161,6 +161,8 @@ def session(
             for settings in dict.fromkeys(cell.settings for cell in plan.cells):
                 described.header.check_cache(settings)
         token_count.check_room(path, plan.cells)
+        if any(cell.workload.via == "server" for cell in plan.cells):
+            programs.llama_server(build=True)
         folder = _folder(plan, home)
         hold.take(folder / "run.lock", plan.wait_s)
         # Only now: another process may have begun the same run meanwhile.

@@ -48,6 +48,8 @@ class Transcript:
         Its exit code; negative: a signal.
     pid : int
         Its number.
+    holder : int
+        Number of the process that holds the model: the child, or one that it started.
     """
 
     max_events: int = EXTRA_EVENTS
@@ -60,6 +62,7 @@ class Transcript:
     received_bytes: int = 0
     exit_code: int = 0
     pid: int = 0
+    holder: int = 0
 
     def receive(self, line: bytes) -> None:
         """Take one line; half a line is what a child leaves that dies while it writes."""
@@ -76,6 +79,7 @@ class Transcript:
             self.protocol_error = line[:80].decode("utf-8", "replace").strip()
             return
         self.events.append(event)
+        self.holder = event.pid or self.holder
         if event.ended:
             self.final_event = event
         else:

@@ -27,7 +27,7 @@ PageCache = Literal["as_is", "resident", "evicted"]
 WarmUp = Literal["none", "tokens", "batch", "system_prompt", "restored_state", "python_state"]
 CacheMode = Literal["cold", "prefix", "kept"]
 Language = Literal["fr", "en"]
-Via = Literal["engine", "generate", "stream"]
+Via = Literal["engine", "generate", "stream", "server"]
 CoreKind = Literal["physical", "performance"]
 
 MAX_INT32 = 2**31 - 1
@@ -181,7 +181,8 @@ class Workload(Frozen):
 
     ``via`` is the way through llama-cpp-python: ``engine`` (llama.cpp's calls alone),
     ``generate`` (``Llama.generate``, token by token) or ``stream`` (a streamed completion, chunk
-    by chunk, as an application sees it).
+    by chunk, as an application sees it); or past it: ``server`` (llama.cpp's own, of the same
+    engine, asked over HTTP on this machine: what it takes is measured, not the client).
     """
 
     prompt: str | None = Field(None, description="The prompt as text")
@@ -206,9 +207,7 @@ class Workload(Frozen):
     prefix_tokens: Annotated[int, Field(ge=0, le=MAX_INT32)] = Field(
         0, description="Prompt tokens already in the KV cache; 0: all are evaluated"
     )
-    via: Via = Field(
-        "engine", description="Way through llama-cpp-python: engine, generate or stream"
-    )
+    via: Via = Field("engine", description="Way to llama.cpp: engine, generate, stream or server")
     repeats: Annotated[int, Field(ge=0, le=10_000)] = Field(
         1, description="Further generations in the same process after the first"
     )
@@ -298,6 +297,19 @@ class Trial(Frozen):
             raise ValueError(
                 f"warm_up={self.start.warm_up!r} leaves a prefix in the KV cache; give "
                 "prefix_tokens, the length of the system prompt"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _server_starts_empty(self) -> Trial:
+        if self.workload.via != "server":
+            return self
+        if self.workload.quality_against:
+            raise ValueError("quality_against looks into two contexts; give via='engine' with it")
+        if self.start.warm_up in STATE_WARM_UPS:
+            raise ValueError(
+                f"warm_up={self.start.warm_up!r} is llama-cpp-python's, and llama-server reads no "
+                "state of it; give warm_up='system_prompt', or via='engine'"
             )
         return self
 

@@ -8,24 +8,22 @@ of another engine is never used. ``LLM_LATENCY_LLAMA_BENCH`` names one of yours 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from llm_latency.errors import LabError, ParameterError
-from llm_latency.machine import devices, host
+from llm_latency.engine import programs
+from llm_latency.errors import ParameterError
+from llm_latency.machine import devices
 from llm_latency.machine.cpu_watch import CpuWatch
 from llm_latency.measure.outcome import exit_in_words
-from llm_latency.model import names
 from llm_latency.plan.loading import load_mode
 from llm_latency.plan.spec import Settings
 from llm_latency.records import bench_text
@@ -35,33 +33,9 @@ COMMAND = "python -m benchmarks.calibration"
 """What makes the executable."""
 
 
-def engine_libraries() -> Path:
-    """Return the folder of the installed llama-cpp-python's shared libraries.
-
-    Raises
-    ------
-    LabError
-        If llama-cpp-python is not installed.
-    """
-    # Found, not imported: that would load llama.cpp into this process.
-    found = importlib.util.find_spec("llama_cpp")
-    if found is None or found.origin is None:
-        raise LabError("llama-cpp-python is not installed; run 'make setup'.")
-    return Path(found.origin).parent / "lib"
-
-
 def place() -> Path:
     """Return where the executable for the installed engine is kept, made or not."""
-    build = host.engine_build()
-    parts = [
-        metadata.version("llama_cpp_python"),
-        *(build.get(name) for name in ("key", "cmake_args", "compiler")),
-        # It is linked against these very files.
-        str(engine_libraries()),
-    ]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-    name = "llama-bench.exe" if sys.platform == "win32" else "llama-bench"
-    return names.cache_dir() / "llama-bench" / key / name
+    return programs.place("llama-bench")
 
 
 def executable() -> Path:
@@ -72,18 +46,9 @@ def executable() -> Path:
     LabError
         If it has not been made; names the command.
     """
-    named = os.environ.get("LLM_LATENCY_LLAMA_BENCH")
-    path = Path(named).expanduser() if named else place()
-    if path.is_file():
-        return path
-    if named:
-        raise LabError(
-            f"LLM_LATENCY_LLAMA_BENCH={named!r} is not a file; give the path of llama-bench, or "
-            "unset it."
-        )
-    raise LabError(
-        "llama-bench has not been built for the installed engine; run 'make calibration' in the "
-        f"lab's folder (without make: '{COMMAND}' with the lab's Python)."
+    return programs.found(
+        "llama-bench",
+        f"'make calibration' in the lab's folder (without make: '{COMMAND}' with the lab's Python)",
     )
 
 

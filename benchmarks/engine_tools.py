@@ -1,10 +1,10 @@
-"""Build llama-bench out of the source package of the installed llama-cpp-python.
+"""Build a program of llama.cpp's out of the source package of the installed llama-cpp-python.
 
-Two ways. *Linked*: compile llama-bench's own two files against the very libraries that the lab
-loads, so that both measure the same machine code; takes seconds. *Whole*: where that cannot be
-(Windows, a wheel without llama.cpp's ``common`` library), build llama.cpp with the flags of the
-installed engine. Either way the executable is kept in the cache, under a name that depends on
-the version, the flags and the compiler.
+Two ways. *Linked*: compile the program's own files against the very libraries that the lab loads,
+so that both measure the same machine code: llama-bench in seconds, llama-server in two minutes.
+*Whole*: where that cannot be (Windows, a wheel without llama.cpp's ``common`` library), build
+llama.cpp with the flags of the installed engine. Either way the executable is kept in the cache,
+under a name that depends on the version, the flags and the compiler.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
+from filelock import FileLock
+
 import bootstrap
+from llm_latency.engine import programs
 from llm_latency.errors import LabError
 from llm_latency.machine import host
-from llm_latency.questions.calibration import bench
 from tests.support import engine_source
 
-OFF = ("TESTS", "EXAMPLES", "SERVER", "APP", "UI")
+OFF = ("TESTS", "EXAMPLES", "APP", "UI")
 """Parts of llama.cpp that are not needed."""
+SERVER_LISTS = Path(__file__).with_name("server") / "CMakeLists.txt"
+"""How llama-server is built against libraries that are there."""
 
 
-def build(source: Path | None = None, *, whole: bool = False) -> Path:
+def build(name: str, source: Path | None = None, *, whole: bool = False) -> Path:
     """Return the executable for the installed engine, built if it is not there.
 
     Parameters
     ----------
+    name
+        ``llama-bench`` or ``llama-server``.
     source
         The source package, ``llama_cpp_python-<version>.tar.gz``; downloaded if not given.
     whole
@@ -47,24 +53,31 @@ def build(source: Path | None = None, *, whole: bool = False) -> Path:
     LabError
         One sentence that says what is missing, or the end of the compiler's output.
     """
-    target = bench.place()
-    if target.is_file() and not whole:
-        bootstrap.say(f"Nothing to build: {target}")
-        return target
+    target = programs.place(name)
     target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_suffix(".lock")):  # another may be at it
+        if target.is_file() and not whole:
+            bootstrap.say(f"Nothing to build: {target}")
+        else:
+            _build(target, source, whole)
+    return target
+
+
+def _build(target: Path, source: Path | None, whole: bool) -> None:
+    """Build the executable that is to lie there."""
     log = target.parent / "build.log"
-    with tempfile.TemporaryDirectory(prefix="llama-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix=f"{target.stem}-") as name:
         folder = Path(name)
         tree = engine_source.unpack(engine_source.archive(source), folder)
         try:
-            made, way = _made(tree, folder, log, whole)
+            made, way = _made(target.stem, tree, folder, log, whole)
         except bootstrap.SetupError as error:
             raise LabError(str(error)) from None
         check = subprocess.run([str(made), "--version"], capture_output=True, text=True)
         if check.returncode:
             raise LabError(
-                f"llama-bench was built and does not start: {(check.stdout + check.stderr).strip()}"
-                f" Read {log}, or build it with --whole."
+                f"{target.stem} was built and does not start: "
+                f"{(check.stdout + check.stderr).strip()} Read {log}, or build it with --whole."
             )
         facts = {
             "way": way,
@@ -79,23 +92,28 @@ def build(source: Path | None = None, *, whole: bool = False) -> Path:
         shutil.copy2(made, draft)
         (target.parent / "build.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         draft.replace(target)
-    bootstrap.say(f"Built llama-bench ({way}): {target}")
-    return target
+    bootstrap.say(f"Built {target.stem} ({way}): {target}")
 
 
-def _made(tree: Path, folder: Path, log: Path, whole: bool) -> tuple[Path, str]:
-    common = bench.engine_libraries().parents[1] / "lib"
+def _made(name: str, tree: Path, folder: Path, log: Path, whole: bool) -> tuple[Path, str]:
+    common = programs.engine_libraries().parents[1] / "lib"
     if not whole and any(common.glob("libllama-common.*")):
         try:
-            return linked(tree, "llama-bench", folder, log), "linked"
+            return _linked(name, tree, folder, log), "linked"
         except bootstrap.SetupError as error:
             bootstrap.say(f"Linking against the installed libraries failed: {error}")
-    return _whole(tree, folder, log), "whole"
+    return _whole(name, tree, folder, log), "whole"
+
+
+def _linked(name: str, tree: Path, folder: Path, log: Path) -> Path:
+    if name == "llama-server":
+        return _linked_server(tree, folder, log)
+    return linked(tree, name, folder, log)
 
 
 def linked(tree: Path, tool: str, folder: Path, log: Path) -> Path:
     """Compile one of llama.cpp's tools, its own files, against the installed libraries."""
-    made, libraries = folder / tool, bench.engine_libraries()
+    made, libraries = folder / tool, programs.engine_libraries()
     common = libraries.parents[1] / "lib"
     includes = ("include", "ggml/include", "common", "vendor", f"tools/{tool}")
     command = engine_source.compiler()
@@ -113,26 +131,39 @@ def linked(tree: Path, tool: str, folder: Path, log: Path) -> Path:
     return made
 
 
-def _whole(tree: Path, folder: Path, log: Path) -> Path:
-    """Build llama.cpp and llama-bench with the flags of the installed engine."""
-    cmake, build_folder = _cmake(folder, log), folder / "build"
+def _linked_server(tree: Path, folder: Path, log: Path) -> Path:
+    """Compile llama-server, and what of its parts is not installed, against what is."""
+    shutil.copy2(SERVER_LISTS, tree / "CMakeLists.txt")
+    installed = programs.engine_libraries()
+    libraries = f"{installed};{installed.parents[1] / 'lib'}"
+    return _cmade("llama-server", tree, folder, log, [f"-DENGINE_LIBRARIES={libraries}"])
+
+
+def _whole(name: str, tree: Path, folder: Path, log: Path) -> Path:
+    """Build llama.cpp and one of its programs with the flags of the installed engine."""
     flags = shlex.split(host.engine_build().get("cmake_args", ""))
     flags = [flag for flag in flags if not flag.startswith("-DLLAVA_BUILD")]
-    flags += [f"-DLLAMA_BUILD_{part}=OFF" for part in OFF]
-    flags += ["-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_COMMON=ON", "-DLLAMA_OPENSSL=OFF"]
-    # One file that can be kept, without libraries beside it.
-    flags += ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF"]
-    engine_source.run(
-        "Configuring llama.cpp", [cmake, "-S", str(tree), "-B", str(build_folder), *flags], log
-    )
-    command = [cmake, "--build", str(build_folder), "--config", "Release"]
-    command += ["--target", "llama-bench", "--parallel", str(bootstrap.available_cpus())]
+    flags += ["-DLLAMA_BUILD_TOOLS=ON", "-DLLAMA_BUILD_COMMON=ON"]
     bootstrap.say("Compiling all of llama.cpp takes 3 to 15 minutes, once")
-    engine_source.run("Compiling llama.cpp", command, log, bootstrap.build_progress)
-    name = bench.place().name
-    files = [path for path in build_folder.rglob(name) if path.is_file()]
+    return _cmade(name, tree, folder, log, flags)
+
+
+def _cmade(name: str, tree: Path, folder: Path, log: Path, flags: list[str]) -> Path:
+    """Let cmake build one program, a file that can be kept without others beside it."""
+    cmake, build_folder = _cmake(folder, log), folder / "build"
+    flags += [f"-DLLAMA_BUILD_{part}=OFF" for part in OFF]
+    flags += ["-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF", "-DMTMD_VIDEO=OFF"]
+    flags += [f"-DLLAMA_BUILD_SERVER={'ON' if name == 'llama-server' else 'OFF'}"]
+    flags += ["-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF"]
+    command = [cmake, "-S", str(tree), "-B", str(build_folder), *flags]
+    engine_source.run("Configuring", command, log)
+    command = [cmake, "--build", str(build_folder), "--config", "Release"]
+    command += ["--target", name, "--parallel", str(bootstrap.available_cpus())]
+    engine_source.run(f"Compiling {name}", command, log, bootstrap.build_progress)
+    file = programs.place(name).name
+    files = [path for path in build_folder.rglob(file) if path.is_file()]
     if not files:
-        raise LabError(f"the build left no {name}; read {log}.")
+        raise LabError(f"the build left no {file}; read {log}.")
     return files[0]
 
 
@@ -150,8 +181,8 @@ def _cmake(folder: Path, log: Path) -> str:
 
 
 def _checksums() -> Mapping[str, str]:
-    """Return the checksums of the libraries that llama-bench shares with the lab."""
-    files = sorted(path for path in bench.engine_libraries().iterdir() if path.is_file())
+    """Return the checksums of the libraries that the program shares with the lab."""
+    files = sorted(path for path in programs.engine_libraries().iterdir() if path.is_file())
     digests = {hashlib.sha256(path.read_bytes()).hexdigest(): path.name for path in reversed(files)}
     # A library lies there under several names; the shortest is enough.
     return {name: digest for digest, name in sorted(digests.items(), key=lambda item: item[1])}

@@ -1,0 +1,217 @@
+"""A model that llama-server holds: asked over HTTP, timed by its client, proven by its word.
+
+It answers like :class:`~llm_latency.engine.timed.TimedModel` does, so that a trial goes the same
+way with either. What is measured is the server's process; this one only asks.
+
+What would make a figure false, and what is done about it here:
+
+- The server keeps what it was asked before. Cold, it is told to use none of it; where a part is to
+  be there, the server is brought to hold exactly this part before the clock starts. Its own
+  ``timings`` say what it found (``cache_n``) and what it evaluated (``prompt_n``).
+- Its log is the only place that says what is in force, and is read as llama.cpp's own is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+import httpx
+
+from llm_latency.engine import streamed
+from llm_latency.engine.server import Server
+from llm_latency.engine.vocabulary import Vocabulary
+from llm_latency.errors import EngineError
+from llm_latency.machine import host
+from llm_latency.plan.spec import Settings, Via
+from llm_latency.records import proof
+from llm_latency.records.record import DeviceMemory, Effective, Generation, Timings
+
+
+class ServedCache:
+    """What the server's slot holds, and how it is brought to hold it."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self._model = model
+        self._held: list[int] = []
+
+    def note(self, tokens: list[int]) -> None:
+        """Remember what was evaluated."""
+        self._held = tokens
+
+    def prime(self, tokens: list[int]) -> int:
+        """Have exactly these tokens in the slot; return how many had to be evaluated anew.
+
+        Of a prompt that it holds whole, the server evaluates the last token again: that one does
+        not count.
+        """
+        same = 0
+        for have, want in zip(self._held, tokens, strict=False):
+            if have != want:
+                break
+            same += 1
+        body = {"prompt": tokens, "n_predict": 0, "cache_prompt": True, "stream": True}
+        found = int(self._model.ask(body).events[-1]["timings"]["cache_n"])
+        self.note(tokens)
+        return same - found if same - found > 1 else 0
+
+    def restore(self, state: Path) -> None:
+        """Refuse: the server reads no state of llama.cpp's or llama-cpp-python's."""
+        raise EngineError(f"llama-server restores no {state.name}; give via='engine'")
+
+    restore_python = restore
+
+
+class ServedModel(Vocabulary):
+    """A model in a llama-server of its own; of its file, this process has the vocabulary alone.
+
+    Attributes
+    ----------
+    load : LoadTimings
+        Where the time went until the server was ready, the warm-up included, in seconds.
+    effective : Effective
+        The settings in force.
+    buffers : Buffers
+        What llama.cpp says it allocated, in bytes.
+    log : LlamaLog
+        What the server said.
+    kv_cache : ServedCache
+        What its slot holds.
+    devices_before : dict
+        Nothing: to ask the devices, this process would take some of their memory.
+    """
+
+    def __init__(self, path: Path, settings: Settings, stream: TextIO | None = None) -> None:
+        super().__init__(Vocabulary.of(path)._llama)
+        self._server = Server(path, settings, stream)
+        self.log, self.load = self._server.log, self._server.load
+        self.effective = self._in_force(settings)
+        self.buffers = self.log.buffers()
+        self.kv_cache = ServedCache(self)
+        self.devices_before: dict[str, DeviceMemory] = {}
+
+    @property
+    def pid(self) -> int:
+        """The process that holds the model."""
+        return self._server.pid
+
+    @property
+    def system_info(self) -> str | None:
+        """What llama.cpp says of the CPU features that it was compiled for and found."""
+        return self.log.after("system_info: ")
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.close()
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        max_tokens: int = 64,
+        *,
+        length: Literal["fixed", "natural"] = "natural",
+        prefix_tokens: int = 0,
+        via: Via = "server",
+        repeat: int = 0,
+    ) -> Generation:
+        """Answer a prompt, and time it; see :meth:`llm_latency.engine.timed.TimedModel.generate`.
+
+        Raises
+        ------
+        EngineError
+            If the server refuses, with its own reason.
+        """
+        tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
+        refilled = self.kv_cache.prime(tokens[:prefix_tokens]) if prefix_tokens else 0
+        body = {
+            # A text is made into tokens by the server, within the time to the first token.
+            "prompt": prompt if isinstance(prompt, str) else tokens,
+            "n_predict": max_tokens,
+            "cache_prompt": prefix_tokens > 0,
+            "ignore_eos": length == "fixed",
+            "stream": True,
+            "temperature": 0.0,
+        }
+        answer = self.ask(body)
+        last, text = answer.events[-1], "".join(event["content"] for event in answer.events)
+        counted = last["timings"]
+        came = [token for event in answer.events for token in event.get("tokens", [])]
+        # The last token was sampled and not evaluated.
+        self.kv_cache.note([*tokens, *came[:-1]])
+        return Generation(
+            repeat=repeat,
+            prompt_tokens=len(tokens),
+            prompt_words=len(self.detokenize(tokens, after=[]).split()),
+            evaluated_tokens=counted["prompt_n"],
+            refilled_tokens=refilled,
+            generated_tokens=counted["predicted_n"],
+            finish_reason="length" if last["stop_type"] == "limit" else "stop",
+            timings=timings(answer, counted),
+            text=text,
+            problem=proof.problem(
+                prompt=len(tokens),
+                prefix=prefix_tokens,
+                cached=counted["cache_n"],
+                evaluated=counted["prompt_n"],
+                asked=max_tokens if length == "fixed" else None,
+                generated=counted["predicted_n"],
+            ),
+        )
+
+    def ask(self, body: dict[str, Any]) -> streamed.Streamed:
+        """Ask the server for an answer in a stream."""
+        with self._alive():
+            return streamed.ask(self._server.client, "/completion", body)
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Tell a server that went away from one that refuses."""
+        try:
+            yield
+        except httpx.TransportError as error:
+            self._server.check()
+            raise EngineError(f"llama-server does not answer ({error}); read its log") from None
+
+    def _in_force(self, settings: Settings) -> Effective:
+        kv_types, mode = self.log.kv_types(), self.log.load_mode() or ""
+        locked = host.process_memory(self.pid).locked_bytes
+        number = self.log.number
+        return Effective(
+            n_ctx=number("n_ctx") or 0,
+            n_batch=number("n_batch") or 0,
+            n_ubatch=number("n_ubatch") or 0,
+            n_threads=number("n_threads") or 0,
+            n_threads_batch=number("n_threads_batch") or number("n_threads") or 0,
+            n_gpu_layers=self.log.offloaded_layers(),
+            use_mmap="mmap" in mode if mode else settings.use_mmap,
+            use_mlock=bool(locked) if locked is not None else "mlock" in mode,
+            flash_attn=self.log.flash_attn(),
+            offload_kqv=self.log.kv_on_gpu() if self.log.offloaded_layers() else None,
+            type_k=kv_types[0] if kv_types else None,
+            type_v=kv_types[1] if kv_types else None,
+            backend=self.log.backend(),
+            swa_full=self.log.swa_full(),
+            op_offload=settings.op_offload is not False,  # as it was handed over
+            # Of those that are moved no word is said at this verbosity.
+            n_cpu_moe=None if settings.n_cpu_moe else 0,
+            all_layers=(number("n_layer") or 0) + 1,
+        )
+
+
+def timings(answer: streamed.Streamed, counted: dict[str, Any]) -> Timings:
+    """Return the stamps of an answer as durations in seconds, with the server's own count."""
+    carry = zip(answer.stamps_s, answer.events, strict=True)
+    stamps = [stamp for stamp, event in carry if event.get("content")]
+    first_s, last_s = (stamps[0], stamps[-1]) if stamps else (answer.end_s, answer.end_s)
+    before = [answer.t0_s, *stamps]
+    return Timings(
+        ttft_s=first_s - answer.t0_s,
+        prefill_s=None,
+        decode_s=last_s - first_s,
+        total_s=answer.end_s - answer.t0_s,
+        itl_s=[b - a for a, b in zip(before, stamps, strict=False)],
+        engine_prefill_s=counted["prompt_ms"] / 1e3,
+        engine_decode_s=counted["predicted_ms"] / 1e3,
+    )
