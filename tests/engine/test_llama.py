@@ -14,14 +14,15 @@ import pytest
 import llm_latency as lab
 from llm_latency.engine import beyond, library, prompts, timed
 from llm_latency.engine import warm_up as warming
-from llm_latency.engine.clock import WAYS
 from llm_latency.engine.timed import TimedModel as Model
 from llm_latency.errors import EngineError, ParameterError
-from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.plan.spec import Settings, Start, Via, Workload
 from tests.support.odd_models import changed, header_only
 
 pytestmark = pytest.mark.engine
 MIB = 1024 * 1024
+TOKENS: tuple[Via, ...] = ("engine", "generate", "stream")
+"""Ways that take a prompt as it is."""
 WORKLOAD = Workload(prompt_tokens=8)
 
 
@@ -128,7 +129,7 @@ def test_every_way_through_the_binding_gives_the_same_answer(model: Model, prefi
     prompt = prompts.passage(model, 100)
     answers = {
         via: model.generate(prompt, max_tokens=6, length="fixed", prefix_tokens=prefix, via=via)
-        for via in WAYS
+        for via in TOKENS
     }
     for via, answer in answers.items():
         assert answer.problem is None, via
@@ -144,7 +145,7 @@ def test_every_way_through_the_binding_gives_the_same_answer(model: Model, prefi
 
 
 def test_one_token_by_every_way(model: Model) -> None:
-    for via in WAYS:
+    for via in TOKENS:
         for length in (1, 5):
             answer = model.generate(prompts.passage(model, length), 1, length="fixed", via=via)
             assert (answer.problem, answer.generated_tokens) == (None, 1), (via, length)

@@ -18,8 +18,8 @@ from llm_latency.questions.notebook import defaults, parameters_cell
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-# What papermill --help-notebook can show; a union hides the parameter.
-ANNOTATIONS = {"int", "float", "str", "bool"} | {
+# What papermill --help-notebook can show; a union hides the parameter. object: something or None.
+ANNOTATIONS = {"int", "float", "str", "bool", "object"} | {
     f"list[{kind}]" for kind in ("int", "float", "str", "bool")
 }
 

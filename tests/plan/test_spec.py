@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +23,7 @@ from llm_latency.plan.parameters import (
     shown,
     whole,
 )
-from llm_latency.plan.spec import Plan, Settings, Trial, Workload
+from llm_latency.plan.spec import Plan, Sampling, Settings, Trial, Workload
 
 
 def trial(**settings: object) -> Trial:
@@ -222,3 +224,38 @@ def test_a_grid_has_an_end() -> None:
         grid({"a": list(range(101)), "b": list(range(100)), "c": [1]})
     with pytest.raises(ParameterError, match="n_ctx has 10,001 values"):
         as_list("n_ctx", list(range(10_001)))
+
+
+def test_sampling_is_in_the_identifier_only_where_it_is_asked() -> None:
+    greedy = trial()
+    assert "sampling" not in greedy.model_dump(exclude_none=True)["workload"]
+    hot = greedy.workload.model_copy(update={"sampling": Sampling(temperature=0.7)})
+    assert greedy.model_copy(update={"workload": hot}).cell_id != greedy.cell_id
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({}, "temperature 0.8"),
+        ({"temperature": 0.0, "repeat_penalty": 1.1}, "temperature 0, repeat_penalty 1.1"),
+        ({"top_k": 20, "seed": 3}, "temperature 0.8, top_k 20, seed 3"),
+    ],
+)
+def test_sampling_is_named_by_what_differs(asked: dict[str, Any], words: str) -> None:
+    assert build(Sampling, asked).words == words
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"temperature": -1.0}, "temperature=-1.0"),
+        ({"top_p": 1.5}, "top_p=1.5"),
+        ({"repeat_penalty": 0.0}, "repeat_penalty=0.0"),
+        ({"seed": 2**32 - 1}, "seed=4294967295"),
+        ({"json_schema": "{not"}, "no JSON"),
+        ({"grammar": "root ::= [a]", "json_schema": "{}"}, "one of grammar and json_schema"),
+    ],
+)
+def test_sampling_that_cannot_be_is_one_sentence(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(words)):
+        build(Sampling, asked)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from llm_latency.plan.spec import Sampling, Settings, Workload
 from llm_latency.questions import sweep
 from llm_latency.report.page import Rows
 from tests.support import factories
@@ -201,3 +203,37 @@ def test_warnings_that_differ_in_numbers_are_one() -> None:
     ]
     notes = sweep.table(view(factories.to_frame(made)))["notes"]
     assert notes.tolist() == ["others took 7–23% of the time"]
+
+
+def test_ways_to_sample_are_cells_and_a_seed_of_the_order_is_theirs() -> None:
+    plan = sweep.plan(n_ctx=512, n_batch=512, temperature=[None, 0, 0.7], top_k=20, seed=-1)
+    found = {cell.workload.sampling for cell in plan.cells}
+    # top_k is given, so that no temperature is llama-cpp-python's.
+    assert {one.temperature for one in found if one} == {0.0, 0.7, 0.8}
+    assert {one.seed for one in found if one} == {2**32 - 2} and None not in found
+    assert {c.workload.sampling for c in sweep.plan().cells} == {None}
+
+
+def test_what_choosing_takes_stands_beside_decode_where_it_was_asked() -> None:
+    records = []
+    for round, sampling in itertools.product(range(2), (None, Sampling(temperature=0.7))):
+        one = factories.record(
+            Settings(n_ctx=512),
+            round=round,
+            workload=Workload(prompt_tokens=64, max_tokens=10, sampling=sampling),
+        )
+        update = {"sampling_s": 0.05 if sampling else 0.01}
+        records.append(
+            one.model_copy(
+                update={
+                    "generations": [
+                        g.model_copy(update={"timings": g.timings.model_copy(update=update)})
+                        for g in one.generations
+                    ]
+                }
+            )
+        )
+    told = sweep.table(view(factories.to_frame(records)))
+    assert list(told["sampling"]) == ["greedy", "temperature 0.7"]
+    assert [text.split()[0] for text in told["sampling, ms per token"]] == ["1.00", "5.00"]
+    assert "sampling, ms per token" not in sweep.table(view(rounds=2))

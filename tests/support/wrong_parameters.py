@@ -132,6 +132,8 @@ WRONG = [
         ("sweep", "n_cpu_moe", "-1", "greater than or equal to 1"),
         ("sweep", "warm_up", "tea", "'batch'"),
         ("sweep", "via", "pigeon", "'stream'"),
+        ("sweep", "temperature", "hot", "a valid number"),
+        ("sweep", "grammar", "root ::= digit", "length='natural'"),
         ("sweep", "length", "long", "'natural'"),
         ("cold_start", "reading", "nmap", "did you mean 'mmap'"),
         ("cold_start", "page_cache", "cold", "as_is, resident, evicted"),

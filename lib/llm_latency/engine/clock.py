@@ -17,9 +17,13 @@ from __future__ import annotations
 
 import gc
 import time
+from collections.abc import Iterator
+from typing import Any
 
+from llm_latency.engine.chat import Chat
 from llm_latency.engine.llama import Counters, Model
-from llm_latency.plan.spec import Via
+from llm_latency.errors import EngineError
+from llm_latency.plan.spec import Sampling, Via
 from llm_latency.records.record import Timings
 
 
@@ -31,16 +35,27 @@ class Answer:
     """
 
     t1_s: float | None = None
+    template_s: float | None = None
     text: str | None = None
 
     def __init__(
-        self, model: Model, prompt: list[int], limit: int, prefix: int, *, natural: bool
+        self,
+        model: Model,
+        prompt: list[int],
+        limit: int,
+        prefix: int,
+        *,
+        natural: bool,
+        sampling: Sampling | None = None,
+        chat: Chat | None = None,
     ) -> None:
+        self.sampling, self.chat = sampling, chat
         self.tokens: list[int] = []
         self.stamps_s: list[float] = []
         self.stopped = False
         self.refilled = model.kv_cache.prime(prompt[:prefix])
         self.cached = model.kv_cache.length()
+        model.choose_by(sampling)
         gc.collect()
         gc.disable()
         try:
@@ -80,12 +95,15 @@ class Answer:
             itl_s=[b - a for a, b in zip(before, self.stamps_s, strict=False)],
             engine_prefill_s=self.engine_prefill_s,
             engine_decode_s=self.engine_s - self.engine_prefill_s,
+            template_s=self.template_s,
+            sampling_s=self.sampling_s,
             tokenize_s=tokenize_s,
             detokenize_s=detokenize_s,
         )
 
     t0_s: float
     end_s: float
+    sampling_s: float
     first: Counters
 
 
@@ -97,16 +115,18 @@ class EngineAnswer(Answer):
     ) -> None:
         """Prefill, wait, then one token after another."""
         tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
-        sample, evaluate_one = model.sample, model.evaluate_one
+        sample, evaluate_one, wait = model.sample, model.evaluate_one, model.wait
         batches = model.batches(prompt[prefix:])
         self.t0_s = clock()
         for batch in batches:
             model.evaluate(batch)
-        model.wait()
+        wait()
         self.t1_s = clock()
         self.first = model.counters()
+        chosen_s = clock()
         token = sample()
         stamp = clock()
+        spent_s = stamp - chosen_s
         while True:
             if natural and model.is_end(token):
                 self.stopped = True
@@ -116,9 +136,12 @@ class EngineAnswer(Answer):
             if len(tokens) == limit:
                 break
             evaluate_one(token)
-            token = sample()  # waits
+            wait()
+            chosen_s = clock()
+            token = sample()
             stamp = clock()
-        self.end_s = stamp
+            spent_s += stamp - chosen_s
+        self.end_s, self.sampling_s = stamp, spent_s
         # The last token was sampled and not evaluated, unless it ended the answer.
         model.kv_cache.note([*prompt, *(tokens if self.stopped else tokens[:-1])])
 
@@ -132,18 +155,19 @@ class GenerateAnswer(Answer):
         """Take what the generator yields; it would go on for ever."""
         tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
         self.t0_s = clock()
-        for token in model.generate_tokens(prompt):
-            stamp = clock()
-            if not tokens:
-                self.first = model.counters()
-            if natural and model.is_end(token):
-                self.stopped = True
-                break
-            tokens.append(token)
-            stamps.append(stamp)
-            if len(tokens) == limit:
-                break
-        self.end_s = stamp
+        with model.sampling_clocked() as spent:
+            for token in model.generate_tokens(prompt, self.sampling):
+                stamp = clock()
+                if not tokens:
+                    self.first = model.counters()
+                if natural and model.is_end(token):
+                    self.stopped = True
+                    break
+                tokens.append(token)
+                stamps.append(stamp)
+                if len(tokens) == limit:
+                    break
+        self.end_s, self.sampling_s = stamp, spent.seconds
 
 
 class StreamAnswer(Answer):
@@ -156,26 +180,56 @@ class StreamAnswer(Answer):
         parts: list[str] = []
         stamps, clock = self.stamps_s, time.perf_counter
         self.t0_s = clock()
-        for chunk in model.stream(prompt, limit):
-            stamp = clock()
-            if not parts:
-                self.first = model.counters()
-            choice = chunk["choices"][0]
-            if choice["text"]:
-                stamps.append(stamp)
-            parts.append(choice["text"])
-            self.stopped = choice["finish_reason"] == "stop"
-        self.end_s = clock()
+        with model.sampling_clocked() as spent:
+            for chunk in self.chunks(model, prompt, limit):
+                stamp = clock()
+                if not parts:
+                    self.first = model.counters()
+                choice = chunk["choices"][0]
+                text = self.text_of(choice)
+                if text:
+                    stamps.append(stamp)
+                parts.append(text)
+                self.stopped = choice["finish_reason"] == "stop"
+        self.end_s, self.sampling_s = clock(), spent.seconds
         self.text = "".join(parts)
+
+    def chunks(self, model: Model, prompt: list[int], limit: int) -> Iterator[dict[str, Any]]:
+        """Return what llama-cpp-python streams."""
+        return model.stream(prompt, limit, self.sampling)
+
+    def text_of(self, choice: dict[str, Any]) -> str:
+        """Return the text that a chunk carries."""
+        return str(choice["text"])
 
     @property
     def generated(self) -> int:
-        """Tokens by llama.cpp's count: all but the first were evaluated one by one."""
-        return self.singles + 1
+        """Tokens by llama.cpp's count: all but the first were evaluated one by one.
+
+        One that ends the answer is none of it.
+        """
+        return self.singles + (not self.stopped)
+
+
+class ChatAnswer(StreamAnswer):
+    """A streamed chat as an application asks it: the template and its tokens are on the clock."""
+
+    def chunks(self, model: Model, prompt: list[int], limit: int) -> Iterator[dict[str, Any]]:
+        """Return what llama-cpp-python streams, once its template has written the prompt."""
+        if self.chat is None:
+            raise EngineError("via='chat' asks messages; give text, or another way")
+        chunks = model.chat(self.chat, limit, self.sampling)
+        self.template_s = time.perf_counter() - self.t0_s
+        return chunks
+
+    def text_of(self, choice: dict[str, Any]) -> str:
+        """Return the text that a chunk carries; the first carries a role."""
+        return str(choice["delta"].get("content") or "")
 
 
 WAYS: dict[Via, type[Answer]] = {
     "engine": EngineAnswer,
     "generate": GenerateAnswer,
     "stream": StreamAnswer,
+    "chat": ChatAnswer,
 }

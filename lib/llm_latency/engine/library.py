@@ -32,6 +32,8 @@ Llama = llama_cpp.Llama
 """llama-cpp-python's model."""
 ChatFormatter = llama_cpp.llama_chat_format.Jinja2ChatFormatter
 """A chat template, as llama-cpp-python fills it in."""
+Grammar: Any = llama_cpp.llama_grammar.LlamaGrammar
+"""What an answer may be, as llama-cpp-python holds it."""
 
 KINDS: tuple[Literal["cpu", "gpu", "igpu", "accel"], ...] = ("cpu", "gpu", "igpu", "accel")
 """The kinds of a device in the order of ggml_backend_dev_type (ggml-backend.h)."""

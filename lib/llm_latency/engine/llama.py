@@ -23,7 +23,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
+from llm_latency.engine import sampling as chains
 from llm_latency.engine.beyond import beyond_llama, without_broken_templates
+from llm_latency.engine.chat import Chat
 from llm_latency.engine.kv_cache import KvCache
 from llm_latency.engine.library import (
     IMPORT_S,
@@ -39,7 +41,7 @@ from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
 from llm_latency.machine import host, limits
 from llm_latency.model.gguf import FORMATS
-from llm_latency.plan.spec import UBATCH, KvType, Settings
+from llm_latency.plan.spec import UBATCH, KvType, Sampling, Settings
 from llm_latency.records.record import Effective, LoadTimings
 
 
@@ -137,6 +139,7 @@ class Model(Vocabulary):
         self._ctx = self._llama.ctx
         self.kv_cache = KvCache(self._llama, self.log)
         self._sampler = C.llama_sampler_init_greedy()
+        self._chain: Any = None
         self._one = (C.llama_token * 1)()
         self._step = C.llama_batch_get_one(self._one, 1)
         self.load = LoadTimings(
@@ -164,7 +167,7 @@ class Model(Vocabulary):
         """Free the model and its context."""
         if self._sampler is not None:
             C.llama_sampler_free(self._sampler)
-            self._sampler = None
+            self._sampler = self._chain = None
             self._llama.close()
 
     def _in_force(self, settings: Settings) -> Effective:
@@ -252,19 +255,45 @@ class Model(Vocabulary):
         """Return when all that was begun is done."""
         C.llama_synchronize(self._ctx)
 
+    def choose_by(self, sampling: Sampling | None) -> None:
+        """Have the tokens of the next answer chosen so; ``None``: always the most likely one.
+
+        Raises
+        ------
+        EngineError
+            If llama.cpp does not understand its grammar.
+        """
+        chains.check(self._llama, sampling)
+        self._chain = sampling and chains.chain(self._llama, sampling)
+
     def sample(self) -> int:
-        """Wait, and return the most likely next token."""
-        return int(C.llama_sampler_sample(self._sampler, self._ctx, -1))
+        """Wait, and return the next token."""
+        sampler = self._chain.sampler if self._chain else self._sampler
+        return int(C.llama_sampler_sample(sampler, self._ctx, -1))
 
-    def generate_tokens(self, prompt: list[int]) -> Iterator[int]:
-        """Return llama-cpp-python's own generator of tokens, greedy; it does not end by itself."""
-        return iter(self._llama.generate(prompt, temp=0.0))
+    def generate_tokens(self, prompt: list[int], sampling: Sampling | None) -> Iterator[int]:
+        """Return llama-cpp-python's own generator of tokens; it does not end by itself."""
+        told = chains.options(sampling)
+        self._llama.set_seed(told.pop("seed"))
+        return iter(self._llama.generate(prompt, temp=told.pop("temperature"), **told))
 
-    def stream(self, prompt: list[int], max_tokens: int) -> Iterator[dict[str, Any]]:
+    def stream(
+        self, prompt: list[int], max_tokens: int, sampling: Sampling | None
+    ) -> Iterator[dict[str, Any]]:
         """Return llama-cpp-python's streamed completion: chunks of text, as applications use."""
-        options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": 0.0, "stream": True}
-        chunks: Any = self._llama.create_completion(prompt, **options)
+        told = chains.options(sampling) | {"max_tokens": max_tokens, "stream": True}
+        chunks: Any = self._llama.create_completion(prompt, **told)
         return iter(chunks)
+
+    def chat(
+        self, chat: Chat, max_tokens: int, sampling: Sampling | None
+    ) -> Iterator[dict[str, Any]]:
+        """Return llama-cpp-python's streamed answer to a chat, its prompt read, not evaluated."""
+        return chat.ask(self._llama, max_tokens=max_tokens, **chains.options(sampling))
+
+    def sampling_clocked(self) -> contextlib.AbstractContextManager[chains.Spent]:
+        """Clock what llama-cpp-python takes to choose tokens, while the context lasts."""
+        return chains.clocked(self._llama)
 
     def counters(self) -> Counters:
         """Return what llama.cpp counted since the counters were last reset."""

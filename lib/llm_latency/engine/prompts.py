@@ -6,33 +6,53 @@ The passage and the chats ship with the lab, so that every model is asked the sa
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from llm_latency.engine.chat import Message
+from llm_latency.engine.chat import Chat, Message, common, lost
 from llm_latency.engine.vocabulary import Vocabulary
-from llm_latency.plan.spec import Language, Workload
+from llm_latency.plan.spec import Language, Template, Workload
 from llm_latency.records.record import ChatForm
 
 
 class Question(NamedTuple):
-    """A prompt, and how many of its tokens are in the KV cache when the clock starts."""
+    """A prompt, and how many of its tokens are in the KV cache when the clock starts.
+
+    The rest is told of a chat alone: what :class:`~llm_latency.records.record.Generation` keeps
+    of it, and the messages that the prompt is made of.
+    """
 
     prompt: str | list[int]
     prefix_tokens: int
-    chat_form: ChatForm | None = None
+    told: dict[str, Any] = {}  # noqa: RUF012 (read only)
+    chat: Chat | None = None
 
 
-def question(model: Vocabulary, workload: Workload, repeat: int) -> Question:
-    """Return what is asked in a generation; ``repeat`` 0 is the first after loading."""
+def question(
+    model: Vocabulary,
+    workload: Workload,
+    repeat: int,
+    answers: Sequence[str] = (),
+    held: Sequence[int] = (),
+) -> Question:
+    """Return what is asked in a generation; ``repeat`` 0 is the first after loading.
+
+    A chat goes on from the ``answers`` that the model gave so far, and from the tokens that are
+    ``held`` in its KV cache.
+    """
     prompt: str | list[int]
-    form: ChatForm | None = None
+    if workload.via == "chat" or (workload.template and not workload.conversation):
+        return _as_applications(model, workload, repeat, answers, held)
+    told: dict[str, Any] = {}
     if workload.conversation is not None:
         own = workload.template == "own"
         prompt, evaluated_before, form = conversation(model, workload.conversation, repeat, own=own)
+        told = {"chat_form": form}
     else:
         if workload.messages is not None:
             prompt, form = chat(model, [one.model_dump() for one in workload.messages])
+            told = {"chat_form": form}
         elif workload.prompt_tokens is not None:
             prompt = passage(model, workload.prompt_tokens)
         else:
@@ -40,7 +60,55 @@ def question(model: Vocabulary, workload: Workload, repeat: int) -> Question:
         tokens = model.tokenize(prompt) if isinstance(prompt, str) else prompt
         evaluated_before = len(tokens) - 1  # llama.cpp needs a token to evaluate
     kept = evaluated_before if workload.cache_mode == "kept" and repeat else 0
-    return Question(prompt, kept or workload.prefix_tokens, form)
+    return Question(prompt, kept or workload.prefix_tokens, told)
+
+
+def _as_applications(
+    model: Vocabulary, workload: Workload, repeat: int, answers: Sequence[str], held: Sequence[int]
+) -> Question:
+    """Return a chat that goes on from the model's own answers, and what of it is held already."""
+    asked = Chat(_chat_messages(model, workload, repeat, answers), workload.template)
+    tokens = model.chat_tokens(asked)
+    bare = sum(len(model.tokenize(m["content"], beginning=False)) for m in asked.messages)
+    told: dict[str, Any] = {"chat_form": "template", "template_tokens": len(tokens) - bare}
+    if workload.cache_mode != "kept" or not repeat:
+        return Question(tokens, workload.prefix_tokens, told, asked)
+    found = min(common(held, tokens), len(tokens) - 1)  # llama.cpp needs a token to evaluate
+    why = lost(held, tokens, lambda part: model.detokenize(list(part), after=[]))
+    return Question(tokens, found, told | {"held_tokens": len(held), "lost": why}, asked)
+
+
+def _chat_messages(
+    model: Vocabulary, workload: Workload, repeat: int, answers: Sequence[str]
+) -> list[Message]:
+    if workload.conversation is not None:
+        told = _shipped(workload.conversation)
+        asked = [told["turns"][n % len(told["turns"])]["user"] for n in range(repeat + 1)]
+        turns = [{"user": u, "assistant": a} for u, a in zip(asked, [*answers, ""], strict=True)]
+        return _messages(told["system"], turns)
+    if workload.messages is not None:
+        return [one.model_dump() for one in workload.messages]
+    text = workload.prompt or ""
+    if workload.prompt_tokens is not None:
+        text = _message_of(model, workload.prompt_tokens, workload.template)
+    return [{"role": "user", "content": text}]
+
+
+def _message_of(model: Vocabulary, n_tokens: int, template: Template | None) -> str:
+    """Return a piece of the passage that makes a chat of so many tokens, as near as there is."""
+    body = passage(model, n_tokens + 1)
+    body = body[1:] if body[0] == model.beginning else body[:-1]
+
+    def text(length: int) -> str:
+        return model.detokenize(body[:length], after=[])
+
+    def apart(length: int) -> int:
+        asked = [{"role": "user", "content": text(length)}]
+        return len(model.chat_tokens(Chat(asked, template))) - n_tokens
+
+    # What a template adds is the same for all; a cut word may be read as more tokens or fewer.
+    near = max(1, n_tokens - apart(n_tokens))
+    return text(min(range(max(1, near - 2), near + 3), key=lambda n: (abs(apart(n)), n)))
 
 
 def prefix(model: Vocabulary, workload: Workload) -> list[int]:
@@ -59,7 +127,8 @@ def reading(model: Vocabulary, workload: Workload) -> list[int]:
     if workload.prompt_tokens is None:
         prompt = question(model, workload, 0).prompt
         return model.tokenize(prompt) if isinstance(prompt, str) else prompt
-    chats = [json.loads(_read(f"conversation-{language}.json")) for language in ("en", "fr")]
+    languages: tuple[Language, ...] = ("en", "fr")
+    chats = [_shipped(language) for language in languages]
     told = ["".join(_alike(chat["system"], chat["turns"])) for chat in chats]
     return _repeated(model, "\n\n".join([_read("passage.txt"), *told]), workload.prompt_tokens)
 
@@ -110,7 +179,7 @@ def conversation(
         The tokens of all that was said before and of the new message, how many of them were
         said before, and the form in which they are written.
     """
-    chat = json.loads(_read(f"conversation-{language}.json"))
+    chat = _shipped(language)
     turns = [chat["turns"][number % len(chat["turns"])] for number in range(turn + 1)]
     template = model.chat_template if own else None
     pieces = template.pieces(_messages(chat["system"], turns)) if template else None
@@ -135,6 +204,11 @@ def _alike(system: str, turns: list[dict[str, str]]) -> list[str]:
     for turn in turns:
         pieces += [f"\n\nUser: {turn['user']}\n\nAssistant:", f" {turn['assistant']}"]
     return pieces[:-1]
+
+
+def _shipped(language: Language) -> dict[str, Any]:
+    chat: dict[str, Any] = json.loads(_read(f"conversation-{language}.json"))
+    return chat
 
 
 def _read(name: str) -> str:

@@ -13,6 +13,8 @@ What would make a figure false, and what is done about it here:
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +23,17 @@ from typing import Any, Literal, TextIO
 import httpx
 
 from llm_latency.engine import streamed
+from llm_latency.engine.chat import Chat
 from llm_latency.engine.server import Server
 from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
 from llm_latency.machine import host
-from llm_latency.plan.spec import Settings, Via
+from llm_latency.plan.spec import Sampling, Settings, Via
 from llm_latency.records import proof
 from llm_latency.records.record import DeviceMemory, Effective, Generation, Timings
+
+ORDER = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
+"""The order in which llama-cpp-python applies its samplers, by the server's names."""
 
 
 class ServedCache:
@@ -40,6 +46,10 @@ class ServedCache:
     def note(self, tokens: list[int]) -> None:
         """Remember what was evaluated."""
         self._held = tokens
+
+    def tokens(self) -> list[int]:
+        """Return the tokens that it holds."""
+        return self._held
 
     def prime(self, tokens: list[int]) -> int:
         """Have exactly these tokens in the slot; return how many had to be evaluated anew.
@@ -113,7 +123,9 @@ class ServedModel(Vocabulary):
         *,
         length: Literal["fixed", "natural"] = "natural",
         prefix_tokens: int = 0,
+        sampling: Sampling | None = None,
         via: Via = "server",
+        chat: Chat | None = None,
         repeat: int = 0,
     ) -> Generation:
         """Answer a prompt, and time it; see :meth:`llm_latency.engine.timed.TimedModel.generate`.
@@ -132,7 +144,7 @@ class ServedModel(Vocabulary):
             "cache_prompt": prefix_tokens > 0,
             "ignore_eos": length == "fixed",
             "stream": True,
-            "temperature": 0.0,
+            **chosen_by(sampling),
         }
         answer = self.ask(body)
         last, text = answer.events[-1], "".join(event["content"] for event in answer.events)
@@ -145,11 +157,13 @@ class ServedModel(Vocabulary):
             prompt_tokens=len(tokens),
             prompt_words=len(self.detokenize(tokens, after=[]).split()),
             evaluated_tokens=counted["prompt_n"],
+            cached_tokens=counted["cache_n"],
             refilled_tokens=refilled,
             generated_tokens=counted["predicted_n"],
             finish_reason="length" if last["stop_type"] == "limit" else "stop",
             timings=timings(answer, counted),
             text=text,
+            text_sha256=hashlib.sha256(text.encode()).hexdigest(),
             problem=proof.problem(
                 prompt=len(tokens),
                 prefix=prefix_tokens,
@@ -198,6 +212,14 @@ class ServedModel(Vocabulary):
             n_cpu_moe=None if settings.n_cpu_moe else 0,
             all_layers=(number("n_layer") or 0) + 1,
         )
+
+
+def chosen_by(sampling: Sampling | None) -> dict[str, Any]:
+    """Return what the server is told to choose tokens by, in llama-cpp-python's order."""
+    told = (sampling or Sampling(temperature=0.0)).model_dump(exclude_none=True)
+    if "json_schema" in told:
+        told["json_schema"] = json.loads(told["json_schema"])
+    return told | {"samplers": ORDER, "repeat_last_n": 64}
 
 
 def timings(answer: streamed.Streamed, counted: dict[str, Any]) -> Timings:

@@ -8,17 +8,19 @@ else the generation says which proof failed. The clock itself is in :mod:`llm_la
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from llm_latency.engine import library
+from llm_latency.engine.chat import Chat
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.llama import Model
 from llm_latency.errors import EngineError, ParameterError
 from llm_latency.plan.parameters import build
-from llm_latency.plan.spec import BLOCKWISE, Settings, Via
+from llm_latency.plan.spec import BLOCKWISE, Sampling, Settings, Via
 from llm_latency.records import proof
 from llm_latency.records.record import Generation
 
@@ -51,10 +53,12 @@ class TimedModel(Model):
         *,
         length: Literal["fixed", "natural"] = "natural",
         prefix_tokens: int = 0,
+        sampling: Sampling | None = None,
         via: Via = "engine",
+        chat: Chat | None = None,
         repeat: int = 0,
     ) -> Generation:
-        """Answer a prompt with the most likely tokens, and time it.
+        """Answer a prompt, and time it.
 
         Parameters
         ----------
@@ -68,8 +72,12 @@ class TimedModel(Model):
         prefix_tokens
             How many tokens of the prompt are in the KV cache when the clock starts; 0: every
             prompt token is evaluated anew.
+        sampling
+            How the next token is chosen; ``None``: the most likely one.
         via
             The way through llama-cpp-python, see :class:`~llm_latency.plan.spec.Workload`.
+        chat
+            The messages of which the prompt is made, for ``via="chat"``; text alone is one.
         repeat
             Number of this generation in its process.
 
@@ -83,11 +91,17 @@ class TimedModel(Model):
         EngineError
             If prompt and answer do not fit the context, or llama.cpp fails to evaluate.
         """
+        if via == "chat" and chat is None and isinstance(prompt, str):
+            chat = Chat([{"role": "user", "content": prompt}])
+            prompt = self.chat_tokens(chat)
         start_s = time.perf_counter()
         tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         tokenize_s = time.perf_counter() - start_s if isinstance(prompt, str) else 0.0
         self._check_room(len(tokens), max_tokens, prefix_tokens)
-        answer = WAYS[via](self, tokens, max_tokens, prefix_tokens, natural=length == "natural")
+        natural = length == "natural"
+        answer = WAYS[via](
+            self, tokens, max_tokens, prefix_tokens, natural=natural, sampling=sampling, chat=chat
+        )
         start_s = time.perf_counter()
         text = answer.text
         if text is None:
@@ -98,11 +112,13 @@ class TimedModel(Model):
             prompt_tokens=len(tokens),
             prompt_words=len(self.detokenize(tokens, after=[]).split()),
             evaluated_tokens=answer.evaluated,
+            cached_tokens=len(tokens) - answer.evaluated,
             refilled_tokens=answer.refilled,
             generated_tokens=answer.generated,
             finish_reason="stop" if answer.stopped else "length",
             timings=answer.timings(tokenize_s=tokenize_s, detokenize_s=detokenize_s),
             text=text,
+            text_sha256=hashlib.sha256(text.encode()).hexdigest(),
             problem=proof.problem(
                 prompt=len(tokens),
                 prefix=prefix_tokens,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_latency.engine.beyond import without_broken_templates
-from llm_latency.engine.chat import ChatTemplate
+from llm_latency.engine.chat import Chat, ChatTemplate
 from llm_latency.engine.library import C, Llama, logging_to, without_devices
 from llm_latency.engine.log import LlamaLog
 from llm_latency.errors import EngineError
@@ -54,6 +54,10 @@ class Vocabulary:
     def chat_template(self) -> ChatTemplate | None:
         """The template that its file carries, if it carries one."""
         return ChatTemplate.of(self._llama)
+
+    def chat_tokens(self, chat: Chat) -> list[int]:
+        """Return the prompt that llama-cpp-python makes of a chat."""
+        return chat.tokens(self._llama)
 
     @property
     def begins(self) -> bool:

@@ -136,19 +136,24 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
             tokens = prompts.reading(model, workload)
             lost = quality.quality(cast("TimedModel", model), tokens, workload.quality_against)
             send(Event(phase="quality", quality=lost))
+        answers: list[str] = []
         for repeat in range(workload.generations):
-            asked = prompts.question(model, workload, repeat)
+            held = model.kv_cache.tokens() if workload.cache_mode == "kept" else ()
+            asked = prompts.question(model, workload, repeat, answers, held)
             watch = cpu_watch.CpuWatch.start(measured=True)
             answer = model.generate(
                 asked.prompt,
                 workload.max_tokens,
                 length=workload.length,
                 prefix_tokens=asked.prefix_tokens,
+                sampling=workload.sampling,
                 via=workload.via,
+                chat=asked.chat,
                 repeat=repeat,
             )
+            answers.append(answer.text)
             beside = watch.state().model_dump(include=BESIDE)
-            answer = answer.model_copy(update={"chat_form": asked.chat_form, **beside})
+            answer = answer.model_copy(update={**asked.told, **beside})
             if repeat == 0:
                 remember("after_first", on_devices())
             send(Event(phase=f"generation {repeat + 1}", generation=answer, memory=memory))

@@ -8,6 +8,7 @@ or loaded.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ from llm_latency.plan.parameters import (
     unknown,
     whole,
 )
-from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
+from llm_latency.plan.spec import MAX_SEED, Plan, Sampling, Settings, Start, Trial, Workload
 
 Grid = Any
 """One value or a list of values."""
@@ -47,6 +48,10 @@ OPTIONS: dict[str, Any] = {
     "run_id": "",
 }
 """Parameters that every question takes besides its own, and what holds where none is given."""
+SAMPLING = {n: None for n in Sampling.model_fields if n != "seed"}
+"""Parameters of questions that sample; greedy where none is given. The seed is the plan's."""
+TEXTS = ("prompt", "grammar", "json_schema")
+"""Parameters that may be longer than a line."""
 
 
 class Request:
@@ -66,6 +71,8 @@ class Request:
         Whether options may be lists too, since the question asks every combination of them.
     how_much
         Whether the question asks how much and not which: no verdict ends it before its rounds.
+    sampled
+        Whether it takes :data:`SAMPLING` too; its module then says so, for its notebook.
 
     Attributes
     ----------
@@ -84,19 +91,21 @@ class Request:
         *,
         grids: bool = False,
         how_much: bool = False,
+        sampled: bool = False,
     ) -> None:
         own = {name: value for name, value in given.items() if name != "options"}
         options = dict(given.get("options", {}))
         self._replaced, self._how_much = replaced or {}, how_much
+        self._options = OPTIONS | (SAMPLING if sampled else {})
         for name, value in options.items():
             if name in self._replaced:
                 raise set_by_itself(question, name, value, self._replaced[name])
-            if name not in OPTIONS:
-                allowed = dict.fromkeys([*own, *OPTIONS])
+            if name not in self._options:
+                allowed = dict.fromkeys([*own, *self._options])
                 raise unknown(name, question, [n for n in allowed if n not in self._replaced])
         self.question = question
-        self.given: dict[str, Any] = own | {**OPTIONS, **options} | own
-        check_sizes({name: value for name, value in self.given.items() if name != "prompt"})
+        self.given: dict[str, Any] = own | {**self._options, **options} | own
+        check_sizes({name: value for name, value in self.given.items() if name not in TEXTS})
         if not grids:  # those that no cell of this question reads would not be looked at again
             shape(Settings, {name: self._setting(name) for name in options if name in SETTINGS})
         self.model = check_model(plain(self.given["model"]))
@@ -161,6 +170,8 @@ class Request:
             held = min(settings.n_batch, settings.n_ctx)
             settings = settings.model_copy(update={"n_batch": held})
         start = {name: values.pop(name) for name in Start.model_fields if name in values}
+        if "sampling" not in values:
+            values["sampling"] = self._sampling({n: values.pop(n) for n in SAMPLING if n in values})
         if "cores" not in start:
             start["cores"] = cores.understood(self.given["cores"])
         return build(
@@ -173,6 +184,17 @@ class Request:
                 "start": build(Start, start),
             },
         )
+
+    def _sampling(self, chosen: dict[str, Any]) -> Sampling | None:
+        """Return how tokens are chosen, as it was asked for; ``None``: the most likely one."""
+        asked = {n: self.one(n) for n in SAMPLING if n in self._options and n not in chosen}
+        given = {n: v for n, v in (asked | chosen).items() if v not in (None, "")}
+        if isinstance(given.get("json_schema"), dict):  # as it is written in Python and YAML
+            given["json_schema"] = json.dumps(given["json_schema"])
+        if not given:
+            return None
+        seed = whole("seed", self.one("seed"), -(2**63), 2**63 - 1)
+        return build(Sampling, given | {"seed": seed % (MAX_SEED + 1)})
 
     def _setting(self, name: str) -> Any:
         return _engines_own(name, self.one(name))

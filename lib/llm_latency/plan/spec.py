@@ -27,7 +27,9 @@ PageCache = Literal["as_is", "resident", "evicted"]
 WarmUp = Literal["none", "tokens", "batch", "system_prompt", "restored_state", "python_state"]
 CacheMode = Literal["cold", "prefix", "kept"]
 Language = Literal["fr", "en"]
-Via = Literal["engine", "generate", "stream", "server"]
+Via = Literal["engine", "generate", "stream", "chat", "server"]
+Template = Literal["own", "chatml", "gemma", "llama-2", "llama-3", "mistral-instruct", "zephyr"]
+"""The one in the model's file, or one that llama-cpp-python ships."""
 CoreKind = Literal["physical", "performance"]
 
 MAX_INT32 = 2**31 - 1
@@ -44,6 +46,10 @@ Cpu = Annotated[int, Field(ge=0, lt=2**16)]
 Cores = CoreKind | Annotated[tuple[Cpu, ...], Field(min_length=1)]
 """Logical CPUs: one of each core, of each performance core, or these."""
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+MAX_SEED = 2**32 - 2
+"""llama.cpp takes the number after it for a seed that nobody knows."""
+Share = Annotated[float, Field(ge=0, le=1)]
+Penalty = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 Wait = Annotated[
     float,
     Field(
@@ -161,6 +167,68 @@ class Message(Frozen):
     content: str
 
 
+class Sampling(Frozen):
+    """How the next token is chosen: names and defaults are those of ``create_completion``.
+
+    One default differs: ``seed`` is 0, so that equal trials draw alike, where llama-cpp-python
+    draws one. Every answer begins with it anew.
+    """
+
+    temperature: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = Field(
+        0.8, description="How far from the most likely token it strays; 0: never"
+    )
+    top_k: Annotated[int, Field(ge=0, le=MAX_INT32)] = Field(
+        40, description="Of how many likely tokens it chooses; 0: of all"
+    )
+    top_p: Share = Field(0.95, description="Of tokens that together are so likely; 1: of all")
+    min_p: Share = Field(
+        0.05, description="Of tokens at least so likely as this share of the likeliest; 0: of all"
+    )
+    repeat_penalty: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = Field(
+        1.0, description="What was generated becomes less likely by this factor; 1: not"
+    )
+    presence_penalty: Penalty = Field(0.0, description="Taken off once of what was generated")
+    frequency_penalty: Penalty = Field(0.0, description="Taken off each time it was generated")
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = Field(0, description="Of what is drawn")
+    grammar: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="What an answer may be, in llama.cpp's GBNF"
+    )
+    json_schema: Annotated[str, Field(min_length=2)] | None = Field(
+        None, description="What an answer may be, as a JSON schema"
+    )
+
+    @model_validator(mode="after")
+    def _one_grammar(self) -> Sampling:
+        if self.json_schema is None:
+            return self
+        if self.grammar is not None:
+            raise ValueError("give one of grammar and json_schema")
+        try:
+            json.loads(self.json_schema)
+        except ValueError as error:
+            raise ValueError(f"json_schema is no JSON ({error}); mend it") from None
+        return self
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a grammar says what an answer may be."""
+        return self.grammar is not None or self.json_schema is not None
+
+    @property
+    def words(self) -> str:
+        """What is asked beside the defaults, ``temperature 0.7, top_k 20``."""
+        told = {
+            n: v for n, v in self if n == "temperature" or v != type(self).model_fields[n].default
+        }
+        for name in ("grammar", "json_schema"):
+            if name in told:
+                told[name] = hashlib.sha256(told[name].encode()).hexdigest()[:4]
+        return ", ".join(
+            f"{name} {int(v) if isinstance(v, float) and v.is_integer() else v}"
+            for name, v in told.items()
+        )
+
+
 class Workload(Frozen):
     """What the model is asked.
 
@@ -180,8 +248,10 @@ class Workload(Frozen):
     model, and what is measured is how far their predictions are apart.
 
     ``via`` is the way through llama-cpp-python: ``engine`` (llama.cpp's calls alone),
-    ``generate`` (``Llama.generate``, token by token) or ``stream`` (a streamed completion, chunk
-    by chunk, as an application sees it); or past it: ``server`` (llama.cpp's own, of the same
+    ``generate`` (``Llama.generate``, token by token), ``stream`` (a streamed completion, chunk by
+    chunk, as an application sees it) or ``chat`` (``create_chat_completion``, streamed: messages,
+    which a template writes; later turns hold the model's own answers, and ``"kept"`` is what
+    llama-cpp-python finds of them by itself); or past it: ``server`` (llama.cpp's own, of the same
     engine, asked over HTTP on this machine: what it takes is measured, not the client).
     """
 
@@ -193,9 +263,10 @@ class Workload(Frozen):
     conversation: Language | None = Field(
         None, description="A chat of several turns, in French or English"
     )
-    template: Literal["own"] | None = Field(
+    template: Template | None = Field(
         None,
-        description="own: a chat by the model's chat template, if it has one; None: all alike",
+        description="own: a chat by the model's chat template, if it has one, a prompt being its "
+        "message; None: all alike, or as llama-cpp-python chooses where via is chat",
     )
     max_tokens: Count = Field(32, description="Tokens to generate")
     length: Literal["fixed", "natural"] = Field(
@@ -207,7 +278,12 @@ class Workload(Frozen):
     prefix_tokens: Annotated[int, Field(ge=0, le=MAX_INT32)] = Field(
         0, description="Prompt tokens already in the KV cache; 0: all are evaluated"
     )
-    via: Via = Field("engine", description="Way to llama.cpp: engine, generate, stream or server")
+    sampling: Sampling | None = Field(
+        None, description="How the next token is chosen; None: the most likely one"
+    )
+    via: Via = Field(
+        "engine", description="Way to llama.cpp: engine, generate, stream, chat or server"
+    )
     repeats: Annotated[int, Field(ge=0, le=10_000)] = Field(
         1, description="Further generations in the same process after the first"
     )
@@ -236,6 +312,14 @@ class Workload(Frozen):
         if self.conversation and self.prefix_tokens:
             raise ValueError(
                 "a conversation has no prefix_tokens; give cache_mode='kept' to keep what was said"
+            )
+        if self.template not in (None, "own") and self.via != "chat":
+            raise ValueError(
+                f"template={self.template!r} is llama-cpp-python's; give via='chat' with it"
+            )
+        if self.sampling and self.sampling.constrained and self.length == "fixed":
+            raise ValueError(
+                "a grammar decides where an answer ends; give length='natural' with it"
             )
         if self.prompt_tokens is not None and self.prefix_tokens >= self.prompt_tokens:
             raise ValueError(

@@ -22,6 +22,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.record import LOST
 from llm_latency.report import figure as fig
 from llm_latency.report import phrases, style
 from llm_latency.report.page import Answer, Run, model_name, no_answer
@@ -29,6 +30,7 @@ from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
 from llm_latency.words import MS, escape, number, percent, several
 
+SAMPLED = True
 MOST_TURNS = 10_000
 """Turns that one process may be asked for."""
 LANGUAGES = {"fr": "French", "en": "English"}
@@ -45,12 +47,13 @@ def plan(
     length: Annotated[
         str, "natural: stop at end-of-generation; fixed: exactly so many"
     ] = "natural",
+    via: str = "engine",
     n_ctx: int = 4096,
     rounds: int = 6,
     **options: Any,
 ) -> Plan:
     """Plan the chats that ship with the lab, turn by turn, and as many short prompts."""
-    request = Request("conversation", locals(), names.check)
+    request = Request("conversation", locals(), names.check, sampled=True)
     count = request.one("turns")
     if type(count) is not int or not 2 <= count <= MOST_TURNS:
         raise ParameterError(
@@ -67,6 +70,7 @@ def plan(
     common = {
         "max_tokens": tokens,
         "length": request.one("length"),
+        "via": request.one("via"),
         "repeats": count - 1,
         "page_cache": "resident",
     }
@@ -327,6 +331,7 @@ def turns(view: View) -> pd.DataFrame:
         chat = {mode: Kind(language, mode) for mode in ("cold", "kept")}
         of_chat = view.good[view.good["conversation"] == language]
         sizes = of_chat.groupby("repeat")["prompt_tokens"].median()
+        told = _as_applications(view.of(chat["kept"]))
         new = view.of(chat["kept"]).groupby("repeat")["evaluated_tokens"].median()
         waits = {mode: view.by_turn(kind, "ttft_s") for mode, kind in chat.items()}
         steps = {mode: view.by_turn(kind, "token_s") for mode, kind in chat.items()}
@@ -337,6 +342,8 @@ def turns(view: View) -> pd.DataFrame:
                 "prompt, tokens": number(size, 0),
                 "new, tokens": number(new.get(repeat, float("nan")), 0),
             }
+            if told is not None:
+                row |= told.get(int(repeat), dict.fromkeys(AS_APPLICATIONS, "–"))
             for name, by_mode in (("TTFT", waits), ("token", steps)):
                 for mode, values in by_mode.items():
                     shown = phrases.short(values.get(repeat + 1, nothing), "ms")
@@ -344,10 +351,31 @@ def turns(view: View) -> pd.DataFrame:
             token = phrases.short(alone.get(repeat + 1, nothing), "ms")
             rows.append(row | {"token after a short prompt, ms": token})
     made = pd.DataFrame(rows)
+    why = made["why not more"].unique() if "why not more" in made else ()
+    reasons = "".join(f" {word.capitalize()}: {LOST[word]}." for word in LOST if word in why)
     made.attrs["caption"] = (
-        f"New: evaluated where the rest is in the prompt cache. {phrases.BRACKETS}"
+        f"New: evaluated where the rest is in the prompt cache.{reasons} {phrases.BRACKETS}"
     )
     return made
+
+
+AS_APPLICATIONS = ("template, tokens", "found, tokens", "of, tokens", "why not more")
+"""What is told of a chat where a template writes it anew in each turn."""
+
+
+def _as_applications(kept: pd.DataFrame) -> dict[int, dict[str, str]] | None:
+    """Return by turn what the template added, and what of the chat before was found again."""
+    rows = kept[kept["template_tokens"].notna()]
+    if rows.empty:
+        return None
+    found = {}
+    for repeat in rows["repeat"].astype(int).unique():
+        turn = rows[rows["repeat"] == repeat]
+        names = ("template_tokens", "cached_tokens", "held_tokens")
+        sizes = [number(turn[name].median(), 0) for name in names]
+        why = ", ".join(sorted(turn["lost"].dropna().unique())) or "–"
+        found[repeat] = dict(zip(AS_APPLICATIONS, [*sizes, why], strict=True))
+    return found
 
 
 LOOKS = {"kept": ("-", "o"), "cold": ((0, (5, 2)), "s")}

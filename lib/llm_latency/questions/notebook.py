@@ -21,13 +21,19 @@ from typing import Any
 
 from llm_latency import questions
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan.builder import LEFT_TO_THE_ENGINE, OPTIONS, STRICTNESS, set_by_itself
+from llm_latency.plan.builder import (
+    LEFT_TO_THE_ENGINE,
+    OPTIONS,
+    SAMPLING,
+    STRICTNESS,
+    set_by_itself,
+)
 from llm_latency.plan.parameters import plain, shown
-from llm_latency.plan.spec import Plan, Settings, Start, Workload
+from llm_latency.plan.spec import Plan, Sampling, Settings, Start, Workload
 from llm_latency.records.folders import outputs_dir
 from llm_latency.records.store import RunStore
 
-SHAPES = (Settings, Workload, Start, Plan)
+SHAPES = (Settings, Workload, Start, Plan, Sampling)
 """Where a parameter that a question does not describe itself is described."""
 MODEL = "a GGUF file's path, synthetic:<shape>, package:<name>, or hf:owner/repo/file.gguf"
 
@@ -39,7 +45,9 @@ def defaults(plan: Callable[..., Any]) -> dict[str, Any]:
     takes_options = any(p.kind is p.VAR_KEYWORD for p in signature)
     if not takes_options:
         return own
-    return {name: value for name, value in OPTIONS.items() if name not in _replaced(plan)} | own
+    sampled = getattr(sys.modules[plan.__module__], "SAMPLED", False)
+    options = (SAMPLING if sampled else {}) | OPTIONS
+    return {name: value for name, value in options.items() if name not in _replaced(plan)} | own
 
 
 def _replaced(plan: Callable[..., Any]) -> Mapping[str, str]:
@@ -128,12 +136,15 @@ def injected_names(cells: list[str]) -> list[str]:
 
 
 def parameters_cell(name: str) -> str:
-    """Return the source of a question's parameters cell: three groups, a line per parameter."""
+    """Return the source of a question's parameters cell: in groups, a line per parameter."""
     plan = questions.module(name).plan
     own = inspect.signature(plan).parameters
     values = defaults(plan)
     groups = {
         "# The question": [n for n in own if n in values and n not in OPTIONS],
+        "# How the next token is chosen: the most likely one where all of these are None": [
+            n for n in values if n in SAMPLING and n not in own
+        ],
         "# The engine": [n for n in values if n in (*Settings.model_fields, "cores")],
         "# How strictly": [n for n in values if n in STRICTNESS],
     }
@@ -148,7 +159,7 @@ def parameters_cell(name: str) -> str:
 
 def _line(plan: Callable[..., Any], name: str, value: Any) -> str:
     value = list(value) if isinstance(value, tuple) else value
-    kind = type(value).__name__
+    kind = "object" if value is None else type(value).__name__
     if isinstance(value, list):
         kind = f"list[{type((value or [OPTIONS[name]])[0]).__name__}]"
     written = repr(value).replace("'", '"')

@@ -49,6 +49,7 @@ def plan(
     system_tokens: Annotated[Grid, "lengths of the system prompt, in tokens"] = (100, 300),
     question_tokens: Annotated[int, "length of the question that follows it"] = 20,
     max_tokens: int = 16,
+    via: str = "engine",
     n_ctx: int = 512,
     rounds: int = 6,
     repeats: int = 1,
@@ -70,6 +71,7 @@ def plan(
         (system, state, kind): request.cell(
             prompt_tokens=system + question,
             max_tokens=request.one("max_tokens"),
+            via=request.one("via"),
             cache_mode="prefix" if kind in PREFIX_WARM_UPS else "cold",
             prefix_tokens=system if kind in PREFIX_WARM_UPS else 0,
             repeats=request.one("repeats"),

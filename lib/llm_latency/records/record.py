@@ -29,6 +29,14 @@ from llm_latency.words import cpu_list, cpus_listed
 SCHEMA_VERSION = 3
 
 ChatForm = Literal["template", "plain"]
+Lost = Literal["rewritten", "thinking", "tokens", "beginning"]
+LOST: dict[Lost, str] = {
+    "rewritten": "the template writes what was said before otherwise",
+    "thinking": "the template leaves out what the model thought before",
+    "tokens": "the answer's text is read as other tokens than it was written in",
+    "beginning": "the prompt begins otherwise",
+}
+"""Why a chat does not go on from all that the KV cache holds."""
 Status = Literal["ok", "invalid", "oom", "crashed", "timeout", "refused"]
 STATUSES: dict[Status, str] = {
     "ok": "measured, and every proof held",
@@ -52,6 +60,12 @@ class Timings(Part):
     )
     engine_prefill_s: float = Field(description="llama.cpp's own count of prompt evaluation")
     engine_decode_s: float = Field(description="llama.cpp's own count of token evaluation")
+    template_s: float | None = Field(
+        None, description="Writing a chat by its template, and text to tokens: a part of ttft_s"
+    )
+    sampling_s: float | None = Field(
+        None, description="Choosing the tokens, evaluation over: a part of ttft_s and decode_s"
+    )
     tokenize_s: float = Field(0.0, description="Text to tokens, before t0; 0 for given tokens")
     detokenize_s: float = Field(0.0, description="Tokens to text, after the last token")
 
@@ -72,6 +86,16 @@ class Generation(Part):
         None, description="How a chat was written: by the model's template, or as of every model"
     )
     evaluated_tokens: int = Field(description="Prompt tokens that llama.cpp says it evaluated")
+    template_tokens: int | None = Field(
+        None, description="Of the prompt, what a chat's template added to its messages"
+    )
+    cached_tokens: int | None = Field(
+        None, description="Prompt tokens found in the KV cache; None: not told when measured"
+    )
+    held_tokens: int | None = Field(
+        None, description="What it held of the chat before, to be found again"
+    )
+    lost: Lost | None = Field(None, description="Why not all of it was found, see LOST")
     refilled_tokens: int = Field(
         0,
         description="Evaluated anew before the clock, of a state that cannot be cut: an "
@@ -81,6 +105,7 @@ class Generation(Part):
     finish_reason: Literal["length", "stop"]
     timings: Timings
     text: str = Field("", exclude=True, description="The answer; not stored")
+    text_sha256: str | None = Field(None, description="By which equal answers are known")
     problem: str | None = Field(None, description="Which proof failed, if one did")
     cpu_other_fraction: float | None = Field(
         None, description="Share of its CPUs' time that others took during this generation"
@@ -90,6 +115,13 @@ class Generation(Part):
         None, description="Periods in which a CPU quota held it back; None: there is no quota"
     )
     throttled_s: float | None = Field(None, description="For how long, all CPUs together")
+
+    @property
+    def sampling_token_s(self) -> float:
+        """Seconds that choosing one token took; NaN where the way through hides it."""
+        chosen = self.generated_tokens + (self.finish_reason == "stop")
+        seconds = self.timings.sampling_s
+        return seconds / chosen if seconds is not None and chosen else math.nan
 
     @property
     def prefill_tps(self) -> float:

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from llm_latency.base import Part
 from llm_latency.plan import cores
 from llm_latency.plan.loading import reading_of
-from llm_latency.plan.spec import Settings, Start, Workload
-from llm_latency.records.power_cap import judged
+from llm_latency.plan.spec import Sampling, Settings, Start, Workload
+from llm_latency.records import equal_text, power_cap
 from llm_latency.records.record import (
     PHASES,
     PLACES,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+SPEEDS = ("binding_overhead_s", "sampling_token_s", "prefill_tps", "decode_tps")
+"""Figures of a generation that follow from others."""
 NESTED = ("places", "devices")
 """Parts of a process's memory that are no figures themselves."""
 
@@ -79,6 +81,8 @@ def _common(record: Record) -> dict[str, Any]:
         **{f"state_{k}": v for k, v in _dump(record.state, StateFile).items()},
         "conversation": trial.workload.conversation,
         "template": trial.workload.template,
+        "sampling": trial.workload.sampling.words if trial.workload.sampling else "greedy",
+        **_dump(trial.workload.sampling, Sampling),
         "via": trial.workload.via,
         "cache_mode": trial.workload.cache_mode,
         "prefix_tokens": trial.workload.prefix_tokens,
@@ -124,11 +128,16 @@ def _generation_row(g: Generation) -> dict[str, Any]:
         "prompt_words": g.prompt_words,
         "chat_form": g.chat_form,
         "evaluated_tokens": g.evaluated_tokens,
+        "template_tokens": g.template_tokens,
+        "cached_tokens": g.cached_tokens,
+        "held_tokens": g.held_tokens,
+        "lost": g.lost,
         "refilled_tokens": g.refilled_tokens,
         "generated_tokens": g.generated_tokens,
         "finish_reason": g.finish_reason,
         **g.timings.model_dump(),
         "binding_overhead_s": g.timings.binding_overhead_s,
+        "sampling_token_s": g.sampling_token_s,
         "prefill_tps": g.prefill_tps,
         "decode_tps": g.decode_tps,
     }
@@ -195,6 +204,7 @@ def _columns() -> dict[str, str]:
         "memory_limit_peak_bytes": "float64",
         **_measured(StateFile, head="state_"),
         **_kinds(Workload, ["prompt", "messages", "prompt_tokens", "repeats"]),
+        **_measured(Sampling),
         **_measured(Quality, ["problem"], head="quality_"),
         **_measured(LoadTimings),
         **_measured(Buffers, ["by_device"]),
@@ -210,7 +220,7 @@ def _columns() -> dict[str, str]:
         "started_at": "object",
         **_measured(Generation, ["timings", "text", "problem"]),
         **_measured(Timings),
-        **dict.fromkeys(("binding_overhead_s", "prefill_tps", "decode_tps"), "float64"),
+        **dict.fromkeys(SPEEDS, "float64"),
     }
 
 
@@ -257,7 +267,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     A disturbed trial that was measured again has both records: the first is ``superseded`` and
     enters no estimate.
     """
-    kept = judged(records)
+    kept = equal_text.judged(power_cap.judged(records))
     # Replaced because the machine was disturbed, never because of what was measured.
     again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
     return typed(

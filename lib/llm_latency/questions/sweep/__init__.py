@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from llm_latency.model import names
-from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.builder import SAMPLING, Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.spec import Plan, Settings
 from llm_latency.questions.sweep.cells import memory_table, table
@@ -39,6 +39,7 @@ __all__ = [
     "total_by_generated",
     "ttft_by_prompt",
 ]
+SAMPLED = True
 
 
 def plan(
@@ -59,7 +60,7 @@ def plan(
     **options: Any,
 ) -> Plan:
     """Plan every combination of the settings that are given as lists, at each prompt length."""
-    request = Request("sweep", locals(), names.check, grids=True)
+    request = Request("sweep", locals(), names.check, grids=True, sampled=True)
     prefix = request.one("prefix_tokens")
     own = request.own_prompt()
     prompts = [own] if own else request.grid("prompt_tokens")
@@ -73,11 +74,13 @@ def plan(
             repeats=request.one("repeats"),
             **asked,
             **settings,
+            **sampling,
             **start,
         )
         for settings in request.grid(*Settings.model_fields)
         for asked in prompts
         for way in request.many("via")
+        for sampling in request.grid(*SAMPLING)
         for start in request.grid("page_cache", "warm_up")
     ]
     return request.plan(cells)

@@ -19,8 +19,9 @@ def table(view: View) -> pd.DataFrame:
 
     Columns: every setting that varies and ``n_ubatch`` in force; ``trials`` counts the processes
     by status, never blank; reasons and warnings; TTFT at each prompt length, what 100 tokens more
-    add to it, and how the longest compares with the soonest cell; decode speed there; load; and
-    the memory of the process that took most.
+    add to it, and how the longest compares with the soonest cell; decode speed there, and what
+    choosing a token took where it is not always the most likely one; load; and the memory of the
+    process that took most.
     """
     lengths = sorted(view.data["prompt_tokens"].dropna().unique())
     at_length = {
@@ -29,6 +30,8 @@ def table(view: View) -> pd.DataFrame:
     }
     decode = view.estimates("decode_tps")
     load = estimates(view.data, "load_s", ["cell"])
+    sampling = view.estimates("sampling_token_s")
+    sampled = bool((view.data["sampling"] != "greedy").any())
     nothing = estimate([])
     rows = []
     for _, cell in fr.cells(view.data).iterrows():
@@ -46,6 +49,8 @@ def table(view: View) -> pd.DataFrame:
         if view.longest is not None:
             after = f"decode after {view.longest:.0f}, tok/s"
             row[after] = phrases.short(decode.get(name, nothing))
+            if sampled:
+                row["sampling, ms per token"] = phrases.short(sampling.get(name, nothing), "ms")
         row["load, ms"] = phrases.short(load.get(name, nothing), "ms")
         taken = float(fr.ok(part)[view.memory_column].max())
         row[f"{view.memory_word}, MiB"] = number(taken * MIB)
