@@ -78,10 +78,14 @@ def frame_records(
     ttft: Ttft = larger_is_sooner,
     *,
     between: float = 0.004,
-    failed: dict[int, factories.Failure] | None = None,
+    failed: dict[int | str, factories.Failure] | None = None,
+    late: dict[str, float] | None = None,
     **options: Any,
 ) -> list[Record]:
-    """Return what the candidates' own trials would leave."""
+    """Return what the candidates' own trials would leave.
+
+    ``failed`` by batch or way of asking, ``late`` by way: how many times later it answers.
+    """
     rng = np.random.default_rng(1)
     return [
         factories.record(
@@ -89,10 +93,12 @@ def frame_records(
             workload=trial.workload,
             round=trial.round,
             twin=trial.twin,
-            factor=float(np.exp(rng.normal(0, between))),
+            factor=float(np.exp(rng.normal(0, between)))
+            * (late or {}).get(trial.workload.via, 1.0),
             ttft=ttft,
             model=trial.model,
-            failure=(failed or {}).get(trial.settings.n_ubatch or 0),
+            failure=(failed or {}).get(trial.settings.n_ubatch or 0)
+            or (failed or {}).get(trial.workload.via),
             **options,
         )
         for trial in plan.trials()
@@ -463,7 +469,28 @@ def test_failed_processes_rule_a_candidate_out(header: Header) -> None:
     assert reasons(view)["n_ubatch 512"] == "its processes ended with refused: n_seq_max"
 
 
+def test_what_is_advised_does_in_each_way_of_asking(header: Header) -> None:
+    both: dict[str, Any] = {"via": ["engine", "stream"], "ttft_s": 0.5}
+    view = view_of(plan_of(**both), header, late={"stream": 1.5}, filled=())
+    assert size(view) == 512 and [one.via for one in view.advice.ways] == ["engine", "stream"]
+    one, other = view.advice.ways
+    assert other.ttft.median == pytest.approx(1.5 * one.ttft.median, rel=0.02)
+    assert view.advice.need_bytes == other.need_bytes > one.need_bytes  # type: ignore[operator]
+    assert "asked through" not in said(view)
+    late = view_of(plan_of(**both), header, late={"stream": 3.0}, filled=())
+    assert size(late) is None and reasons(late)["n_ubatch 512, stream"].startswith("TTFT")
+    assert reasons(late)["n_ubatch 512, engine"] == "does not do in each way of asking"
+    assert "Nearest comes n_ubatch 512, stream: TTFT" in said(late)
+    alone = plan_of(**both, n_ubatch=512)
+    held = view_of(alone, header, filled=())
+    assert "asked through engine and stream, **these settings hold**" in said(held)
+    dead = view_of(alone, header, filled=(), failed={"stream": ("refused", "not built")})
+    assert size(dead) is None and "**these settings do not hold**" in said(dead)
+    assert reasons(dead)["n_ubatch 512, stream"] == "its processes ended with refused: not built"
+
+
 def test_where_nothing_ran_there_is_no_advice(header: Header) -> None:
+    dead: dict[int | str, factories.Failure]
     dead = dict.fromkeys((128, 512), ("crashed", "signal 11"))
     view = view_of(plan_of(), header, filled=(), failed=dead)
     assert size(view) is None and advise.answer(view).verdict == "none"
@@ -519,8 +546,11 @@ def test_the_lines_can_be_pasted(header: Header) -> None:
     assert typed[:3] == ["llama-server", "-m", "/models/a model.gguf"]
     pairs = dict(itertools.pairwise(typed))
     assert pairs["-c"] == "2048" and pairs["-ub"] == "512" and pairs["-fa"] == "off"
-    assert pairs["-ctk"] == "q8_0" and pairs["-lm"] == "none" and "-ctv" not in typed
-    assert pairs["-ngl"] == "0" and pairs["-t"] == "2" and typed[-2:] == ["-np", "1"]
+    assert pairs["-ctk"] == "q8_0" and pairs["-lm"] == "none" and pairs["-np"] == "1"
+    assert pairs["-ngl"] == "0" and pairs["-t"] == "2"
+    # What was not in force when it was measured is switched off.
+    assert (pairs["--cache-ram"], pairs["--fit"]) == ("0", "off")
+    assert {"--swa-full", "--no-context-shift"} <= set(typed)
 
 
 def test_the_command_that_verifies_measures_just_that(header: Header) -> None:
@@ -530,6 +560,7 @@ def test_the_command_that_verifies_measures_just_that(header: Header) -> None:
     typed = shlex.split(pasted(view)[2])
     assert typed[:3] == ["papermill", "advise.ipynb", "verify.ipynb"]
     given = dict(zip(typed[4::3], typed[5::3], strict=True))
+    assert given["via"] == '["engine", "server"]'
     # Every value as text, as papermill hands it over.
     again = planning.for_this_machine(experiments.advise(**given))
     (cell,) = {c.settings for c in again.cells}

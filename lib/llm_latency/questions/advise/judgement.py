@@ -18,6 +18,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.memory.dry_run import Foretell, stored
 from llm_latency.memory.fits import largest, side
 from llm_latency.model.header import Header
+from llm_latency.plan.parameters import as_list
 from llm_latency.plan.spec import Settings, padded
 from llm_latency.questions.advise.candidates import VARIED, Candidate, candidates
 from llm_latency.questions.advise.needs import Needs, needs_of
@@ -38,9 +39,9 @@ class Advice:
     Attributes
     ----------
     options : list of Option
-        Every candidate: those that meet all needs first, the soonest first.
+        Every candidate, in each way of asking: those that meet all needs first, the soonest first.
     chosen : Option or None
-        ``None`` where none meets the needs.
+        Asked in the first way; ``None`` where none meets the needs in all ways.
     tried : list of Threads
         Choices of threads and cores that were measured with it, the usual one first.
     """
@@ -58,11 +59,23 @@ class Advice:
         return best(self.tried, self.needs)
 
     @property
+    def ways(self) -> list[Option]:
+        """Return what is advised, in each way of asking, the first way first."""
+        return [one for one in self.options if self.advises(one)]
+
+    def advises(self, one: Option) -> bool:
+        """Whether a candidate, in whatever way it was asked, is the one to set."""
+        return self.chosen is not None and one.settings == self.chosen.settings
+
+    @property
+    def need_bytes(self) -> float | None:
+        """What the advised takes, in the way that takes most."""
+        return max((one.need_bytes for one in self.ways if one.need_bytes), default=None)
+
+    @property
     def margin_bytes(self) -> float | None:
         """What is left of the memory that may be taken."""
-        if self.chosen is None or self.chosen.need_bytes is None:
-            return None
-        return self.needs.limit_bytes - self.chosen.need_bytes
+        return None if self.need_bytes is None else self.needs.limit_bytes - self.need_bytes
 
     @property
     def edge_n_ctx(self) -> int | None:
@@ -109,11 +122,11 @@ class Advice:
         rivals = [o for o in self.options if o.meets and o is not one and o.against is not None]
         undecided = [o for o in rivals if o.against and o.against.verdict == "undecided"]
         found = {
-            "few": one.answer.n < FEWEST,
-            "doubt": bool(one.doubts),
-            "not filled": one.full != "ok",
+            "few": any(way.answer.n < FEWEST for way in self.ways),
+            "doubt": any(way.doubts for way in self.ways),
+            "not filled": any(way.full != "ok" for way in self.ways),
             "open": bool(undecided),
-            "disturbed": one.disturbed > 0,
+            "disturbed": any(way.disturbed for way in self.ways),
         }
         return [name for name, true in found.items() if true]
 
@@ -167,16 +180,20 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     known = _candidates(header, planned, given, needs, foretell)
     filled = fills(df, needs)
     rows, later = timed(df, needs), timed(df, needs, varied=True)
-    every = [option(one, known, rows, filled, needs) for one in known]
-    good = [one for one in every if one.meets]
+    ways = as_list("via", given.get("via", "engine"))
+    each = [option(one, known, rows, filled, needs, ways) for one in known]
+    every = [one for options in each for one in options]
+    good = [options[0] for options in each if all(one.meets for one in options)]
     if not good:
         return Advice(needs, header, sorted(every, key=lambda one: _distance(one, needs)), None)
     good = _compared(good, rows, needs)
     level = [one for one in good if not one.told_apart]
     chosen = min(level, key=lambda o: (round((o.need_bytes or 0) / 2**20), o.answer.median))
     good.sort(key=lambda one: (one is not chosen, one.told_apart, one.answer.median))
-    rest = sorted((one for one in every if not one.meets), key=lambda one: _distance(one, needs))
-    tried = measured(later, chosen.settings, given.get("threads_tried", []), needs)
+    named = {one.name for one in good}
+    rest = [one for one in every if one.name not in named]
+    rest.sort(key=lambda one: (one.settings != chosen.settings, *_distance(one, needs)))
+    tried = measured(later, chosen.settings, chosen.via, given.get("threads_tried", []), needs)
     return Advice(needs, header, [*good, *rest], chosen, foretell, tried)
 
 
@@ -207,7 +224,8 @@ def _compared(good: list[Option], trials: pd.DataFrame, needs: Needs) -> list[Op
     floor = noise_floor(frame, "answer_s")
 
     def times(one: Option) -> pd.Series[float]:
-        return samples(frame, "answer_s", **{n: getattr(one.settings, n) for n in VARIED})
+        varied = {name: getattr(one.settings, name) for name in VARIED}
+        return samples(frame, "answer_s", **varied, via=one.via)
 
     base = times(soonest)
     return [

@@ -8,6 +8,7 @@ answered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -38,6 +39,8 @@ class Option:
     ----------
     name : str
         What it differs in, in words.
+    via : str
+        The way in which it was asked.
     measured : str
         ``ok``; else how its processes ended; empty where the prediction alone spoke against it.
     ttft, load, answer : Estimate
@@ -56,6 +59,7 @@ class Option:
     """
 
     name: str
+    via: str
     settings: Settings
     predicted_bytes: int
     measured: str
@@ -86,9 +90,9 @@ class Option:
         return found.verdict == "slower" or not found.ratio.median <= 1 + blur
 
 
-def rows_of(df: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Return the rows of one candidate."""
-    keep = pd.Series(True, index=df.index)
+def rows_of(df: pd.DataFrame, settings: Settings, via: str) -> pd.DataFrame:
+    """Return the rows of one candidate, asked in one way."""
+    keep = df["via"] == via
     for name in VARIED:
         keep &= df[name] == getattr(settings, name)
     return df[keep]
@@ -110,8 +114,9 @@ def option(
     trials: pd.DataFrame,
     filled: pd.DataFrame,
     needs: Needs,
-) -> Option:
-    """Return one candidate with all that was measured of it.
+    ways: Sequence[str],
+) -> list[Option]:
+    """Return one candidate with all that was measured of it, in each way of asking.
 
     Parameters
     ----------
@@ -123,8 +128,22 @@ def option(
         Rows of the candidates' own trials, and of those that filled a window.
     needs
         What it is judged by.
+    ways
+        The ways of asking.
     """
-    mine, full = rows_of(trials, one.settings), rows_of(filled, one.settings)
+    name = _name(one.settings, [other.settings for other in every])
+    made = []
+    for via in ways:
+        mine, full = (rows_of(rows, one.settings, via) for rows in (trials, filled))
+        told = f"{name}, {via}" if len(ways) > 1 else name
+        made.append(_judged(_measured(one, told, via, mine, full, needs), needs))
+    return made
+
+
+def _measured(
+    one: Candidate, name: str, via: str, mine: pd.DataFrame, full: pd.DataFrame, needs: Needs
+) -> Option:
+    """Return what rows tell of a candidate: those of its own trials, and of its full window."""
     mine = mine.assign(answer_s=answer_s(mine, needs))
     good = fr.ok(fr.counted(mine))
     # A process whose proof failed says nothing against its settings; one that died does.
@@ -135,8 +154,9 @@ def option(
     def over(name: str) -> Estimate:
         return estimate(per_process(mine, name)[name])
 
-    made = Option(
-        name=_name(one.settings, [other.settings for other in every]),
+    return Option(
+        name=name,
+        via=via,
         settings=one.settings,
         predicted_bytes=one.predicted_bytes,
         measured=failed["status"].mode().iloc[0] if len(failed) else "ok" if len(good) else "",
@@ -149,7 +169,6 @@ def option(
         full_reason=ended["reason"].iloc[0] if len(ended) else "",
         disturbed=int(fr.counted(mine).groupby("trial_id")["disturbed"].any().sum()),
     )
-    return _judged(made, needs)
 
 
 def _taken(good: pd.DataFrame, full: pd.DataFrame, needs: Needs) -> float | None:
@@ -201,7 +220,7 @@ def _name(settings: Settings, every: list[Settings]) -> str:
 
 def settings_in_use(df: pd.DataFrame, one: Option) -> dict[str, Any]:
     """Return the settings of a candidate as they were in force, llama-cpp-python's names."""
-    rows = rows_of(df[df["status"] == "ok"], one.settings)
+    rows = rows_of(df[df["status"] == "ok"], one.settings, one.via)
     threads = {
         name: int(rows[f"effective_{name}"].dropna().iloc[0])
         for name in ("n_threads", "n_threads_batch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 from llm_latency.model.gguf import FORMATS
-from llm_latency.plan.loading import load_mode
+from llm_latency.plan.parameters import as_list
+from llm_latency.plan.serving import flags
 from llm_latency.plan.spec import Settings
 from llm_latency.questions.advise.judgement import View
 from llm_latency.questions.advise.options import Option, settings_in_use
@@ -79,37 +81,11 @@ def _settings(df: pd.DataFrame, one: Option, best: Threads | None) -> dict[str, 
 def server(
     df: pd.DataFrame, one: Option, info: Mapping[str, Any], best: Threads | None = None
 ) -> str:
-    """Return the command of ``llama-server`` that does the same."""
-    settings = _settings(df, one, best)
-    words: list[Any] = ["taskset", "-c", best.cpus] if best is not None and best.cpus else []
-    words += ["llama-server", "-m", _path(info)]
-    flags = {
-        "-c": "n_ctx",
-        "-b": "n_batch",
-        "-ub": "n_ubatch",
-        "-t": "n_threads",
-        "-tb": "n_threads_batch",
-    }
-    for flag, name in flags.items():
-        if settings[name] is not None:
-            words += [flag, settings[name]]
-    words += ["-ngl", "all" if settings["n_gpu_layers"] < 0 else settings["n_gpu_layers"]]
-    words += ["-fa", {True: "on", False: "off"}.get(settings["flash_attn"], "auto")]
-    mode = load_mode(settings["use_mmap"], settings["use_mlock"])
-    words += ["-lm", mode] if mode != "mmap" else []
-    words += ["--no-kv-offload"] * (not settings["offload_kqv"])
-    for flag, name in (("-ctk", "type_k"), ("-ctv", "type_v")):
-        if settings[name] != "f16":
-            words += [flag, settings[name]]
-    words += ["--swa-full"] if settings["swa_full"] else []
-    words += ["--no-op-offload"] * (settings["op_offload"] is False)
-    words += ["-ncmoe", settings["n_cpu_moe"]] if settings["n_cpu_moe"] else []
-    # One slot: the server would otherwise share the context among several.
-    words += ["-np", 1]
+    """Return the command of ``llama-server`` that does the same, its own defaults switched off."""
+    words = ["taskset", "-c", best.cpus] if best is not None and best.cpus else []
+    words += ["llama-server", "-m", _path(info), *flags(Settings(**_settings(df, one, best)))]
     return _block(
-        "With llama.cpp's server, of the release that this engine holds:",
-        "sh",
-        shlex.join(map(str, words)),
+        "With llama.cpp's server, of the release that this engine holds:", "sh", shlex.join(words)
     )
 
 
@@ -117,8 +93,12 @@ def verify(one: Option, info: Mapping[str, Any], best: Threads | None = None) ->
     """Return the command that measures these settings alone, against the same needs."""
     words = ["papermill", "advise.ipynb", "verify.ipynb"]
     for name, value in parameters_to_verify(one, info, best).items():
-        words += ["-p", name, str(value)]
-    text = "To verify these settings in new processes, in the folder of the notebooks:"
+        chat = name == "prompt" and not isinstance(value, str)
+        words += ["-y", json.dumps({name: value})] if chat else ["-p", name, _typed(value)]
+    text = (
+        "To verify these settings in new processes, of llama.cpp's server too, in the folder of "
+        "the notebooks:"
+    )
     return _block(text, "sh", shlex.join(words))
 
 
@@ -136,7 +116,13 @@ def parameters_to_verify(
         for name, value in dict(info["plan"]["parameters"]).items()
         if name in usual and name not in LEFT_OUT and value != usual[name]
     }
-    return {**kept, **chosen}
+    ways = as_list("via", kept.get("via", usual["via"]))
+    return {**kept, **chosen, "via": [*ways, *["server"] * ("server" not in ways)]}
+
+
+def _typed(value: Any) -> str:
+    """Return a parameter's value as it is typed behind ``-p``."""
+    return json.dumps(value) if isinstance(value, list) else str(value)
 
 
 def _path(info: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from llm_latency.memory.dry_run import foretelling
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
+from llm_latency.plan.parameters import as_list
 from llm_latency.plan.spec import Plan
 from llm_latency.questions.advise.candidates import candidates, variants, worth_measuring
 from llm_latency.questions.advise.needs import ANYWHERE, Needs, here, needs_of
@@ -46,6 +47,9 @@ def plan(
     flash_attn: Annotated[Grid, "with and without flash attention; one: verified"] = (False, True),
     n_gpu_layers: Annotated[Grid, "layers on the GPU to try; []: as many as fit"] = (),
     page_cache: Annotated[str, "the file at start: resident, evicted or as_is"] = "resident",
+    via: Annotated[
+        Grid, "ways of asking that must do; the first decides what is soonest"
+    ] = "engine",
     rounds: int = 6,
     **options: Any,
 ) -> Plan:
@@ -65,10 +69,12 @@ def plan(
             **values,
             **own or workload(needs),
             max_tokens=needs.max_tokens,
+            via=way,
             repeats=0,
             page_cache=one["page_cache"],
         )
         for values in variants(needs, asked.given)
+        for way in asked.many("via")
     ]
     return asked.plan(cells, twins=cells[:1])
 
@@ -99,8 +105,11 @@ def for_this_machine(plan: Plan) -> Plan:
         nothing = {"prompt": None, "messages": None}
         asked = asked.model_copy(update=nothing | workload(needs))
     cells = [
-        cell.model_copy(update={"settings": one.settings, "workload": asked})
+        cell.model_copy(
+            update={"settings": one.settings, "workload": asked.model_copy(update={"via": way})}
+        )
         for one in worth_measuring(every, needs)
+        for way in as_list("via", given["via"])
     ]
     twin = cells[0].model_copy(update={"twin": True})
     there = machine | {

@@ -70,7 +70,9 @@ def _asked(needs: Needs) -> str:
 
 def _choice(advice: Advice, words: str, name: str) -> str:
     asked = f"For {_asked(advice.needs)}"
-    if len(advice.options) == 1:
+    if len(advice.ways) == len(advice.options):
+        through = enumerate_words([one.via for one in advice.ways], 9)
+        asked += f", asked through {through}" * (len(advice.ways) > 1)
         return f"{asked}, **these settings hold** with {name}: {words}."
     return f"{asked}, set **{words}** with {name}{_threads(advice)}."
 
@@ -114,12 +116,12 @@ def _memory(advice: Advice, one: Option) -> list[str]:
     """Say what is taken and left, and what the window was filled with."""
     needs, margin = advice.needs, advice.margin_bytes
     sentences = []
-    if one.need_bytes is None or margin is None:
+    if advice.need_bytes is None or margin is None:
         sentences.append(f"What it takes of {needs.word} could **not be measured**.")
     else:
         limit = phrases.amount(needs.limit_bytes, "MiB")
         text = (
-            f"It takes **{phrases.amount(one.need_bytes, 'MiB')} of {needs.word}** (predicted "
+            f"It takes **{phrases.amount(advice.need_bytes, 'MiB')} of {needs.word}** (predicted "
             f"{number(one.predicted_bytes * MIB)}) of the {limit} that it may; "
             f"**{phrases.amount(margin, 'MiB')}** are left"
         )
@@ -129,7 +131,7 @@ def _memory(advice: Advice, one: Option) -> list[str]:
             text += f", by the prediction room for **{more:,} more tokens** of context"
             text += f" (the model was trained for {trained:,})" * bool(trained and edge >= trained)
         sentences.append(f"{text}.")
-    if one.full == "ok":
+    if all(way.full == "ok" for way in advice.ways):
         cap = f" under a cap of {phrases.amount(needs.memory_bytes, 'MiB')}"
         cap *= needs.capped and needs.on == "cpu"
         sentences.append(f"A prompt that fills the whole window was answered{cap}.")
@@ -147,9 +149,9 @@ def _refusal(advice: Advice, name: str) -> Answer:
     options, needs = advice.options, advice.needs
     tried = sum(1 for one in options if one.measured)
     head = f"**Nothing meets these needs** with {name}"
-    if len(options) == 1:
+    if len({one.settings for one in options}) == 1:
         head = f"With {name}, **these settings do not hold**"
-    nearest = options[0]
+    nearest = next(one for one in options if one.breaches)
     return Answer(
         f"nothing meets the needs; nearest comes {escape(nearest.name)}",
         "none",
@@ -205,8 +207,12 @@ def broken(one: Option, needs: Needs) -> str:
 def why_not(one: Option, advice: Advice) -> str:
     """Return why a candidate was not chosen, as plain text."""
     chosen = advice.chosen
-    if one.breaches or chosen is None:
+    if one.breaches:
         return broken(one, advice.needs)
+    ways = [other for other in advice.options if other.settings == one.settings]
+    if chosen is None or any(other.breaches for other in ways):
+        return "does not do in each way of asking"
+    one = ways[0]  # the way that decides
     if one.told_apart and one.against is not None:
         later = one.against.verdict == "slower"
         return "answers later" if later else "seems to answer later, which more rounds would tell"
@@ -233,7 +239,7 @@ def table(view: View) -> pd.DataFrame:
     rows = [
         {
             "candidate": one.name,
-            "reason": "advised" if one is advice.chosen else why_not(one, advice),
+            "reason": "advised" if advice.advises(one) else why_not(one, advice),
             "TTFT, ms": phrases.short(one.ttft, "ms"),
             "answer, ms": phrases.short(one.answer, "ms"),
             "against the soonest": phrases.change(one.against) if one.against else "–",

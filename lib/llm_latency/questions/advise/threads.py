@@ -145,10 +145,10 @@ def timed(df: pd.DataFrame, needs: Needs, *, varied: bool = False) -> pd.DataFra
 
 
 def measured(
-    rows: pd.DataFrame, settings: Settings, tried: list[dict[str, Any]], needs: Needs
+    rows: pd.DataFrame, settings: Settings, via: str, tried: list[dict[str, Any]], needs: Needs
 ) -> list[Threads]:
     """Return what the stage's rows tell of each choice, the usual first; none: it was not begun."""
-    mine = rows_of(rows, settings)
+    mine = rows_of(rows, settings, via)
     mine = mine.assign(answer_s=answer_s(mine, needs))
     found = [_threads(mine, asked) for asked in (USUAL, *tried)]
     return [one for one in found if one.answer.n] if found[0].answer.n else []

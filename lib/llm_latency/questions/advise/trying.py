@@ -35,27 +35,26 @@ def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
     found = judge(store.frame(), store.info)
     if found.chosen is None:
         return trials
-    cell = next(c for c in plan.cells if c.settings == found.chosen.settings)
+    advised = [c for c in plan.cells if c.settings == found.chosen.settings and not c.twin]
     done = store.done()
-    stage = [] if time_is_up(plan, store) else threads.trials(plan, cell, tried)
+    stage = [] if time_is_up(plan, store) else threads.trials(plan, advised[0], tried)
     if trials := [one for one in stage if one.trial_id not in done]:
         return trials
     if found.threads is not None:
-        cell = threads.with_threads(cell, found.threads.asked)
+        advised = [threads.with_threads(cell, found.threads.asked) for cell in advised]
     if plan.minutes and used_s(store.records()) > 60 * plan.minutes:
         return []
-    trial = _unproven(cell, found, done)
-    return [trial] if trial else []
+    return _unproven(advised, found, done)[:1]
 
 
-def _unproven(cell: Trial, found: Advice, done: set[str]) -> Trial | None:
-    """Return the trial that fills the window of what would be advised; ``None`` if that is done."""
-    if found.chosen is None or found.chosen.full == "ok":
-        return None
-    trial = filled(cell, found.needs)
+def _unproven(advised: list[Trial], found: Advice, done: set[str]) -> list[Trial]:
+    """Return the trials that fill the window of what would be advised and are not done."""
+    full = {one.via: one.full for one in found.ways}
+    every = [filled(cell, found.needs) for cell in advised if full[cell.workload.via] != "ok"]
     # Once more where its proof failed: the machine may have kept the file in RAM, or been busy.
-    again = (trial, trial.model_copy(update={"attempt": 1}))
-    return next((one for one in again if one.trial_id not in done), None)
+    again = [trial.model_copy(update={"attempt": 1}) for trial in every]
+    pairs = zip(every, again, strict=True)
+    return [trial for pair in pairs for trial in pair if trial.trial_id not in done]
 
 
 def filled(cell: Trial, needs: Needs) -> Trial:
