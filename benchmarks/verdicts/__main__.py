@@ -3,7 +3,8 @@
 ``python -m benchmarks.verdicts`` compares equal cells with each other many times (A/A), and equal
 cells with one whose worker pauses for 5 % of every evaluation. A verdict of faster or slower on
 equal cells is wrong; "slower" on the paused one is right. Cells are measured in blocks, round by
-round, each time in a fresh process; each cell is compared with two others of its block, and the
+round, each time in a fresh process; each cell is compared with four others that follow it in its
+block (two where one pauses), and the
 twins that give the noise floor are shared by a block, as in a sweep: the comparisons of a block
 are not independent, so the printed interval of a rate is somewhat too narrow. One thread, so that
 a core is left for the system. Both rates are printed twice: with the quickest generation of each
@@ -79,10 +80,10 @@ def block(folder: Path, rounds: int, *, pausing: bool) -> pd.DataFrame:
 
 
 def verdicts(frame: pd.DataFrame, within: Within, *, pausing: bool) -> list[Comparison]:
-    """Compare each cell of a block with two others; the paused one, if any, comes second."""
+    """Compare each cell of a block with others; the paused one, if any, comes second."""
     floor = noise_floor(frame, "total_s", within)
     found = []
-    for k, step in itertools.product(range(BLOCK), (1, 3) if pausing else (1, 2)):
+    for k, step in itertools.product(range(BLOCK), (1, 3) if pausing else (1, 2, 3, 4)):
         pair = sorted((k, (k + step) % BLOCK), key=lambda label: pausing and label % 2)
         a, b = (samples(frame, "total_s", within=within, cell_id=label) for label in pair)
         found.append(compare(a, b, floor))
@@ -122,7 +123,9 @@ def main() -> None:
             found: dict[Within, list[Comparison]] = {"quickest": []}
             found |= {} if asked.sequential else {"median": []}
             disturbed: list[float] = []
-            for number in tqdm(range(-(-count // (2 * BLOCK))), desc=name, unit="block"):
+            each = (2 if pausing else 4) * BLOCK
+            bar = tqdm(range(-(-count // each)), desc=name, unit="block")
+            for number in bar:
                 folder = Path(place) / f"{name}{number}"
                 folder.mkdir()
                 frame = block(folder, asked.rounds, pausing=pausing)
@@ -133,6 +136,7 @@ def main() -> None:
                         else verdicts(frame, within, pausing=pausing)
                     )
                 disturbed.append(float(frame["disturbed"].mean()))
+                bar.set_postfix(Counter(one.verdict for one in found["quickest"]))
             for within, results in found.items():
                 report(name, within, results, disturbed)
                 if asked.sequential and results:
