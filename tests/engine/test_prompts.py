@@ -9,7 +9,7 @@ import pytest
 
 from llm_latency.engine import chat, prompts
 from llm_latency.engine.timed import TimedModel
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.spec import Settings, Workload
 
 pytestmark = pytest.mark.engine
 
@@ -84,3 +84,30 @@ def test_a_model_without_a_template_is_asked_as_all_are(
     assert prompts.conversation(model, "fr", 1, own=True) == alike
     assert alike[2] == "plain"
     assert alike[0].count(model.beginning) == 1 and alike[0][0] == model.beginning
+
+
+def test_a_walk_evaluates_the_message_alone_and_answers_as_a_cold_prompt_does(
+    model: TimedModel,
+) -> None:
+    work = Workload(
+        prompt_tokens=5, max_tokens=3, depths=(0, 40, 300), cache_mode="kept", repeats=5
+    )
+    for repeat in range(6):
+        asked = prompts.question(model, work, repeat)
+        answer = model.generate(asked.prompt, 3, length="fixed", prefix_tokens=asked.prefix_tokens)
+        assert asked.told == {"depth_tokens": (0, 40, 300)[repeat % 3]}
+        assert (answer.evaluated_tokens, answer.problem) == (5, None)
+        assert answer.prompt_tokens == (5, 45, 305)[repeat % 3]
+    cold = model.generate(asked.prompt, 3, length="fixed")
+    assert cold.text == answer.text
+
+
+def test_a_step_that_evaluates_more_than_its_message_says_so(
+    model: TimedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prime = model.kv_cache.prime
+    monkeypatch.setattr(model.kv_cache, "prime", lambda tokens: prime(tokens[:-7]))
+    work = Workload(prompt_tokens=5, max_tokens=2, depths=(40,), cache_mode="kept", repeats=0)
+    asked = prompts.question(model, work, 0)
+    answer = model.generate(asked.prompt, 2, length="fixed", prefix_tokens=asked.prefix_tokens)
+    assert answer.problem is not None and "33 tokens" in answer.problem

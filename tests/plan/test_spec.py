@@ -259,3 +259,24 @@ def test_sampling_is_named_by_what_differs(asked: dict[str, Any], words: str) ->
 def test_sampling_that_cannot_be_is_one_sentence(asked: dict[str, Any], words: str) -> None:
     with pytest.raises(ParameterError, match=re.escape(words)):
         build(Sampling, asked)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"cache_mode": "cold"}, "cache_mode='kept'"),
+        ({"prompt_tokens": None, "prompt": "x"}, "prompt_tokens"),
+        ({"depths": (8, 0)}, "do not go up"),
+        ({"repeats": 3}, "repeats=3 ends a walk of 3 depths"),
+        ({"depths": ()}, "at least 1"),
+    ],
+)
+def test_a_walk_goes_down_whole_into_a_kept_context(given: dict[str, object], words: str) -> None:
+    walk = {"prompt_tokens": 4, "depths": (0, 8, 9), "cache_mode": "kept", "repeats": 5}
+    assert build(Workload, walk).depths == (0, 8, 9)
+    with pytest.raises(ParameterError, match=words):
+        build(Workload, walk | given)
+
+
+def test_no_walk_leaves_identifiers_alone() -> None:
+    assert trial().workload.depths is None and trial().cell_id == "c9c67472352f"

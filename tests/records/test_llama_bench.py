@@ -259,3 +259,36 @@ def test_nothing_to_write(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="has no column 'repeat'"):
         llama_bench.write(good.drop(columns="repeat"), tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
+
+
+SWEPT = """main: n_kv_max = 2048, n_batch = 2048, n_ubatch = 512, flash_attn = 1, n_gpu_layers = 9
+
+|    PP |     TG |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |
+|-------|--------|--------|----------|----------|----------|----------|
+|   512 |    128 |      0 |    1.100 |   465.51 |    2.560 |    50.00 |
+|   512 |    128 |    512 |    1.280 |   400.00 |    3.200 |    40.00 |
+"""
+SWEPT_JSON = (
+    '{"n_kv_max": 2048, "n_batch": 2048, "n_ubatch": 512, "flash_attn": 1, "n_gpu_layers": 9, '
+    '"pp": 512, "tg": 128, "n_kv": 512, "t_pp": 1.28, "speed_pp": 400.0, "t_tg": 3.2, '
+    '"speed_tg": 40.0 }'
+)
+
+
+def test_sweep_bench_is_read_as_two_tests_at_each_depth() -> None:
+    frame = llama_bench.read(SWEPT.splitlines())
+    assert list(frame["test"]) == ["pp512", "tg128", "pp512 @ d512", "tg128 @ d512"]
+    assert set(frame["experiment"]) == {"sweep-bench"} and frame.attrs["stray_lines"] == 0
+    assert list(frame["decode_tps"].dropna()) == pytest.approx([50, 40])
+    assert frame["prefill_tps"].iloc[2] == pytest.approx(400)
+    assert set(frame["flash_attn"]) == {True} and set(frame["n_batch"]) == {2048}
+    (pp, tg) = llama_bench.read([SWEPT_JSON]).to_dict("records")
+    assert (pp["n_depth"], pp["prefill_s"], tg["decode_s"]) == (512, 1.28, 3.2)
+
+
+def test_rows_of_many_sequences_at_once_are_none_of_one() -> None:
+    batched = "|    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |"
+    with pytest.raises(ParameterError, match="no result"):
+        llama_bench.read([batched, "|   512 |    128 |    2 |   1280 |    0.1 |  1 |    1 |   1 |"])
+    with pytest.raises(ParameterError, match="n_prompt"):
+        llama_bench.read([SWEPT_JSON.replace('"n_kv": 512', '"n_kv": 512, "pl": 2')])

@@ -109,19 +109,21 @@ def record(
     n_ctx, n_batch, n_ubatch = sizes_in_force(settings)
     generations = []
     for repeat in range(repeats + 1):
+        depth = workload.depths[repeat % len(workload.depths)] if workload.depths else 0
         count = evaluated(repeat) if evaluated else prompt - workload.prefix_tokens
         noise = factor * np.exp(rng.normal(0, within, max_tokens)) * (1 if repeat else first)
-        ttft_s = ttft(settings, count) * float(noise[0])
+        ttft_s = ttft(settings, depth + count) * float(noise[0])
         gaps = [
             ttft_s,
-            *(itl(settings, prompt + i) * float(noise[i]) for i in range(1, max_tokens)),
+            *(itl(settings, depth + prompt + i) * float(noise[i]) for i in range(1, max_tokens)),
         ]
         generations.append(
             Generation(
                 repeat=repeat,
-                prompt_tokens=prompt,
+                prompt_tokens=depth + prompt,
                 prompt_words=prompt * 2 // 3,
                 evaluated_tokens=count,
+                depth_tokens=depth if workload.depths else None,
                 generated_tokens=max_tokens,
                 finish_reason="length",
                 timings=Timings(

@@ -44,13 +44,16 @@ class Asked:
         """Send one generation: all of its prompt evaluated, 10 ms per further token, or these."""
         workload = self.trial["workload"]
         prompt, count = workload["prompt_tokens"], workload["max_tokens"]
+        depths = workload.get("depths")
+        depth = depths[repeat % len(depths)] if depths else None
         itl = times or [ttft_s] + [0.01] * (count - 1)
         timings = {
             "ttft_s": ttft_s, "prefill_s": ttft_s, "decode_s": sum(itl[1:]), "total_s": sum(itl),
             "itl_s": itl, "engine_prefill_s": ttft_s, "engine_decode_s": sum(itl[1:]),
         }  # fmt: skip
         generation = {
-            "repeat": repeat, "prompt_tokens": prompt, "evaluated_tokens": evaluated or prompt,
+            "repeat": repeat, "prompt_tokens": prompt + (depth or 0), "depth_tokens": depth,
+            "evaluated_tokens": evaluated or prompt,
             "generated_tokens": count, "finish_reason": "length", "timings": timings,
         }  # fmt: skip
         send(phase=f"generation {repeat + 1}", generation=generation)

@@ -53,6 +53,7 @@ WRONG = [
         ("kv_types", "qualtiy", "99 %", "did you mean 'quality'"),
         ("memory_locking", "memory_limits", "none", "did you mean 'memory_limit'"),
         ("conversation", "turn", "3", "did you mean 'turns'"),
+        ("depth", "depth", "512", "did you mean 'depths'"),
         ("memory_ledger", "bugdet", "6 GiB", "did you mean 'budget'"),
         ("threads", "n_thread", "2", "did you mean 'n_threads'"),
         ("calibration", "pair", "6", "did you mean 'pairs'"),

@@ -49,6 +49,10 @@ def question(
         own = workload.template == "own"
         prompt, evaluated_before, form = conversation(model, workload.conversation, repeat, own=own)
         told = {"chat_form": form}
+    elif workload.depths is not None and workload.prompt_tokens is not None:
+        depth = workload.depths[repeat % len(workload.depths)]
+        walked = passage(model, depth + workload.prompt_tokens)
+        return Question(walked, depth, {"depth_tokens": depth})
     else:
         if workload.messages is not None:
             prompt, form = chat(model, [one.model_dump() for one in workload.messages])

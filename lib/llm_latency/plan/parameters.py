@@ -253,10 +253,12 @@ def check_room(cell: Trial) -> None:
     ParameterError
         One sentence that names all three.
     """
+    work = cell.workload
+    deepest = max(work.depths or (0,))
     n_ctx, prompt, answer = (
         cell.settings.n_ctx,
-        cell.workload.prompt_tokens or 0,
-        cell.workload.max_tokens,
+        deepest + (work.prompt_tokens or 0),
+        work.max_tokens,
     )
     if (need := prompt + answer) > n_ctx:
         raise ParameterError(

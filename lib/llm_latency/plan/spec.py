@@ -42,6 +42,7 @@ UBATCH = 512
 """Most tokens that llama.cpp computes at once where nobody says."""
 
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
+Depth = Annotated[int, Field(ge=0, le=MAX_INT32)]
 Cpu = Annotated[int, Field(ge=0, lt=2**16)]
 Cores = CoreKind | Annotated[tuple[Cpu, ...], Field(min_length=1)]
 """Logical CPUs: one of each core, of each performance core, or these."""
@@ -247,6 +248,10 @@ class Workload(Frozen):
     ``quality_against`` asks for no answer: the tokens of the prompt go through two contexts of the
     model, and what is measured is how far their predictions are apart.
 
+    ``depths`` makes a walk of it: generation k finds so many tokens of the passage in the KV cache
+    as the k-th of them says, filled before its clock starts, and is asked the ``prompt_tokens``
+    that follow; after the last it begins anew at the first.
+
     ``via`` is the way through llama-cpp-python: ``engine`` (llama.cpp's calls alone),
     ``generate`` (``Llama.generate``, token by token), ``stream`` (a streamed completion, chunk by
     chunk, as an application sees it) or ``chat`` (``create_chat_completion``, streamed: messages,
@@ -280,6 +285,9 @@ class Workload(Frozen):
     )
     sampling: Sampling | None = Field(
         None, description="How the next token is chosen; None: the most likely one"
+    )
+    depths: Annotated[tuple[Depth, ...], Field(min_length=1)] | None = Field(
+        None, description="Tokens in the context at each step of a walk; None: no walk"
     )
     via: Via = Field(
         "engine", description="Way to llama.cpp: engine, generate, stream, chat or server"
@@ -321,6 +329,18 @@ class Workload(Frozen):
             raise ValueError(
                 "a grammar decides where an answer ends; give length='natural' with it"
             )
+        if self.depths is not None:
+            if self.prompt_tokens is None or self.cache_mode != "kept" or self.via == "chat":
+                raise ValueError("depths go with prompt_tokens, cache_mode='kept', and no chat")
+            if list(self.depths) != sorted(set(self.depths)):
+                raise ValueError(
+                    f"depths={list(self.depths)} do not go up; give each once, in order"
+                )
+            if (self.repeats + 1) % len(self.depths):
+                raise ValueError(
+                    f"repeats={self.repeats} ends a walk of {len(self.depths)} depths before its "
+                    "last; give a whole number of walks, less one generation"
+                )
         if self.prompt_tokens is not None and self.prefix_tokens >= self.prompt_tokens:
             raise ValueError(
                 f"prefix_tokens={self.prefix_tokens} leaves nothing to evaluate of "

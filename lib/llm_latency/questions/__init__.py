@@ -33,6 +33,7 @@ QUESTIONS: dict[str, Question] = {
     "kv_types": Question("In which number format should the KV cache be?"),
     "memory_locking": Question("Does `use_mlock` help?"),
     "conversation": Question("Is a rich context faster?"),
+    "depth": Question("How fast is it deep in a context?"),
     "memory_ledger": Question("Where is the memory, and does it fit?", False),
     "threads": Question("How many threads, and on which cores?", False),
     "knobs": Question("What matters here?", False),

@@ -25,7 +25,7 @@ CONDITIONS = (
     *(
         n
         for n in Workload.model_fields
-        if n not in ("prompt", "messages", "prompt_tokens", "repeats")
+        if n not in ("prompt", "messages", "prompt_tokens", "depths", "repeats")
     ),
     "model",
 )

@@ -8,6 +8,8 @@ a flag per GPU library became ``backends``, and ``flash_attn`` was a bool before
 
 How files are read as people have them: :mod:`llm_latency.records.bench_text`.
 
+sweep-bench's rows are read, too: see :mod:`llm_latency.records.bench_text`.
+
 Written, the lab's ``decode`` stands as ``tg`` at the depth of its prompt. It includes sampling,
 which llama-bench's own does not: ``source`` says whose line it is.
 """
@@ -44,7 +46,7 @@ _SAME = ("n_batch", "n_ubatch", "n_threads", "n_gpu_layers", "type_k", "type_v",
 _TAKEN = frozenset(
     {"model_filename", "n_prompt", "n_gen", "n_depth", "no_kv_offload", "flash_attn", "f16_kv",
      "load_mode", "use_mmap", "use_mlock", "use_direct_io", "test_time", "avg_ns", "stddev_ns",
-     "avg_ts", "stddev_ts", "samples_ns", "samples_ts", *_SAME}
+     "avg_ts", "stddev_ts", "samples_ns", "samples_ts", "experiment", *_SAME}
 )  # fmt: skip
 _OLD_BACKENDS = ("cuda", "opencl", "vulkan", "kompute", "metal", "sycl", "rpc", "gpu_blas", "blas")
 DEFAULTS: dict[str, Any] = {
@@ -110,7 +112,7 @@ def rows(line: Mapping[str, Any], number: int = 1) -> Iterator[dict[str, Any]]:
     flash_attn, offload = line.get("flash_attn"), line.get("no_kv_offload")
     use_mmap, use_mlock = _loaded(line)
     common: dict[str, Any] = {
-        "experiment": "llama-bench",
+        "experiment": line.get("experiment", "llama-bench"),
         "trial_id": f"llama-bench-{number}",
         "status": "ok",
         "test": test + f" @ d{n_depth}" * bool(n_depth),
@@ -191,7 +193,9 @@ def lines(frame: pd.DataFrame, **fields: Any) -> Iterator[dict[str, Any]]:
     if good.empty:
         return
     _need(frame, "repeat", "prefill_s", "decode_s", "prompt_tokens", "evaluated_tokens")
-    process = [name for name in ("run_id", "trial_id", "started_at") if name in good]
+    # The steps of a walk are tests of their own, as llama-bench's depths are.
+    names = ("run_id", "trial_id", "started_at", "depth_tokens")
+    process = [name for name in names if name in good]
     for _, part in good.groupby(process, sort=False, dropna=False):
         kept = part[part["repeat"] > 0] if (part["repeat"] > 0).any() else part
         first = kept.iloc[0].to_dict()

@@ -101,6 +101,9 @@ class Generation(Part):
         description="Evaluated anew before the clock, of a state that cannot be cut: an "
         "application would have waited for them",
     )
+    depth_tokens: int | None = Field(
+        None, description="Tokens that a walk had brought into the context before this prompt's own"
+    )
     generated_tokens: int
     finish_reason: Literal["length", "stop"]
     timings: Timings

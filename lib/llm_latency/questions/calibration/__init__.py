@@ -12,8 +12,9 @@ alternates; the order of the tests is shuffled in each round of pairs.
   sees, and the evaluations alone by llama.cpp's own counters. What lies between is shown.
 
 llama-bench drops a warm-up run in each process; so the lab's first generation is dropped here.
-One thing differs: the lab's context has room for one token more, so after a prompt of a multiple
-of 256 tokens it is 256 tokens larger (llama.cpp pads to that).
+At a depth of D (``-d D``) either has D tokens in its context before its clock starts; the lab's is
+the step of a walk. One thing differs: the lab's context has room for one token more, so after a
+prompt of a multiple of 256 tokens it is 256 tokens larger (llama.cpp pads to that).
 """
 
 from __future__ import annotations

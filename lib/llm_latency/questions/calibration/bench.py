@@ -64,12 +64,13 @@ def card(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Test:
-    """One test: a prompt from an empty context, or single tokens from an empty context."""
+    """One test: a prompt, or single tokens, after ``n_depth`` tokens that are not clocked."""
 
     settings: Settings
     repeats: int
     n_prompt: int = 0
     n_gen: int = 0
+    n_depth: int = 0
 
     def arguments(self, model: Path) -> list[str]:
         """Return llama-bench's arguments for the same settings as the lab's.
@@ -91,6 +92,7 @@ class Test:
             "-m": model,
             "-p": self.n_prompt,
             "-n": self.n_gen,
+            "-d": self.n_depth,
             "-r": self.repeats,
             "-t": asked.n_threads,
             "-b": asked.n_batch,

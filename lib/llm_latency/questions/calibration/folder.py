@@ -28,8 +28,8 @@ PAIRS = "pairs.jsonl"
 HOME = "calibration"
 """The folder in the outputs where calibrations lie."""
 COLUMNS = (
-    "pair_id", "test", "tokens", "n_threads", "pair", "first", "tool", "sample", "status",
-    "reason", "seconds", "engine_s", "sampling_s", "disturbed",
+    "pair_id", "test", "tokens", "n_depth", "n_threads", "pair", "first", "tool", "sample",
+    "status", "reason", "seconds", "engine_s", "sampling_s", "disturbed",
 )  # fmt: skip
 """Columns of :func:`rows`."""
 NUMBERS = ("sample", "seconds", "engine_s", "sampling_s")
@@ -47,6 +47,7 @@ class Pair(Part):
     pair_id: str
     test: str
     tokens: int
+    n_depth: int = Field(0, description="Tokens in the context beforehand")
     n_threads: int
     pair: int
     first: Tool

@@ -92,7 +92,7 @@ def _measure(planned: Planned, held: Session, tool: Path) -> Pair:
     trial, store = planned.trial, held.store
 
     def other() -> bench.Outcome:
-        sizes = {"n_prompt": planned.n_prompt, "n_gen": planned.n_gen}
+        sizes = {name: getattr(planned, name) for name in ("n_prompt", "n_gen", "n_depth")}
         test = bench.Test(trial.settings, trial.workload.repeats, **sizes)
         log = store.log_path(f"{planned.pair_id}-llama-bench")
         return bench.carry_out(tool, test, held.path, log, held.timeout_s)
@@ -104,12 +104,13 @@ def _measure(planned: Planned, held: Session, tool: Path) -> Pair:
         outcome = other()
         held.measure(trial)
     trial_line = len(whole_lines(store.path / TRIALS))
-    costs = _probe(planned, held) if planned.n_gen else None
+    costs = _probe(planned, held) if planned.n_gen and not planned.n_depth else None
     line = None if outcome.line is None else append(store.path / LINES, outcome.line)
     return Pair(
         pair_id=planned.pair_id,
         test=planned.test,
         tokens=planned.n_prompt or planned.n_gen,
+        n_depth=planned.n_depth,
         n_threads=trial.settings.n_threads or 0,
         pair=trial.round,
         first=planned.first,

@@ -34,6 +34,8 @@ TIMEOUT_S = 900.0
 Tool = Literal["lab", "llama-bench"]
 Length = Annotated[int, Field(ge=1, le=MAX_INT32 - PADDING)]
 """A number of tokens whose context, with room for one more, llama.cpp can still count."""
+DepthOfTest = Annotated[int, Field(ge=0, le=2**30)]
+"""Tokens that leave room for as many more."""
 
 
 class Planned(Frozen):
@@ -44,6 +46,11 @@ class Planned(Frozen):
     n_prompt: int = 0
     n_gen: int = 0
     first: Tool
+
+    @property
+    def n_depth(self) -> int:
+        """Tokens in the context before either clock starts."""
+        return max(self.trial.workload.depths or (0,))
 
     @property
     def pair_id(self) -> str:
@@ -58,6 +65,9 @@ class CalibrationPlan(Frozen):
     n_threads: tuple[Count, ...] = Field(description="Threads, for prefill and decode alike")
     prompt_tokens: tuple[Length, ...] = Field(description="Lengths of prefill, in tokens")
     max_tokens: Length = Field(description="Tokens of decode")
+    depths: tuple[DepthOfTest, ...] = Field(
+        (0,), min_length=1, description="Tokens in the context before decode begins"
+    )
     pairs: Annotated[int, Field(ge=1, le=10_000)] = Field(description="Pairs of each test")
     repeats: Annotated[int, Field(ge=1, le=10_000)] = Field(
         description="Samples in each process, after the first run that both tools drop"
@@ -107,9 +117,12 @@ class CalibrationPlan(Frozen):
     def planned(self) -> list[Planned]:
         """Return every pair in its order."""
         tests = [
-            (threads, kind, tokens)
+            (threads, kind, tokens, depth)
             for threads in self.n_threads
-            for kind, tokens in (*(("pp", n) for n in self.prompt_tokens), ("tg", self.max_tokens))
+            for kind, tokens, depth in (
+                *(("pp", n, 0) for n in self.prompt_tokens),
+                *(("tg", self.max_tokens, depth) for depth in self.depths),
+            )
         ]
         chance = random.Random(f"{self.seed}")
         starts = {test: chance.randrange(2) for test in tests}
@@ -123,10 +136,17 @@ class CalibrationPlan(Frozen):
         return made
 
     def _pair(
-        self, threads: int, kind: str, tokens: int, number: int, order: int, first: Tool
+        self,
+        threads: int,
+        kind: str,
+        tokens: int,
+        depth: int,
+        number: int,
+        order: int,
+        first: Tool,
     ) -> Planned:
         prompt, answer = (tokens, 1) if kind == "pp" else (1, tokens)
-        n_ctx = padded(prompt + answer)
+        n_ctx = padded(depth + prompt + answer)
         settings = Settings(
             n_ctx=n_ctx,
             n_batch=min(BATCH, n_ctx),
@@ -134,7 +154,9 @@ class CalibrationPlan(Frozen):
             n_threads=threads,
             n_threads_batch=threads,
         )
-        workload = Workload(prompt_tokens=prompt, max_tokens=answer, repeats=self.repeats)
+        walk = {"depths": (depth,), "cache_mode": "kept"} if depth else {}
+        asked = {"prompt_tokens": prompt, "max_tokens": answer, "repeats": self.repeats}
+        workload = build(Workload, asked | walk)
         trial = Trial(
             experiment="calibration",
             model=self.model,
@@ -144,7 +166,8 @@ class CalibrationPlan(Frozen):
             order=order,
         )
         sizes = {"n_prompt" if kind == "pp" else "n_gen": tokens}
-        return Planned(trial=trial, test=f"{kind}{tokens}", first=first, **sizes)
+        test = f"{kind}{tokens}" + f"-d{depth}" * bool(depth)
+        return Planned(trial=trial, test=test, first=first, **sizes)
 
 
 @closed("calibration")
@@ -153,6 +176,7 @@ def plan(
     n_threads: Annotated[Grid, "threads for prefill and decode alike; each is compared"] = (1, 2),
     prompt_tokens: Annotated[Grid, "lengths of prefill, in tokens"] = (128, 512),
     max_tokens: Annotated[int, "tokens of decode"] = 64,
+    depths: Annotated[Grid, "tokens in the context before decode begins"] = (0,),
     pairs: Annotated[int, "pairs of fresh processes per test; an interval takes six"] = 6,
     repeats: Annotated[int, "samples in each process, after a first one that is dropped"] = 3,
     seed: int = 0,
@@ -172,6 +196,7 @@ def plan(
         "model": names.check(model),
         "n_threads": tuple(as_list("n_threads", n_threads)),
         "prompt_tokens": tuple(as_list("prompt_tokens", prompt_tokens)),
+        "depths": tuple(as_list("depths", depths)),
         "run_id": run_name(run_id),
         "parameters": given,
     }

@@ -35,6 +35,7 @@ class Ratio(NamedTuple):
 
     n_threads: int
     test: str
+    n_depth: int
     measure: str
     beyond: Estimate
     lab_tps: float
@@ -46,7 +47,8 @@ class Ratio(NamedTuple):
     def words(self) -> str:
         """What is compared: ``prefill 128, 1 thread``."""
         length = f" {self.test[2:]}" if self.measure == PREFILL else ""
-        return f"{self.measure}{length}, {several(self.n_threads, 'thread')}"
+        deep = f" at {self.n_depth:,}" * bool(self.n_depth)
+        return f"{self.measure}{length}{deep}, {several(self.n_threads, 'thread')}"
 
 
 class View:
@@ -72,10 +74,11 @@ class View:
         self.pairs = _pairs(run.samples())
         self.ratios = [
             _ratio(part, measure, column)
-            for _, part in self.pairs.groupby(["n_threads", "kind", "tokens"])
+            for _, part in self.pairs.groupby(["n_threads", "kind", "tokens", "n_depth"])
             for measure, column in MEASURES[part["kind"].iloc[0]].items()
         ]
-        decode = self.pairs[self.pairs["kind"] == "tg"]
+        # Where the context is empty: there alone sampling is clocked by itself.
+        decode = self.pairs[(self.pairs["kind"] == "tg") & (self.pairs["n_depth"] == 0)]
         self.parts = {
             int(part["n_threads"].iloc[0]): _parts(part) for _, part in decode.groupby("n_threads")
         }
@@ -98,7 +101,7 @@ def _pairs(samples: pd.DataFrame) -> pd.DataFrame:
         disturbed=samples["disturbed"] != "",
         kind=samples["test"].str[:2],
     ).groupby("pair_id", sort=False)
-    made = rows[["n_threads", "test", "kind", "tokens", "pair"]].first()
+    made = rows[["n_threads", "test", "kind", "tokens", "n_depth", "pair"]].first()
     made["lab"], made["engine"] = (lab[c] / made["tokens"] for c in ("seconds", "engine_s"))
     made["llama_bench"] = other["seconds"] / made["tokens"]
     made["sampling"] = rows["sampling_s"].median()  # of one token already
@@ -110,6 +113,7 @@ def _ratio(pairs: pd.DataFrame, measure: str, column: str) -> Ratio:
     return Ratio(
         n_threads=int(pairs["n_threads"].iloc[0]),
         test=pairs["test"].iloc[0],
+        n_depth=int(pairs["n_depth"].iloc[0]),
         measure=measure,
         beyond=estimate(pairs["llama_bench"] / pairs[column] - 1),
         lab_tps=1 / pairs[column].median(),
