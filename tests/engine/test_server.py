@@ -108,7 +108,8 @@ def test_a_real_run_through_the_server(tiny: Path, outputs: Path) -> None:
 
     kept = {"conversation": "fr", "cache_mode": "kept", "repeats": 4}
     prefix = {"prompt_tokens": 64, "cache_mode": "prefix", "prefix_tokens": 40}
-    cells = (cell(0, **kept), cell(1, **prefix), cell(2, prompt_tokens=64))
+    cold = {"prompt_tokens": 64}
+    cells = (cell(0, **kept), cell(1, **prefix), cell(2, **cold), cell(3, **cold, at_once=2))
     plan = Plan(experiment="sweep", model="synthetic:tiny", cells=cells, rounds=1)
     run = runner.run(plan, progress=False)
     df = run.frame()
@@ -121,6 +122,10 @@ def test_a_real_run_through_the_server(tiny: Path, outputs: Path) -> None:
     assert (chat["evaluated_tokens"].iloc[1:] < new).all()
     assert set(df[df["cache_mode"] == "prefix"]["evaluated_tokens"]) == {24}
     assert set(df[df["cache_mode"] == "cold"]["evaluated_tokens"]) == {64}
+    two = df["at_once"] == 2
+    assert (df[two]["together_tps"] > df[two]["generated_tokens"] / df[two]["total_s"]).all()
+    alone = df[~two]["generated_tokens"] / df[~two]["total_s"]
+    assert df[~two]["together_tps"].to_numpy() == pytest.approx(alone.to_numpy())
     for record in run.records():
         before, first = record.memory["before"], record.memory["after_first"]
         # The server's memory, in which the model's file is; not that of Python.

@@ -13,7 +13,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from llm_latency.engine import served, streamed
+from llm_latency.engine import streamed
 from llm_latency.errors import EngineError
 
 PAUSE_S = 0.05
@@ -55,11 +55,17 @@ def test_each_chunk_has_the_stamp_at_which_it_came() -> None:
         assert passed_s >= number * PAUSE_S
     assert answer.end_s >= answer.stamps_s[-1]
     counted = {"prompt_ms": 10.0, "predicted_ms": 20.0}
-    timed = served.timings(answer, counted)
+    timed = streamed.timings(answer, lambda event: event["content"], counted)
     assert timed.ttft_s == since[0]
     assert len(timed.itl_s) == 2  # a chunk without text is none that a client sees
     assert timed.decode_s == pytest.approx(since[2] - since[0])
     assert timed.binding_overhead_s == pytest.approx(timed.total_s - 0.03)
+
+
+def test_no_garbage_is_collected_meanwhile() -> None:
+    with pytest.raises(KeyError), streamed.undisturbed():
+        assert not gc.isenabled()
+        raise KeyError
     assert gc.isenabled()
 
 
@@ -83,4 +89,3 @@ def test_comments_and_the_last_word_are_no_events() -> None:
 def test_a_refusal_says_why(lines: list[str], status: int, words: str) -> None:
     with answering(lines, status) as client, pytest.raises(EngineError, match=words):
         streamed.ask(client, "/completion", {})
-    assert gc.isenabled()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from llm_latency.errors import ParameterError
 from llm_latency.plan.parameters import (
@@ -23,7 +24,7 @@ from llm_latency.plan.parameters import (
     shown,
     whole,
 )
-from llm_latency.plan.spec import Plan, Sampling, Settings, Trial, Workload
+from llm_latency.plan.spec import Plan, Sampling, Settings, Start, Trial, Workload
 
 
 def trial(**settings: object) -> Trial:
@@ -280,3 +281,40 @@ def test_a_walk_goes_down_whole_into_a_kept_context(given: dict[str, object], wo
 
 def test_no_walk_leaves_identifiers_alone() -> None:
     assert trial().workload.depths is None and trial().cell_id == "c9c67472352f"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"via": "openai"}, "go together"),
+        ({"via": "server", "address": "http://here/v1"}, "go together"),
+        ({"via": "openai", "address": "http://here/v1", "cache_mode": "prefix",
+          "prefix_tokens": 3}, "leave prefix_tokens out"),
+        ({"via": "engine", "at_once": 2}, "leave at_once out"),
+        ({"via": "server", "at_once": 2, "cache_mode": "kept"}, "leave at_once out"),
+    ],
+)  # fmt: skip
+def test_ways_past_the_engine_take_what_they_can(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        Workload(prompt_tokens=8, **asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "words"),
+    [
+        ({"via": "server", "cache_mode": "prefix", "prefix_tokens": 3},
+         {"warm_up": "python_state"}, "reads no state"),
+        ({"via": "server", "quality_against": "f16"}, {}, "give via='engine'"),
+        ({"via": "openai", "address": "http://here/v1"}, {"warm_up": "tokens"}, "has begun"),
+        ({"via": "openai", "address": "http://here/v1"}, {"memory_limit_bytes": 2**30},
+         "has begun"),
+    ],
+)  # fmt: skip
+def test_a_server_begins_as_it_can(
+    asked: dict[str, Any], start: dict[str, Any], words: str
+) -> None:
+    workload = Workload(prompt_tokens=8, **asked)
+    with pytest.raises(ValidationError, match=words):
+        Trial(
+            experiment="x", model="m", settings=Settings(), workload=workload, start=Start(**start)
+        )

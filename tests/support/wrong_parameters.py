@@ -72,6 +72,8 @@ WRONG = [
         ("advise", "model", "''", "is not a name", "-y"),
         # counts
         ("sweep", "n_batch", "many", "integer"),
+        ("sweep", "via", "openai", "go together"),
+        ("sweep", "at_once", "2", "leave at_once out"),
         ("sweep", "n_batch", "-5", "greater than or equal to 1"),
         ("sweep", "n_ctx", "[512, 0]", "n_ctx=0"),
         ("sweep", "n_ctx", "[]", "no value to measure"),

@@ -42,7 +42,12 @@ def question(
     ``held`` in its KV cache.
     """
     prompt: str | list[int]
-    if workload.via == "chat" or (workload.template and not workload.conversation):
+    messages = workload.messages is not None or workload.conversation is not None
+    if (
+        workload.via == "chat"
+        or (workload.via == "openai" and messages)
+        or (workload.template and not workload.conversation)
+    ):
         return _as_applications(model, workload, repeat, answers, held)
     told: dict[str, Any] = {}
     if workload.conversation is not None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -30,7 +31,7 @@ from llm_latency.errors import EngineError
 from llm_latency.machine import host
 from llm_latency.plan.spec import Sampling, Settings, Via
 from llm_latency.records import proof
-from llm_latency.records.record import DeviceMemory, Effective, Generation, Timings
+from llm_latency.records.record import DeviceMemory, Effective, Generation
 
 ORDER = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
 """The order in which llama-cpp-python applies its samplers, by the server's names."""
@@ -93,9 +94,11 @@ class ServedModel(Vocabulary):
         Nothing: to ask the devices, this process would take some of their memory.
     """
 
-    def __init__(self, path: Path, settings: Settings, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, path: Path, settings: Settings, stream: TextIO | None = None, at_once: int = 1
+    ) -> None:
         super().__init__(Vocabulary.of(path)._llama)
-        self._server = Server(path, settings, stream)
+        self._server, self._at_once = Server(path, settings, stream, at_once), at_once
         self.log, self.load = self._server.log, self._server.load
         self.effective = self._in_force(settings)
         self.buffers = self.log.buffers()
@@ -130,6 +133,8 @@ class ServedModel(Vocabulary):
     ) -> Generation:
         """Answer a prompt, and time it; see :meth:`llm_latency.engine.timed.TimedModel.generate`.
 
+        Of several requests at once, the same for all, the one that waited longest is told.
+
         Raises
         ------
         EngineError
@@ -146,33 +151,49 @@ class ServedModel(Vocabulary):
             "stream": True,
             **chosen_by(sampling),
         }
-        answer = self.ask(body)
-        last, text = answer.events[-1], "".join(event["content"] for event in answer.events)
-        counted = last["timings"]
+        answers = self._ask_all(body)
+        answer = max(answers, key=lambda one: one.first_s(_text_of) - one.t0_s)
+        last, text = answer.events[-1], "".join(map(_text_of, answer.events))
+        counted = [one.events[-1]["timings"] for one in answers]
+        problems = [
+            proof.problem(
+                prompt=len(tokens),
+                prefix=prefix_tokens,
+                cached=each["cache_n"],
+                evaluated=each["prompt_n"],
+                asked=max_tokens if length == "fixed" else None,
+                generated=each["predicted_n"],
+            )
+            for each in counted
+        ]
+        took_s = max(one.end_s for one in answers) - min(one.t0_s for one in answers)
         came = [token for event in answer.events for token in event.get("tokens", [])]
         # The last token was sampled and not evaluated.
         self.kv_cache.note([*tokens, *came[:-1]])
+        own = last["timings"]
         return Generation(
             repeat=repeat,
             prompt_tokens=len(tokens),
             prompt_words=len(self.detokenize(tokens, after=[]).split()),
-            evaluated_tokens=counted["prompt_n"],
-            cached_tokens=counted["cache_n"],
+            evaluated_tokens=own["prompt_n"],
+            cached_tokens=own["cache_n"],
             refilled_tokens=refilled,
-            generated_tokens=counted["predicted_n"],
+            generated_tokens=own["predicted_n"],
+            together_tps=sum(each["predicted_n"] for each in counted) / took_s,
             finish_reason="length" if last["stop_type"] == "limit" else "stop",
-            timings=timings(answer, counted),
+            timings=streamed.timings(answer, _text_of, own),
             text=text,
             text_sha256=hashlib.sha256(text.encode()).hexdigest(),
-            problem=proof.problem(
-                prompt=len(tokens),
-                prefix=prefix_tokens,
-                cached=counted["cache_n"],
-                evaluated=counted["prompt_n"],
-                asked=max_tokens if length == "fixed" else None,
-                generated=counted["predicted_n"],
-            ),
+            problem=next((one for one in problems if one), None),
         )
+
+    def _ask_all(self, body: dict[str, Any]) -> list[streamed.Streamed]:
+        """Ask the same as often as there are to be requests at once, and wait for all answers."""
+        with streamed.undisturbed():
+            if self._at_once == 1:
+                return [self.ask(body)]
+            with ThreadPoolExecutor(self._at_once) as pool:
+                return list(pool.map(self.ask, [body] * self._at_once))
 
     def ask(self, body: dict[str, Any]) -> streamed.Streamed:
         """Ask the server for an answer in a stream."""
@@ -193,11 +214,11 @@ class ServedModel(Vocabulary):
         locked = host.process_memory(self.pid).locked_bytes
         number = self.log.number
         return Effective(
-            n_ctx=number("n_ctx") or 0,
-            n_batch=number("n_batch") or 0,
-            n_ubatch=number("n_ubatch") or 0,
-            n_threads=number("n_threads") or 0,
-            n_threads_batch=number("n_threads_batch") or number("n_threads") or 0,
+            n_ctx=number("llama_context: n_ctx") or 0,
+            n_batch=number("llama_context: n_batch") or 0,
+            n_ubatch=number("llama_context: n_ubatch") or 0,
+            n_threads=number("system_info: n_threads") or 0,
+            n_threads_batch=number("n_threads_batch") or 0,
             n_gpu_layers=self.log.offloaded_layers(),
             use_mmap="mmap" in mode if mode else settings.use_mmap,
             use_mlock=bool(locked) if locked is not None else "mlock" in mode,
@@ -210,7 +231,7 @@ class ServedModel(Vocabulary):
             op_offload=settings.op_offload is not False,  # as it was handed over
             # Of those that are moved no word is said at this verbosity.
             n_cpu_moe=None if settings.n_cpu_moe else 0,
-            all_layers=(number("n_layer") or 0) + 1,
+            all_layers=(number("print_info: n_layer") or 0) + 1,
         )
 
 
@@ -222,18 +243,6 @@ def chosen_by(sampling: Sampling | None) -> dict[str, Any]:
     return told | {"samplers": ORDER, "repeat_last_n": 64}
 
 
-def timings(answer: streamed.Streamed, counted: dict[str, Any]) -> Timings:
-    """Return the stamps of an answer as durations in seconds, with the server's own count."""
-    carry = zip(answer.stamps_s, answer.events, strict=True)
-    stamps = [stamp for stamp, event in carry if event.get("content")]
-    first_s, last_s = (stamps[0], stamps[-1]) if stamps else (answer.end_s, answer.end_s)
-    before = [answer.t0_s, *stamps]
-    return Timings(
-        ttft_s=first_s - answer.t0_s,
-        prefill_s=None,
-        decode_s=last_s - first_s,
-        total_s=answer.end_s - answer.t0_s,
-        itl_s=[b - a for a, b in zip(before, stamps, strict=False)],
-        engine_prefill_s=counted["prompt_ms"] / 1e3,
-        engine_decode_s=counted["predicted_ms"] / 1e3,
-    )
+def _text_of(event: Mapping[str, Any]) -> str:
+    """Return the text that one event brings."""
+    return str(event.get("content") or "")

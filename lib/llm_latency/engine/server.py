@@ -76,6 +76,8 @@ class Server:
         Where the time went from starting it until it was ready, in seconds.
     address : str
         Where it listens.
+    key : str
+        What it wants to be shown.
     client : httpx.Client
         What it is asked through.
 
@@ -99,7 +101,7 @@ class Server:
         command = [str(programs.llama_server()), "-m", str(model), *flags(asked, slots), *own]
         # Somebody's LLAMA_ARG_… would be in force unseen; and nobody else is to ask this server.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA_")}
-        key = environment["LLAMA_API_KEY"] = secrets.token_hex()
+        self.key = environment["LLAMA_API_KEY"] = secrets.token_hex()
         start_s = time.perf_counter()
         self._process = subprocess.Popen(
             command,
@@ -115,7 +117,7 @@ class Server:
         if address is None:
             raise self._refused()
         self.address = address
-        self.client = streamed.client(self.address, key)
+        self.client = streamed.client(self.address, self.key)
         healthy = self.client.get("/health").status_code == httpx.codes.OK
         ready_s = time.perf_counter()
         if not healthy:

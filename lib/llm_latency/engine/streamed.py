@@ -6,15 +6,22 @@ waits for, the way there and back included. Nothing is read out of a line while 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import httpx
 
 from llm_latency.errors import EngineError
+from llm_latency.records.record import Timings
+
+ENGINE_MS = ("prompt_ms", "predicted_ms")
+"""llama.cpp's own count of a prompt and of the tokens after it, by its servers' names."""
+TextOf = Callable[[Mapping[str, Any]], str]
+"""What returns the text that an event brings."""
 
 
 class Streamed(NamedTuple):
@@ -24,6 +31,26 @@ class Streamed(NamedTuple):
     stamps_s: list[float]
     end_s: float
     events: list[dict[str, Any]]
+
+    def stamps_of(self, text: TextOf) -> list[float]:
+        """Return the stamps of the events that bring text: a client sees no others."""
+        pairs = zip(self.stamps_s, self.events, strict=True)
+        return [stamp for stamp, event in pairs if text(event)]
+
+    def first_s(self, text: TextOf) -> float:
+        """Return when the first text came; where none did, the end."""
+        return next(iter(self.stamps_of(text)), self.end_s)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let Python collect no garbage while the context lasts."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def client(address: str, key: str | None = None) -> httpx.Client:
@@ -59,24 +86,35 @@ def ask(client: httpx.Client, path: str, body: Mapping[str, Any]) -> Streamed:
     stamps: list[float] = []
     clock = time.perf_counter
     headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
-    gc.collect()
-    gc.disable()
-    try:
-        t0_s = clock()
-        asked = json.dumps(body)
-        with client.stream("POST", path, content=asked, headers=headers) as response:
-            if response.is_error:
-                raise EngineError(_refusal(response.status_code, response.read()))
-            for line in response.iter_lines():
-                if line:
-                    stamps.append(clock())
-                    lines.append(line)
-        end_s = clock()
-    finally:
-        gc.enable()
+    t0_s = clock()
+    asked = json.dumps(body)
+    with client.stream("POST", path, content=asked, headers=headers) as response:
+        if response.is_error:
+            raise EngineError(_refusal(response.status_code, response.read()))
+        for line in response.iter_lines():
+            if line:
+                stamps.append(clock())
+                lines.append(line)
+    end_s = clock()
     came = [(stamp, _event(line)) for stamp, line in zip(stamps, lines, strict=True)]
     kept = [(stamp, event) for stamp, event in came if event is not None]
     return Streamed(t0_s, [stamp for stamp, _ in kept], end_s, [event for _, event in kept])
+
+
+def timings(answer: Streamed, text: TextOf, counted: Mapping[str, Any]) -> Timings:
+    """Return the stamps of an answer as durations in seconds, with the server's own count."""
+    stamps, first_s = answer.stamps_of(text), answer.first_s(text)
+    last_s = stamps[-1] if stamps else answer.end_s
+    engine = [counted[name] / 1e3 if name in counted else None for name in ENGINE_MS]
+    return Timings(
+        ttft_s=first_s - answer.t0_s,
+        prefill_s=None,
+        decode_s=last_s - first_s,
+        total_s=answer.end_s - answer.t0_s,
+        itl_s=[b - a for a, b in zip([answer.t0_s, *stamps], stamps, strict=False)],
+        engine_prefill_s=engine[0],
+        engine_decode_s=engine[1],
+    )
 
 
 def _event(line: str) -> dict[str, Any] | None:

@@ -19,10 +19,13 @@ from llm_latency.plan.spec import Start, Workload
 from llm_latency.records.record import StateFile
 
 if TYPE_CHECKING:
+    from llm_latency.engine.remote import RemoteModel
     from llm_latency.engine.served import ServedModel
 
+    AnyModel = TimedModel | ServedModel | RemoteModel
 
-def warm_up(model: TimedModel | ServedModel, start: Start, workload: Workload, state: Path) -> None:
+
+def warm_up(model: AnyModel, start: Start, workload: Workload, state: Path) -> None:
     """Run what ``Start.warm_up`` names; its time goes to the model's load.
 
     Parameters
@@ -35,7 +38,7 @@ def warm_up(model: TimedModel | ServedModel, start: Start, workload: Workload, s
         The file that :func:`make_state` wrote, for the warm-ups that need one.
     """
     kind = start.warm_up
-    if kind == "none":
+    if kind == "none" or model.load is None:  # a server that is there was begun by others
         return
     # What the application knows beforehand takes it no time at the start.
     prefix = prompts.prefix(model, workload) if kind == "system_prompt" else []

@@ -28,6 +28,7 @@ from llm_latency.plan.spec import Trial
 from llm_latency.records.record import Affinity, DeviceMemory, ProcessMemory
 
 if TYPE_CHECKING:
+    from llm_latency.engine.remote import RemoteModel
     from llm_latency.engine.served import ServedModel
     from llm_latency.engine.timed import TimedModel
 
@@ -85,16 +86,19 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
     resident = ResidentMap(Path(request.model_path))
     memory: dict[str, ProcessMemory] = {}
     threads: dict[str, dict[str, int]] = {}
-    served = trial.workload.via == "server"
+    served, remote = (trial.workload.via == way for way in ("server", "openai"))
     holder: int | None = None  # the process that holds the model: this one, or a server
 
     def remember(phase: str, devices: dict[str, DeviceMemory]) -> None:
+        if remote:  # it is somebody else's, and not seen into
+            return
         noted = {"places": resident.by_place(phase, holder), "devices": devices}
         memory[phase] = host.process_memory(holder).model_copy(update=noted)
         threads[phase] = affinity.of_threads(holder)
 
     def on_devices() -> dict[str, DeviceMemory]:
-        return library.device_memory() if trial.settings.n_gpu_layers and not served else {}
+        own = trial.settings.n_gpu_layers and not served and not remote
+        return library.device_memory() if own else {}
 
     if served:  # it is not there yet, and has read and touched nothing
         memory["before"] = ProcessMemory(rss_bytes=0, read_bytes=0, major_faults=0, minor_faults=0)
@@ -104,7 +108,9 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="load", memory=memory))
         model = _loaded(Path(request.model_path), trial, log)
         holder = model.pid
-        memory["before"] = memory["before"].model_copy(update={"devices": model.devices_before})
+        if model.devices_before:
+            told = {"devices": model.devices_before}
+            memory["before"] = memory["before"].model_copy(update=told)
         workload, state = trial.workload, Path(request.state_path)
         if request.make_state:
             made = warm_up.make_state(cast("TimedModel", model), trial.start, workload, state)
@@ -177,12 +183,16 @@ def measure(request: Request, trial: Trial, log: TextIO, send: Callable[[Event],
         send(Event(phase="end", ended="oom", reason=f"Python ran out of memory: {error}"))
 
 
-def _loaded(path: Path, trial: Trial, log: TextIO) -> TimedModel | ServedModel:
+def _loaded(path: Path, trial: Trial, log: TextIO) -> TimedModel | ServedModel | RemoteModel:
     """Return the model, loaded in this process or in a server's."""
     if trial.workload.via == "server":
         from llm_latency.engine.served import ServedModel  # here: HTTP is a third of a second
 
-        return ServedModel(path, trial.settings, log)
+        return ServedModel(path, trial.settings, log, trial.workload.at_once or 1)
+    if trial.workload.address is not None:
+        from llm_latency.engine.remote import RemoteModel
+
+        return RemoteModel(path, trial.workload.address)
     from llm_latency.engine.timed import TimedModel
 
     return TimedModel(path, trial.settings, log)

@@ -27,7 +27,7 @@ PageCache = Literal["as_is", "resident", "evicted"]
 WarmUp = Literal["none", "tokens", "batch", "system_prompt", "restored_state", "python_state"]
 CacheMode = Literal["cold", "prefix", "kept"]
 Language = Literal["fr", "en"]
-Via = Literal["engine", "generate", "stream", "chat", "server"]
+Via = Literal["engine", "generate", "stream", "chat", "server", "openai"]
 Template = Literal["own", "chatml", "gemma", "llama-2", "llama-3", "mistral-instruct", "zephyr"]
 """The one in the model's file, or one that llama-cpp-python ships."""
 CoreKind = Literal["physical", "performance"]
@@ -257,7 +257,9 @@ class Workload(Frozen):
     chunk, as an application sees it) or ``chat`` (``create_chat_completion``, streamed: messages,
     which a template writes; later turns hold the model's own answers, and ``"kept"`` is what
     llama-cpp-python finds of them by itself); or past it: ``server`` (llama.cpp's own, of the same
-    engine, asked over HTTP on this machine: what it takes is measured, not the client).
+    engine, asked over HTTP on this machine: what it takes is measured, not the client) or
+    ``openai`` (a server that is already there, at ``address``, and answers as OpenAI's does:
+    nothing of how it was started is known, and what it cannot prove is said).
     """
 
     prompt: str | None = Field(None, description="The prompt as text")
@@ -290,7 +292,13 @@ class Workload(Frozen):
         None, description="Tokens in the context at each step of a walk; None: no walk"
     )
     via: Via = Field(
-        "engine", description="Way to llama.cpp: engine, generate, stream, chat or server"
+        "engine", description="Way to the model: engine, generate, stream, chat, server or openai"
+    )
+    address: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="With via=openai: where it listens, such as http://127.0.0.1:8080/v1"
+    )
+    at_once: Annotated[int, Field(ge=2, le=64)] | None = Field(
+        None, description="Requests at once, which share n_ctx, with via=server; None: one"
     )
     repeats: Annotated[int, Field(ge=0, le=10_000)] = Field(
         1, description="Further generations in the same process after the first"
@@ -324,6 +332,18 @@ class Workload(Frozen):
         if self.template not in (None, "own") and self.via != "chat":
             raise ValueError(
                 f"template={self.template!r} is llama-cpp-python's; give via='chat' with it"
+            )
+        if (self.via == "openai") != (self.address is not None):
+            raise ValueError("via='openai' and address, where that server listens, go together")
+        if self.via == "openai" and self.cache_mode == "prefix":
+            raise ValueError(
+                "no server of others can be told to hold a prefix; leave prefix_tokens out, or "
+                "give via='server'"
+            )
+        if self.at_once and (self.via != "server" or self.cache_mode != "cold"):
+            raise ValueError(
+                "several requests at once go through via='server' with cache_mode='cold'; leave "
+                "at_once out otherwise"
             )
         if self.sampling and self.sampling.constrained and self.length == "fixed":
             raise ValueError(
@@ -406,7 +426,7 @@ class Trial(Frozen):
 
     @model_validator(mode="after")
     def _server_starts_empty(self) -> Trial:
-        if self.workload.via != "server":
+        if self.workload.via not in ("server", "openai"):
             return self
         if self.workload.quality_against:
             raise ValueError("quality_against looks into two contexts; give via='engine' with it")
@@ -414,6 +434,12 @@ class Trial(Frozen):
             raise ValueError(
                 f"warm_up={self.start.warm_up!r} is llama-cpp-python's, and llama-server reads no "
                 "state of it; give warm_up='system_prompt', or via='engine'"
+            )
+        chosen = self.start.model_copy(update={"page_cache": "as_is", "cores": None})
+        if self.workload.via == "openai" and chosen != Start():
+            raise ValueError(
+                "a server that is already there has begun; leave out warm_up, memory_limit and "
+                "leave_vram"
             )
         return self
 

@@ -58,8 +58,12 @@ class Timings(Part):
     itl_s: list[float] = Field(
         description="Time to each token (streamed: chunk) since the one before; [0] is TTFT"
     )
-    engine_prefill_s: float = Field(description="llama.cpp's own count of prompt evaluation")
-    engine_decode_s: float = Field(description="llama.cpp's own count of token evaluation")
+    engine_prefill_s: float | None = Field(
+        description="llama.cpp's own count of prompt evaluation; None: a server that tells none"
+    )
+    engine_decode_s: float | None = Field(
+        description="llama.cpp's own count of token evaluation; of a server, of its whole loop"
+    )
     template_s: float | None = Field(
         None, description="Writing a chat by its template, and text to tokens: a part of ttft_s"
     )
@@ -70,10 +74,17 @@ class Timings(Part):
     detokenize_s: float = Field(0.0, description="Tokens to text, after the last token")
 
     @property
-    def binding_overhead_s(self) -> float:
+    def binding_overhead_s(self) -> float | None:
         """What the user waits beyond llama.cpp's evaluation: sampling, binding, text and back."""
         visible_s = self.tokenize_s + self.total_s + self.detokenize_s
-        return visible_s - self.engine_prefill_s - self.engine_decode_s
+        return None if self.engine_s is None else visible_s - self.engine_s
+
+    @property
+    def engine_s(self) -> float | None:
+        """All evaluation by llama.cpp's own count."""
+        if self.engine_prefill_s is None or self.engine_decode_s is None:
+            return None
+        return self.engine_prefill_s + self.engine_decode_s
 
 
 class Generation(Part):
@@ -85,7 +96,12 @@ class Generation(Part):
     chat_form: ChatForm | None = Field(
         None, description="How a chat was written: by the model's template, or as of every model"
     )
-    evaluated_tokens: int = Field(description="Prompt tokens that llama.cpp says it evaluated")
+    evaluated_tokens: int | None = Field(
+        description="Prompt tokens that llama.cpp says it evaluated; None: a server tells nothing"
+    )
+    unproven: str | None = Field(
+        None, description="What a server that was already there does not prove; None: nothing"
+    )
     template_tokens: int | None = Field(
         None, description="Of the prompt, what a chat's template added to its messages"
     )
@@ -105,6 +121,10 @@ class Generation(Part):
         None, description="Tokens that a walk had brought into the context before this prompt's own"
     )
     generated_tokens: int
+    together_tps: float | None = Field(
+        None,
+        description="Tokens per second of all requests at once; all else is of the last served",
+    )
     finish_reason: Literal["length", "stop"]
     timings: Timings
     text: str = Field("", exclude=True, description="The answer; not stored")
@@ -129,6 +149,8 @@ class Generation(Part):
     @property
     def prefill_tps(self) -> float:
         """Prompt tokens evaluated per second of prefill, by our clock if it can see its end."""
+        if self.evaluated_tokens is None:
+            return math.nan
         seconds = self.timings.prefill_s or self.timings.engine_prefill_s
         return self.evaluated_tokens / seconds if seconds else math.nan
 

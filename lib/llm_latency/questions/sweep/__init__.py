@@ -53,6 +53,8 @@ def plan(
     length: str = "fixed",
     prefix_tokens: int = 0,
     via: Grid = "engine",
+    address: str = "",
+    at_once: Grid = 1,
     page_cache: Grid = "resident",
     warm_up: Grid = "none",
     rounds: int = 2,
@@ -71,6 +73,8 @@ def plan(
             cache_mode="prefix" if prefix else "cold",
             prefix_tokens=prefix,
             via=way,
+            address=request.one("address") or None if way == "openai" else None,
+            at_once=requests if requests != 1 else None,
             repeats=request.one("repeats"),
             **asked,
             **settings,
@@ -80,6 +84,7 @@ def plan(
         for settings in request.grid(*Settings.model_fields)
         for asked in prompts
         for way in request.many("via")
+        for requests in request.many("at_once")
         for sampling in request.grid(*SAMPLING)
         for start in request.grid("page_cache", "warm_up")
     ]
