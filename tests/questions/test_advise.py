@@ -481,6 +481,8 @@ def test_what_is_advised_does_in_each_way_of_asking(header: Header) -> None:
     assert size(late) is None and reasons(late)["n_ubatch 512, stream"].startswith("TTFT")
     assert reasons(late)["n_ubatch 512, engine"] == "does not do in each way of asking"
     assert "Nearest comes n_ubatch 512, stream: TTFT" in said(late)
+    chat = view_of(plan_of(**both | {"via": ["chat", "stream"]}), header)
+    assert [one.full for one in chat.advice.ways] == ["", ""]  # no exact number of tokens fills it
     alone = plan_of(**both, n_ubatch=512)
     held = view_of(alone, header, filled=())
     assert "asked through engine and stream, **these settings hold**" in said(held)

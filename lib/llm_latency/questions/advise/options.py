@@ -14,12 +14,17 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.spec import Settings, Via
 from llm_latency.questions.advise.candidates import VARIED, Candidate
 from llm_latency.questions.advise.needs import Needs
 from llm_latency.records import frame as fr
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison
 from llm_latency.stats.estimate import Estimate, estimate, per_process
+
+FILL_TOKENS = 4
+"""Tokens that are generated behind a prompt that fills the window."""
+FILLED_BY: dict[str, Via] = {"chat": "stream"}
+"""Ways of asking whose prompts are no exact number of tokens: which one fills the window then."""
 
 Need = Literal["memory", "ttft_s", "load_s", "runs", "full"]
 
@@ -134,7 +139,8 @@ def option(
     name = _name(one.settings, [other.settings for other in every])
     made = []
     for via in ways:
-        mine, full = (rows_of(rows, one.settings, via) for rows in (trials, filled))
+        mine = rows_of(trials, one.settings, via)
+        full = rows_of(filled, one.settings, FILLED_BY.get(via, via))
         told = f"{name}, {via}" if len(ways) > 1 else name
         made.append(_judged(_measured(one, told, via, mine, full, needs), needs))
     return made

@@ -23,7 +23,7 @@ from llm_latency.plan.builder import OPTIONS
 from llm_latency.plan.parameters import plain
 from llm_latency.plan.spec import CoreKind, Plan, Settings, Trial
 from llm_latency.questions.advise.needs import Needs
-from llm_latency.questions.advise.options import answer_s, rows_of
+from llm_latency.questions.advise.options import FILL_TOKENS, answer_s, rows_of
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
 
@@ -137,9 +137,11 @@ def timed(df: pd.DataFrame, needs: Needs, *, varied: bool = False) -> pd.DataFra
 
     Those that filled a window are among neither.
     """
-    # A process that did not come to answer an own prompt does not know its length.
-    asked = (df["prompt_tokens"] == needs.prompt_tokens) | df["prompt_tokens"].isna()
-    asked &= df["max_tokens"] == needs.max_tokens
+    # What is asked is told by what is not: an own prompt's length is unknown where it was not
+    # answered, and a chat's is that of its template too.
+    filling = df["n_ctx"] - FILL_TOKENS
+    full = (df["prompt_tokens"] == filling) & (df["max_tokens"] == FILL_TOKENS)
+    asked = (df["max_tokens"] == needs.max_tokens) & (~full | (needs.prompt_tokens == filling))
     asked &= (df["round"] >= FROM_ROUND) == varied
     return df[asked & df["memory_limit_bytes"].isna() & df["leave_vram_bytes"].isna()]
 

@@ -14,10 +14,8 @@ from llm_latency.plan.spec import Plan, Trial, Workload
 from llm_latency.questions.advise import threads
 from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import Needs
+from llm_latency.questions.advise.options import FILL_TOKENS, FILLED_BY
 from llm_latency.records.store import RunStore
-
-FILL_TOKENS = 4
-"""Tokens that are generated behind a prompt that fills the window."""
 
 
 def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
@@ -79,7 +77,7 @@ def filled(cell: Trial, needs: Needs) -> Trial:
         prompt_tokens=cell.settings.n_ctx - FILL_TOKENS,
         max_tokens=FILL_TOKENS,
         repeats=0,
-        via=cell.workload.via,
+        via=FILLED_BY.get(cell.workload.via, cell.workload.via),
     )
     return cell.model_copy(
         update={
