@@ -129,6 +129,19 @@ def test_both_tools_are_given_the_same() -> None:
         assert alone.arguments(Path("m"))[-4:-2] == ["-dev", "none"]
 
 
+def test_decode_is_compared_at_any_depth(make_plan: MakePlan, fake_tools: FakeBench) -> None:
+    fake_tools(lines="nanoseconds += int(asked['-d']) * 100_000")  # 512: a third of 160 ms
+    plan = make_plan(n_threads=1, depths=[0, 512])
+    deep = next(one for one in plan.planned() if one.n_depth)
+    assert (deep.test, deep.trial.settings.n_ctx) == ("tg16-d512", 768)
+    assert (deep.trial.workload.depths, deep.trial.workload.prompt_tokens) == ((512,), 1)
+    view = calibration.View(calibration.run(plan, progress=False))
+    decode = [one for one in view.ratios if one.measure == "decode, with sampling"]
+    assert [(one.test, one.n_depth) for one in decode] == [("tg16", 0), ("tg16-d512", 512)]
+    assert [one.beyond.median for one in decode] == pytest.approx([0, 0.32], abs=1e-6)
+    assert view.parts[1]["sampling"].n == 2  # clocked where the context is empty
+
+
 def test_llama_bench_has_one_number_of_threads() -> None:
     settings = Settings(n_threads=1, n_threads_batch=2)
     with pytest.raises(ParameterError, match="one number of threads"):

@@ -202,6 +202,18 @@ def test_a_fuller_context() -> None:
     assert same is not None and same[3].verdict == "same"
 
 
+def test_how_a_conversation_feels_at_its_end() -> None:
+    seen = view(deeper)
+    at_280 = seen.late("token_s", 280)
+    assert at_280 == pytest.approx(0.006 + 280 * 4e-6 + 8 * 4e-6, rel=0.01)
+    # Ten turns go beyond the fullest context that was measured.
+    assert seen.late("token_s", 910) is None
+    assert list(context_size.turns(seen)["token at the end, ms"]) == ["7.16", "–", "–"]
+    answer = context_size.answer(seen)
+    assert len(answer.sentences) == 5 and "At the end of 3 turns" in answer.text
+    assert "At the end" not in context_size.answer(view(deeper, chat=False)).text
+
+
 def test_beyond_training_is_said_where_it_is() -> None:
     beyond = view(info=info(n_ctx_train=1024))
     assert beyond.beyond_training() == [2048]

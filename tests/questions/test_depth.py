@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import llm_latency as lab
 from llm_latency.errors import ParameterError
+from llm_latency.measure.job import WORKER_VARIABLE
 from llm_latency.plan.spec import Settings, Workload
 from llm_latency.questions import depth
 from llm_latency.report.page import Rows
@@ -193,6 +196,21 @@ def test_a_page_without_much_is_survived(frame: pd.DataFrame) -> None:
     axes[0].figure.canvas.draw()
     if not seen.depths:
         assert "Nothing was measured" in words(axes)
+
+
+@pytest.mark.engine
+@pytest.mark.usefixtures("outputs")
+def test_a_real_pause_from_a_depth_on_is_found(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pausing = [sys.executable, "-m", "benchmarks.verdicts.pausing_worker", "0.5", "600"]
+    monkeypatch.setenv(WORKER_VARIABLE, json.dumps(pausing))
+    plan = depth.plan(
+        str(tiny), depths=[0, 128, 256, 384, 512, 640, 768, 896, 1024], max_tokens=8,
+        flash_attn=False, kv_type="f16", n_threads=1,
+    )  # fmt: skip
+    seen = depth.View(lab.run(plan.model_copy(update={"cells": plan.cells[:1]}), progress=False))
+    end = seen.curves(seen.kinds[0], "token_s").broken
+    assert end is not None and (end.last, end.first) == (512, 640)
+    assert end.beyond.low > 0.2
 
 
 @pytest.mark.notebook

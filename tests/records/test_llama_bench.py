@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.spec import Settings, Workload
 from llm_latency.records import bench_text, llama_bench
 from tests.support import factories
 
@@ -292,3 +292,10 @@ def test_rows_of_many_sequences_at_once_are_none_of_one() -> None:
         llama_bench.read([batched, "|   512 |    128 |    2 |   1280 |    0.1 |  1 |    1 |   1 |"])
     with pytest.raises(ParameterError, match="n_prompt"):
         llama_bench.read([SWEPT_JSON.replace('"n_kv": 512', '"n_kv": 512, "pl": 2')])
+
+
+def test_each_step_of_a_walk_is_written_as_a_test_at_its_depth() -> None:
+    walk = Workload(prompt_tokens=32, max_tokens=5, depths=(0, 512), cache_mode="kept", repeats=1)
+    frame = factories.to_frame([factories.record(Settings(), workload=walk)])
+    sizes = [(x["n_prompt"], x["n_gen"], x["n_depth"]) for x in llama_bench.lines(frame)]
+    assert sizes == [(32, 0, 0), (0, 4, 32), (32, 0, 512), (0, 4, 544)]

@@ -27,9 +27,10 @@ from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style
 from llm_latency.report.labels import End
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
+from llm_latency.stats import fit
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
-from llm_latency.words import MIB, number, several
+from llm_latency.words import MIB, MS, number, percent, several
 
 QUESTION_TOKENS = 16
 """Tokens that are asked on top of what the context holds."""
@@ -170,6 +171,17 @@ class View:
         prompts = {turns: counted.get(turns) or _further(counted, turns) for turns in asked}
         return [Need(t, p, answer, t in counted) for t, p in prompts.items() if p is not None]
 
+    def late(self, column: str, tokens: int) -> float | None:
+        """Return a column with so many tokens in the context, by a line through all processes.
+
+        ``None`` beyond the fullest context that was measured, or where there is no line.
+        """
+        each = per_process(self.data, column, ["n_ctx", "prompt_tokens"]).dropna()
+        if each.empty or tokens > each["prompt_tokens"].max():
+            return None
+        fitted = fit.line(each["prompt_tokens"], each[column])
+        return None if fitted is None else fitted.at(tokens)
+
     def compare(self, a: tuple[float, float], b: tuple[float, float]) -> Comparison:
         """Compare the time per token of two cells, each given as n_ctx and tokens of prompt."""
         pair = [samples(self.grid, "decode_s", n_ctx=c, prompt_tokens=p) for c, p in (a, b)]
@@ -229,7 +241,7 @@ def answer(view: View) -> Answer:
         each = "; ".join(_held(need, size) for need, size in held.items())
         line = "; ".join(f"{n.turns} turns: {size or 'none that ran'}" for n, size in held.items())
         sentences = [f"With {model_name(view.info)}, a conversation in French needs {each}."]
-    sentences.append(_cost(view, memory))
+    sentences += [_cost(view, memory), _late(view, needs)]
     depths = view.same_depth()
     compared = [found for *_, found in depths.values()]
     verdict = "measured"
@@ -266,6 +278,22 @@ def _cost(view: View, memory: dict[int, float]) -> str:
         f"{phrases.amount(known[least], 'MiB')} to {phrases.amount(known[most], 'MiB')} of {word}, "
         f"{phrases.amount(each, 'MiB')} per 1,000 tokens."
     )
+
+
+def _late(view: View, needs: list[Need]) -> str:
+    """Say how the longest conversation whose depth was measured feels at its end."""
+    for need in reversed(needs):
+        empty, full = (view.late("token_s", tokens) for tokens in (0, need.prompt))
+        wait = view.late("ttft_s", need.prompt)
+        if empty and full and wait:
+            more = full / empty - 1
+            return (
+                f"At the end of {several(need.turns, 'turn')} a token takes "
+                f"**{phrases.amount(full, 'ms')}**, {percent(abs(more))} "
+                f"{'more' if more >= 0 else 'less'} than in an empty context, and the first after "
+                f"a message of {QUESTION_TOKENS} tokens {phrases.amount(wait, 'ms')}."
+            )
+    return ""
 
 
 def _beyond(view: View) -> str:
@@ -314,6 +342,7 @@ def _over(part: pd.DataFrame, column: str) -> Estimate:
 def turns(view: View) -> pd.DataFrame:
     """Return one row per length of conversation: its tokens, and where they come from."""
     columns = ["turns", "prompt, tokens", "room for the answer, tokens", "n_ctx needed", "known"]
+    late = {"token at the end, ms": "token_s", "TTFT at the end, ms": "ttft_s"}
     rows = [
         (
             f"{need.turns}",
@@ -321,10 +350,16 @@ def turns(view: View) -> pd.DataFrame:
             f"{need.answer:,}",
             f"{need.tokens:,}",
             "counted" if need.counted else "at the rate of the turns that were counted",
+            *(number((view.late(c, need.prompt) or np.nan) * MS) for c in late.values()),
         )
         for need in view.needs()
     ]
-    return pd.DataFrame(rows, columns=columns)
+    made = pd.DataFrame(rows, columns=[*columns, *late])
+    made.attrs["caption"] = (
+        f"At the end: with the whole prompt in the context and a message of {QUESTION_TOKENS} "
+        "tokens behind it, by a line through the contexts that were filled. A dash: beyond them."
+    )
+    return made
 
 
 LINES = {
