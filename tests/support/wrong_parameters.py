@@ -60,6 +60,7 @@ WRONG = [
         ("everything", "question", "all", "did you mean 'questions'"),
         ("knobs", "prompt_token", "64", "did you mean 'prompt_tokens'"),
         ("advise", "tfft_s", "2", "did you mean 'ttft_s'"),
+        ("applications", "temprature", "1", "did you mean 'temperature'"),
         # models
         ("sweep", "model", "nosuch.gguf", "does not exist"),
         ("cold_start", "model", "synthetic:tyni", "did you mean 'tiny'"),
@@ -135,6 +136,7 @@ WRONG = [
         ("sweep", "n_cpu_moe", "-1", "greater than or equal to 1"),
         ("sweep", "warm_up", "tea", "'batch'"),
         ("sweep", "via", "pigeon", "'stream'"),
+        ("applications", "via", "pigeon", "'stream'"),
         ("sweep", "temperature", "hot", "a valid number"),
         ("sweep", "grammar", "root ::= digit", "length='natural'"),
         ("sweep", "length", "long", "'natural'"),

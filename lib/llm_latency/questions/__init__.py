@@ -34,6 +34,7 @@ QUESTIONS: dict[str, Question] = {
     "memory_locking": Question("Does `use_mlock` help?"),
     "conversation": Question("Is a rich context faster?"),
     "depth": Question("How fast is it deep in a context?"),
+    "applications": Question("What does the way in cost?", False),
     "memory_ledger": Question("Where is the memory, and does it fit?", False),
     "threads": Question("How many threads, and on which cores?", False),
     "knobs": Question("What matters here?", False),

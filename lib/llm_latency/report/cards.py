@@ -23,7 +23,8 @@ def parameters(info: Mapping[str, Any]) -> pd.DataFrame:
         The content of ``run.json``.
     """
     plan = info.get("plan") or {}
-    given = (plan.get("parameters") or {}).items()
+    told = (plan.get("parameters") or {}).items()
+    given = [(name, value) for name, value in told if value is not None]  # None: not asked for
     lines = [(name, _given(name, value)) for name, value in given if name != "candidates"]
     return _card(lines, ("parameter", "value"))
 
