@@ -101,6 +101,17 @@ def test_others_on_the_device_are_counted_and_the_labs_own_are_not(
         assert watch.state().foreign_processes == 2
 
 
+def test_a_server_is_no_foreigner_before_it_is_told_of() -> None:
+    seen = Activity({6: 2**20, 9: 1})
+    device = Scripted((0, Activity()), (0, seen), (0, seen))
+    with GpuWatch(lambda: device) as watch:
+        watch.sample(5)  # the child, which has begun the server 6
+        assert watch.vram().process_bytes is None
+        watch.sample(6)
+        assert watch.state().foreign_processes == 1
+        assert watch.vram().process_bytes == 2**20
+
+
 def test_a_device_that_is_lost_has_no_peak_and_disturbs() -> None:
     device = Scripted((1 * MIB, Activity()), (5 * MIB, Activity({5: MIB}, temperature_c=70)), None)
     with GpuWatch(lambda: device) as watch:

@@ -150,7 +150,8 @@ class GpuWatch:
         self._working_hz: list[float] = []
         self._power_w: float | None = None
         self._throttles: set[str] = set()
-        self._foreign: set[int] = set()
+        self._seen: set[int] = set()
+        self._own: set[int | None] = set()
 
     def __enter__(self) -> GpuWatch:
         try:
@@ -199,7 +200,8 @@ class GpuWatch:
             self._peak = _higher(self._peak, memory.used)
         if activity is None:
             return
-        self._foreign |= set(activity.processes) - OURS - {pid}
+        self._seen |= set(activity.processes) - OURS
+        self._own |= {pid}  # a server is on the card before anybody tells that it is ours
         self._process = _higher(self._process, activity.processes.get(pid or 0))
         self._temperature_c = _higher(self._temperature_c, activity.temperature_c)
         self._sm_clock_hz = _higher(self._sm_clock_hz, activity.sm_clock_hz)
@@ -224,7 +226,7 @@ class GpuWatch:
         """Return the highest temperature, clock and power, the mean clock, and what throttled."""
         return GpuState(
             # In a container the driver's process numbers are not ours: then who is who is open.
-            foreign_processes=len(self._foreign) if self._process is not None else None,
+            foreign_processes=None if self._process is None else len(self._seen - self._own),
             temperature_c=self._temperature_c,
             sm_clock_hz=self._sm_clock_hz,
             sm_clock_mean_hz=fmean(self._working_hz) if self._working_hz else None,

@@ -203,7 +203,8 @@ def lines(frame: pd.DataFrame, **fields: Any) -> Iterator[dict[str, Any]]:
         prompt, decoded = int(first["prompt_tokens"]), int(first["generated_tokens"]) - 1
         # Prefill that the way through hides is missing; a natural end makes lengths differ.
         same = kept[kept["generated_tokens"] == decoded + 1]
-        evaluated = int(first["evaluated_tokens"])
+        told = kept["evaluated_tokens"].dropna()  # not by every server
+        evaluated = int(told.iloc[0]) if len(told) else 0
         if prefill := [float(s) for s in kept["prefill_s"].dropna() if evaluated and s > 0]:
             yield common | _result(prefill, n_prompt=evaluated, n_depth=prompt - evaluated)
         if decode := [float(s) for s in same["decode_s"].dropna() if decoded > 0 and s > 0]:
