@@ -187,8 +187,8 @@ def answer(view: View) -> Answer:
     ]
     if chosen in against:
         sentences.append(
-            f"Behind {_tokens(view)} its decode takes {phrases.difference(against[chosen])} than "
-            "that of f16."
+            f"Beside f16 its decode behind {_tokens(view)} takes "
+            f"{phrases.difference(against[chosen])}."
         )
     sentences += [_apart(view), phrases.noise(list(against.values()))]
     line = f"{_name(chosen)}: {_saved(view, chosen)}" if chosen else "none surely keeps so many"
@@ -218,8 +218,8 @@ def _kept(view: View, chosen: Pair | None, maybe: list[Pair]) -> str:
     lost = phrases.share(view.losses[chosen].other_token)
     further = f"; whether {open_} is, is {phrases.UNDECIDED}" if maybe else ""
     return (
-        f"{asked} **{_name(chosen)} is enough**: {lost} (n blocks of "
-        f"{view.losses[chosen].block_tokens:.0f} tokens), in {size}, {_saved(view, chosen)}"
+        f"{asked} **{_name(chosen)} is enough**: {lost}, n being blocks of "
+        f"{view.losses[chosen].block_tokens:.0f} tokens, in {size}, {_saved(view, chosen)}"
         f"{further}."
     )
 
@@ -302,7 +302,7 @@ def table(view: View) -> pd.DataFrame:
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw each pair's memory, time per token and loss, a row each."""
-    panels = {"KV cache": _draw_memory, "Decode": _draw_times, "Another token": _draw_losses}
+    panels = {"KV cache": _draw_memory, "Decode": _draw_times, "Another likeliest token": _draw_losses}
     height = 1.6 + 0.3 * max(2, len(_rows(view)))
     return layout.pair(axes, view, panels, measured=bool(view.kv_bytes), height=height)
 
@@ -335,7 +335,7 @@ def _draw_losses(ax: Axes, view: View) -> None:
     most = 100 * (1 - view.least)
     if found and most < ax.get_xlim()[1]:
         ax.axvline(most, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)))
-        layout.write(ax, "asked", (most, -0.7), (3, 6), fontsize=8.5)
+        style.subtitle(ax, "Dashed: at most, as asked.")
 
 
 def _draw_dots(ax: Axes, view: View, found: dict[Pair, Estimate], unit: str) -> None:
