@@ -31,7 +31,7 @@ def lost(k: str, v: str, blocks: int = 8) -> Quality:
     share = LOST[k] + LOST[v] / 5
     each = share * (1 + 0.1 * np.cos(np.arange(blocks)))
     return Quality(
-        block_tokens=128,
+        block_tokens=64,
         divergence=list(each / 10),
         same_token=list(1 - each),
         probability_change=list(each / 2),
@@ -46,7 +46,7 @@ def cell(k: str, v: str, round: int, twin: bool = False, **options: Any) -> Reco
 
 
 def comparison(k: str, v: str, **options: Any) -> Record:
-    work = Workload(prompt_tokens=1024, max_tokens=1, quality_against="f16")
+    work = Workload(prompt_tokens=512, max_tokens=1, quality_against="f16")
     more = {"generations": [], "quality": options.pop("quality", lost(k, v))}
     return cell(k, v, 0, workload=work, more=more, **options)
 
@@ -60,7 +60,7 @@ def frame(
 ) -> pd.DataFrame:
     """Rows of a run in which a pair that is not f16 takes so much longer per token."""
     rng = np.random.default_rng(1)
-    work = Workload(prompt_tokens=1024, max_tokens=8)
+    work = Workload(prompt_tokens=256, max_tokens=8)
     made = [
         cell(
             k,
@@ -118,6 +118,7 @@ def test_formats_that_differ_are_measured_where_that_is_asked() -> None:
         ({"quality": True}, "quality=True is refused"),
         ({"mixed": "perhaps"}, "give true or false"),
         ({"prompt_tokens": 4000}, "n_ctx=2048 is refused"),
+        ({"text_tokens": 4000}, "n_ctx=2048 is refused"),
     ],
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], words: str) -> None:
@@ -208,8 +209,8 @@ def test_the_figures() -> None:
 def test_the_notebook(carried_out: CarriedOut) -> None:
     # One thread: two would wait for each other on a busy machine.
     data, page = carried_out(
-        "kv_types", type_k='["f16", "q4_0"]', type_v="f16", prompt_tokens=140, n_ctx=256,
-        max_tokens=4, rounds=1, n_threads=1,
+        "kv_types", type_k='["f16", "q4_0"]', type_v="f16", text_tokens=70, prompt_tokens=16,
+        n_ctx=256, max_tokens=4, rounds=1, n_threads=1,
     )  # fmt: skip
     assert set(data["status"]) == {"ok"} and set(data["effective_type_k"]) == {"f16", "q4_0"}
     told = data[data["quality_against"].notna()].set_index("type_k")

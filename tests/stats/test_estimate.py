@@ -18,6 +18,7 @@ from llm_latency.stats.estimate import (
     Estimate,
     estimate,
     estimates,
+    mean,
     outliers,
     per_process,
     percentile,
@@ -181,3 +182,15 @@ def test_a_percentile_is_given_only_where_the_sample_carries_it(
 def test_fifty_nine_values_carry_the_95th_percentile() -> None:
     assert percentile([1.0] * 58, 0.95) is None
     assert percentile([1.0] * 59, 0.95) == 1.0
+
+
+def test_a_mean_with_students_interval() -> None:
+    found = mean([0.0, 0.0, 1.0, 0.0, 1.0, 0.0])
+    # 2.5706 is Student's quantile for five degrees of freedom; the standard error is sqrt(2 / 45).
+    aside = 2.5706 * (2 / 45) ** 0.5
+    assert (found.median, found.kind, found.n) == (pytest.approx(1 / 3), "interval", 6)
+    assert found.low == pytest.approx(1 / 3 - aside, abs=1e-4)
+    assert found.high == pytest.approx(1 / 3 + aside, abs=1e-4)
+    few = mean([1.0, 2.0, 6.0])
+    assert (few.median, few.low, few.high, few.kind) == (3.0, 1.0, 6.0, "range")
+    assert mean([]).n == 0

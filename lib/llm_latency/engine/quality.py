@@ -29,7 +29,7 @@ from llm_latency.records.record import Quality
 CHUNK = 32
 """Tokens whose logits are held at once. Fewer than llama.cpp takes into tiles of unquantised
 attention: so both kinds of cache are read as in decode, token by token."""
-BLOCK = 128
+BLOCK = 64
 """Tokens in a block, whose mean is one sample."""
 
 Row = npt.NDArray[np.float64]

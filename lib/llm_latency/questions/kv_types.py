@@ -11,7 +11,7 @@ Keys and values are rounded apart, since they do not bear it alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from llm_latency.report import layout, phrases, style
 from llm_latency.report.labels import End
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
-from llm_latency.stats.estimate import Estimate, estimate, estimates
+from llm_latency.stats.estimate import Estimate, estimate, estimates, mean
 from llm_latency.words import MIB, MS, number, percent
 
 BY = ["type_k", "type_v"]
@@ -47,8 +47,9 @@ def plan(
     type_v: Grid = FORMATS,
     mixed: Annotated[bool, "also two formats that differ, neither of them f16"] = False,
     quality: Annotated[str, "least share of tokens with the same most likely next"] = "99 %",
-    prompt_tokens: Annotated[int, "length of the text, read in both caches"] = 1024,
-    max_tokens: int = 32,
+    text_tokens: Annotated[int, "length of the text that shows what is lost"] = 512,
+    prompt_tokens: Annotated[int, "length of the prompt behind which decode is timed"] = 256,
+    max_tokens: int = 16,
     flash_attn: Annotated[bool, "without it V stays as it is"] = True,
     rounds: int = 6,
     **options: Any,
@@ -69,14 +70,14 @@ def plan(
             f"type_k={asked[0][0]!r} and type_v={asked[0][1]!r} differ; give mixed=true to measure "
             "them together."
         )
-    text = {"prompt_tokens": request.one("prompt_tokens"), "page_cache": "resident"}
-    cells = []
-    for k, v in dict.fromkeys([UNQUANTISED, *pairs]):
-        cache = {"type_k": k, "type_v": v}
-        tokens = request.one("max_tokens")
-        cells.append(request.cell(**cache, **text, max_tokens=tokens, repeats=1))
-        lost = {"quality_against": REFERENCE, "max_tokens": 1, "repeats": 0}
-        cells.append(request.cell(**cache, **text, **lost))
+    times = {name: request.one(name) for name in ("prompt_tokens", "max_tokens")}
+    text = request.one("text_tokens")
+    loss = {"prompt_tokens": text, "max_tokens": 1, "quality_against": REFERENCE}
+    cells = [
+        request.cell(type_k=k, type_v=v, **work, repeats=0, page_cache="resident")
+        for k, v in dict.fromkeys([UNQUANTISED, *pairs])
+        for work in (times, loss)
+    ]
     return request.plan(cells, twins=cells[:1])
 
 
@@ -92,7 +93,8 @@ class Loss:
     @property
     def other_token(self) -> Estimate:
         """Share of tokens after which another one is most likely."""
-        return estimate(1 - same for same in self.same_token)
+        found = mean(1 - same for same in self.same_token)
+        return replace(found, low=max(found.low, 0.0))  # NaN, where nothing was measured, stays
 
 
 LOST = tuple(Loss.__dataclass_fields__)
@@ -187,8 +189,8 @@ def answer(view: View) -> Answer:
     ]
     if chosen in against:
         sentences.append(
-            f"Beside f16 its decode behind {_tokens(view)} takes "
-            f"{phrases.difference(against[chosen])}."
+            f"Behind {fr.ok(view.timed)['prompt_tokens'].max():,.0f} tokens its decode takes, "
+            f"beside f16, {phrases.difference(against[chosen])}."
         )
     sentences += [_apart(view), phrases.noise(list(against.values()))]
     line = f"{_name(chosen)}: {_saved(view, chosen)}" if chosen else "none surely keeps so many"
@@ -205,9 +207,10 @@ def _kept(view: View, chosen: Pair | None, maybe: list[Pair]) -> str:
     """Say which is the smallest cache that loses little enough."""
     if not view.losses:
         return f"What the formats lose is **not known**: {fr.status_words(view.data)}."
+    text = view.data.loc[view.data["quality_against"].notna(), "prompt_tokens"].max()
     asked = (
-        f"With {model_name(view.info)}, {_tokens(view)} and at most {percent(1 - view.least)} of "
-        "them with another most likely next,"
+        f"With {model_name(view.info)} and a text of {text:,.0f} tokens, after at most "
+        f"{percent(1 - view.least)} of which another one may become most likely,"
     )
     open_ = " or ".join(map(_name, maybe[-2:]))
     if chosen is None:
@@ -222,10 +225,6 @@ def _kept(view: View, chosen: Pair | None, maybe: list[Pair]) -> str:
         f"{view.losses[chosen].block_tokens:.0f} tokens, in {size}, {_saved(view, chosen)}"
         f"{further}."
     )
-
-
-def _tokens(view: View) -> str:
-    return f"{fr.ok(view.data)['prompt_tokens'].max():,.0f} tokens"
 
 
 def _saved(view: View, pair: Pair) -> str:
@@ -244,9 +243,7 @@ def _apart(view: View) -> str:
     if not both:
         return ""
     worst = max(both, key=lambda kind: np.mean(view.losses[kind, REFERENCE].divergence))
-    k, v = (
-        estimate(view.losses[pair].divergence) for pair in ((worst, REFERENCE), (REFERENCE, worst))
-    )
+    k, v = (mean(view.losses[pair].divergence) for pair in ((worst, REFERENCE), (REFERENCE, worst)))
     names_ = ("K", "V") if k.median >= v.median else ("V", "K")
     more, less = (k, v) if names_[0] == "K" else (v, k)
     claim = f"loses more in {names_[0]} alone" if less.below(more) else "loses no less in either"
@@ -285,16 +282,16 @@ def table(view: View) -> pd.DataFrame:
                 "prefill, tok/s": phrases.short(prefill.get(pair, nothing)),
                 "another token, %": phrases.short(lost.other_token.times(100)),
                 "its probability changes by, %": phrases.short(
-                    estimate(lost.probability_change).times(100)
+                    mean(lost.probability_change).times(100)
                 ),
-                "divergence, 10⁻³ nats": phrases.short(estimate(lost.divergence).times(1e3)),
-                "mean": number(float(np.mean(lost.divergence)) * 1e3) if ends else "–",
+                "divergence, 10⁻³ nats": phrases.short(mean(lost.divergence).times(1e3)),
                 "first and last block": "–".join(number(end * 1e3) for end in ends) or "–",
             }
         )
     made = pd.DataFrame(rows)
     made.attrs["caption"] = (
-        f"Of losses n counts blocks of tokens, of times processes. {phrases.BRACKETS}"
+        "Losses are means over blocks of tokens, which n counts; times are medians over "
+        f"processes. {phrases.BRACKETS}"
     )
     return made
 
@@ -302,7 +299,11 @@ def table(view: View) -> pd.DataFrame:
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw each pair's memory, time per token and loss, a row each."""
-    panels = {"KV cache": _draw_memory, "Decode": _draw_times, "Another likeliest token": _draw_losses}
+    panels = {
+        "KV cache": _draw_memory,
+        "Decode": _draw_times,
+        "Another likeliest token": _draw_losses,
+    }
     height = 1.6 + 0.3 * max(2, len(_rows(view)))
     return layout.pair(axes, view, panels, measured=bool(view.kv_bytes), height=height)
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import bdtr  # scipy.stats takes half a second to import
+from scipy.special import bdtr, stdtrit  # scipy.stats takes half a second to import
 
 from llm_latency.errors import ParameterError
 from llm_latency.records.frame import counted, of_one_origin
@@ -103,6 +103,21 @@ def estimate(values: Iterable[float], confidence: float = 0.95) -> Estimate:
         return Estimate(middle, float(sample[0]), float(sample[-1]), n, "range")
     bounds = float(sample[k]), float(sample[n - 1 - k])
     return Estimate(middle, *bounds, n, "interval", float(1 - tails[k]))
+
+
+def mean(values: Iterable[float]) -> Estimate:
+    """Return the mean of independent samples that are means themselves, with Student's interval.
+
+    For shares and sums, where the whole counts: of a rare event most samples have none, and their
+    median would be none. ``median`` holds the mean. Below six samples the bounds are a range.
+    """
+    sample = np.asarray([float(v) for v in values if not math.isnan(v)], dtype=float)
+    if len(sample) < FEWEST:
+        few = estimate(sample)
+        return replace(few, median=float(sample.mean())) if len(sample) else few
+    middle, n = float(sample.mean()), len(sample)
+    aside = float(stdtrit(n - 1, 0.975) * sample.std(ddof=1) / math.sqrt(n))
+    return Estimate(middle, middle - aside, middle + aside, n, "interval", 0.95)
 
 
 def per_process(frame: pd.DataFrame, column: str, by: Sequence[str] = ("cell_id",)) -> pd.DataFrame:
