@@ -31,7 +31,7 @@ from llm_latency.questions.advise import planning
 from llm_latency.questions.advise.candidates import candidates, ladder, placement, worth_measuring
 from llm_latency.questions.advise.needs import needs_of
 from llm_latency.questions.advise.pasting import parameters_to_verify
-from llm_latency.records.record import EngineCard, EngineDevice, Record
+from llm_latency.records.record import EngineCard, EngineDevice, Quality, Record
 from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.factories import SecondDevice
@@ -685,3 +685,99 @@ def test_the_notebook_answers(carried_out: CarriedOut) -> None:
     # Two candidates and a twin, then the full window of each that came out on top.
     assert set(data["status"]) == {"ok"} and len(data) - sum(data["prompt_tokens"] > 60) == 3
     assert "fills the whole window was answered" in page
+
+
+CACHES = {"f16": 0.0, "q8_0": 0.004, "q5_1": 0.012, "q4_0": 0.08}
+"""Share of tokens after which a format makes another one the most likely."""
+
+
+def view_of_caches(header: Header, *, unknown: bool = False, **given: Any) -> advise.View:
+    """Judge candidates that are equally soon, their caches of different formats."""
+    plan = plan_of(**{"n_ubatch": 128, "flash_attn": True, **given})
+    missing: factories.Failure | None = ("invalid", "none came") if unknown else None
+    made = []
+    for trial in plan.trials():
+        bits = {"f16": 16, "q8_0": 8, "q5_1": 6, "q4_0": 4}[trial.settings.type_k]
+        share = CACHES[trial.settings.type_k]
+        one = factories.record(
+            trial.settings,
+            workload=trial.workload,
+            round=trial.round,
+            twin=trial.twin,
+            ttft=alike,
+            model=trial.model,
+            kv_per_token=512 * bits,
+            failure=missing if trial.workload.quality_against else None,
+        )
+        if trial.workload.quality_against:
+            lost = Quality(
+                block_tokens=64,
+                divergence=[share] * 16,
+                same_token=[1 - share * (0.9 + 0.2 * (at % 2)) for at in range(16)],
+                probability_change=[share] * 16,
+            )
+            one = one.model_copy(update={"generations": [], "quality": lost})
+        made.append(one)
+    return advise.View(Rows(factories.to_frame(made), info_of(plan, header)))
+
+
+def cache(view: advise.View) -> str | None:
+    """Return the format of the KV cache that is advised."""
+    chosen = view.advice.chosen
+    assert chosen is None or chosen.settings.type_k == chosen.settings.type_v
+    return chosen.settings.type_k if chosen else None
+
+
+def test_a_cache_is_varied_where_it_is_said_what_may_be_lost() -> None:
+    plan = plan_of(quality="99 %", flash_attn=[False, True], n_ubatch=128)
+    timed = [c.settings for c in plan.cells if not (c.twin or c.workload.quality_against)]
+    assert [(s.flash_attn, s.type_k, s.type_v) for s in timed] == [
+        (False, "f16", "f16"),
+        *[(True, kind, kind) for kind in CACHES],
+    ]
+    lost = [c for c in plan.cells if c.workload.quality_against]
+    assert {c.settings.type_k for c in lost} == {"q8_0", "q5_1", "q4_0"} and len(lost) == 3
+    assert {c.workload.prompt_tokens for c in lost} == {1024}
+    usual = plan_of(flash_attn=True)
+    assert {c.settings.type_k for c in usual.cells} == {"f16"}
+    assert not any(c.workload.quality_against for c in usual.cells)
+    named = plan_of(quality="99 %", flash_attn=True, type_k="q8_0", n_ubatch=128)
+    assert {(c.settings.type_k, c.settings.type_v) for c in named.cells} == {("q8_0", "f16")}
+    assert sum(c.workload.quality_against is not None for c in named.cells) == 1
+
+
+def test_the_smallest_cache_that_surely_loses_little_enough_is_advised(header: Header) -> None:
+    seen = view_of_caches(header, quality="99 %")
+    assert cache(seen) == "q8_0" and seen.advice.needs.quality == pytest.approx(0.99)
+    text = plain(advise.answer(seen).text)
+    assert "type_k q8_0, type_v q8_0" in text and "at most 1.0 % asked for" in text
+    assert len(advise.answer(seen).sentences) <= 5
+    breaches = {o.settings.type_k: o.breaches for o in seen.advice.options}
+    assert not breaches["f16"] and [tuple(b) for b in breaches["q4_0"]] == [("quality", True)]
+    assert "another token the most likely" in " ".join(reasons(seen).values())
+    assert parameters_to_verify(seen.advice.options[0], seen.info)["type_k"] == "q8_0"
+    assert cache(view_of_caches(header, quality="98 %")) == "q5_1"
+    assert cache(view_of_caches(header, quality="100 %")) == "f16"
+
+
+def test_a_smaller_cache_is_never_advised_without_its_measured_loss(header: Header) -> None:
+    seen = view_of_caches(header, quality="0 %", unknown=True)
+    assert cache(seen) == "f16"
+    assert {b.need for o in seen.advice.options for b in o.breaches} == {"quality"}
+    alone = view_of_caches(header, quality="99 %", type_k="q4_0", type_v="q4_0")
+    assert cache(alone) is None
+    assert "It would do with quality of" in plain(advise.answer(alone).text)
+
+
+@pytest.mark.engine
+def test_real_caches_are_advised_by_what_they_lose(outputs: Path) -> None:
+    small: dict[str, Any] = {
+        "n_ctx": 512, "prompt_tokens": 32, "max_tokens": 4, "n_threads": 1, "rounds": 1,
+        "n_ubatch": 32, "flash_attn": True, "keep_free": "0", "n_gpu_layers": 0,
+    }  # fmt: skip
+    view = advise.View(lab.run(experiments.advise(**small, quality="0 %"), progress=False))
+    lost = view.rows[view.rows["quality_against"].notna()]
+    assert list(lost["status"]) == ["ok"] * 3 and cache(view) in CACHES
+    known = {o.settings.type_k: o.loss for o in view.advice.options}
+    assert known["f16"].n == 0 and {known[k].kind for k in ("q8_0", "q4_0")} == {"interval"}
+    assert known["q8_0"].median < known["q4_0"].median

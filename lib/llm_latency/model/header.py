@@ -98,6 +98,14 @@ class Header(Part):
                     f"blocks of {size} values do not fill it; give {name}='f16'."
                 )
 
+    def holds_cache(self, settings: Settings) -> bool:
+        """Return whether the formats of a KV cache fit its heads, see :meth:`check_cache`."""
+        try:
+            self.check_cache(settings)
+        except ParameterError:
+            return False
+        return True
+
 
 def read_header(path: Path, known_bytes: int | None = None) -> Header:
     """Return the header of a GGUF file.

@@ -47,7 +47,7 @@ def plan(
     type_v: Grid = FORMATS,
     mixed: Annotated[bool, "also two formats that differ, neither of them f16"] = False,
     quality: Annotated[str, "least share of tokens with the same most likely next"] = "99 %",
-    text_tokens: Annotated[int, "length of the text that shows what is lost"] = 512,
+    text_tokens: Annotated[int, "length of the text that shows what is lost"] = 384,
     prompt_tokens: Annotated[int, "length of the prompt behind which decode is timed"] = 256,
     max_tokens: int = 16,
     flash_attn: Annotated[bool, "without it V stays as it is"] = True,
@@ -98,6 +98,17 @@ class Loss:
 
 
 LOST = tuple(Loss.__dataclass_fields__)
+NO_LOSS = Loss(0, [], [], [])
+"""Of a pair of which nothing is known."""
+
+
+def losses(good: pd.DataFrame) -> dict[Pair, Loss]:
+    """Return what each pair of formats loses, out of rows that ended well."""
+    told = good[good["quality_block_tokens"].notna()]
+    return {
+        _pair(key): Loss(*part[[f"quality_{name}" for name in LOST]].iloc[0])
+        for key, part in told.groupby(BY)
+    }
 
 
 class View:
@@ -121,11 +132,7 @@ class View:
         good = fr.ok(self.data)
         sizes = good.groupby(BY)["kv_bytes"].max().dropna().sort_values(ascending=False)
         self.kv_bytes = {_pair(key): float(size) for key, size in sizes.items()}
-        told = good[good["quality_block_tokens"].notna()]
-        self.losses = {
-            _pair(key): Loss(*part[[f"quality_{name}" for name in LOST]].iloc[0])
-            for key, part in told.groupby(BY)
-        }
+        self.losses = losses(good)
         given = (self.info.get("plan") or {}).get("parameters") or {}
         self.least = share("quality", given.get("quality", "99 %"))
 
@@ -267,7 +274,7 @@ def table(view: View) -> pd.DataFrame:
     rows = []
     for key, part in view.data.groupby(BY, sort=False):
         pair = _pair(key)
-        lost = view.losses.get(pair, Loss(0, [], [], []))
+        lost = view.losses.get(pair, NO_LOSS)
         size, whole = (view.kv_bytes.get(p, float("nan")) for p in (pair, UNQUANTISED))
         ends = lost.divergence[:1] + lost.divergence[-1:]
         rows.append(

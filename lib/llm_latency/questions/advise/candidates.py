@@ -23,8 +23,11 @@ from llm_latency.questions.advise.needs import Needs
 BATCHES = (64, 128, 256, 512, 1024, 2048)
 """Sizes of batches that are tried where none is asked for."""
 
-VARIED = ("n_ctx", "n_batch", "n_ubatch", "flash_attn", "n_gpu_layers")
+VARIED = ("n_ctx", "n_batch", "n_ubatch", "flash_attn", "n_gpu_layers", "type_k", "type_v")
 """Settings that candidates differ in."""
+
+CACHES = ("f16", "q8_0", "q5_1", "q4_0")
+"""Number formats of K and V that are tried where it is said what may be lost."""
 
 PROCESS_RESIDENT_BYTES = 68 << 20
 """What is resident beside a model (``memory_ledger`` on Linux): Python, libraries, small pieces.
@@ -62,18 +65,23 @@ def variants(needs: Needs, given: Mapping[str, Any]) -> list[dict[str, Any]]:
         What the application needs.
     given
         ``n_ubatch``, ``flash_attn`` and ``n_gpu_layers`` as users write them. Where they name
-        none, batches are chosen by the prompt, and all layers stand for as many as fit.
+        none, batches are chosen by the prompt, and all layers stand for as many as fit. A format
+        of the KV cache that they name is not varied.
     """
     batches = [whole("n_ubatch", size) for size in named(given, "n_ubatch")]
     n_ctx = padded(needs.n_ctx)
+    named_caches = {plain(given.get(name, "f16")) for name in ("type_k", "type_v")} != {"f16"}
+    caches = CACHES if needs.quality is not None and not named_caches else ()
     return [
         {
             **{"n_ctx": n_ctx, "n_batch": size, "n_ubatch": size},
             **{"flash_attn": flash, "n_gpu_layers": layers},
+            **({"type_k": cache, "type_v": cache} if cache else {}),
         }
         for size in batches or dict.fromkeys(min(n, n_ctx) for n in ladder(needs.new_tokens))
         for flash in named(given, "flash_attn") or [False]
         for layers in named(given, "n_gpu_layers") or [-1]
+        for cache in (caches if flash else caches[:1]) or [None]
     ]
 
 
@@ -104,7 +112,7 @@ def candidates(
     every = []
     for values in variants(needs, given):
         one = base.model_copy(update=values)
-        if one.conflict:  # left out of the plan
+        if one.conflict or not header.holds_cache(one):  # left out of the plan
             continue
         if not named(given, "n_gpu_layers"):
             one = one.model_copy(update=placement(header, one, needs, foretell))

@@ -24,6 +24,7 @@ from llm_latency.questions.advise.candidates import VARIED, Candidate, candidate
 from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option, answer_s, fills, option
 from llm_latency.questions.advise.threads import Threads, best, measured, timed
+from llm_latency.questions.kv_types import losses
 from llm_latency.records import frame as fr
 from llm_latency.report.page import Run
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -180,8 +181,9 @@ def judge(df: pd.DataFrame, info: Mapping[str, Any]) -> Advice:
     known = _candidates(header, planned, given, needs, foretell)
     filled = fills(df, needs)
     rows, later = timed(df, needs), timed(df, needs, varied=True)
+    lost = losses(fr.ok(fr.counted(df)))
     ways = as_list("via", given.get("via", "engine"))
-    each = [option(one, known, rows, filled, needs, ways) for one in known]
+    each = [option(one, known, rows, filled, needs, ways, lost) for one in known]
     every = [one for options in each for one in options]
     good = [options[0] for options in each if all(one.meets for one in options)]
     if not good:
@@ -241,6 +243,7 @@ def _distance(one: Option, needs: Needs) -> tuple[bool, int, float]:
         "memory": taken / needs.limit_bytes,
         "ttft_s": one.ttft.median / (needs.ttft_s or 1.0),
         "load_s": one.load.median / (needs.load_s or 1.0),
+        "quality": one.loss.median / max(1 - (needs.quality or 0.0), 1e-9),
     }
     worst = max((over.get(breach.need, math.inf) for breach in one.breaches), default=0.0)
     return one.measured != "ok", len(one.breaches), worst

@@ -24,7 +24,7 @@ from llm_latency.machine import limits, offload
 from llm_latency.machine.devices import gpu_card
 from llm_latency.measure.trial import engine_card
 from llm_latency.plan.parameters import build, plain, whole
-from llm_latency.plan.sizes import size_bytes
+from llm_latency.plan.sizes import share, size_bytes
 from llm_latency.plan.spec import MAX_INT32, PADDING, Count
 from llm_latency.records.record import EngineCard, EngineDevice
 
@@ -53,6 +53,13 @@ class Needs(Frozen):
     max_tokens: Count = Field(description="Length of the answer")
     ttft_s: float | None = Field(None, gt=0, description="Time to the first token, at most")
     load_s: float | None = Field(None, gt=0, description="Time to load, at most")
+    quality: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of tokens with the same most likely next as with an f16 KV cache, at "
+        "least; None: the KV cache is not varied",
+    )
     use: Use = Field("start_up", description="Loaded once at start, or anew for each answer")
     on: Side = Field(description="Whether the memory is the GPU's or the CPU's")
     memory_bytes: int = Field(gt=0, description="Memory that there is")
@@ -94,8 +101,8 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
     Parameters
     ----------
     given
-        ``n_ctx, prompt_tokens, max_tokens, turns, tokens_per_turn, ttft_s, load_s, use, memory``
-        and ``keep_free``, as users write them; what :func:`here` tells of the machine; and
+        ``n_ctx, prompt_tokens, max_tokens, turns, tokens_per_turn, ttft_s, load_s, quality, use,
+        memory`` and ``keep_free``, as users write them; what :func:`here` tells of the machine; and
         ``own_tokens``, the length of a prompt of the user's own.
 
     Raises
@@ -114,6 +121,7 @@ def needs_of(given: Mapping[str, Any]) -> Needs:
         {
             **_asked(given),
             **{name: _bound(name, given[name]) for name in ("ttft_s", "load_s")},
+            "quality": share("quality", given["quality"]) if given.get("quality") else None,
             "use": given["use"],
             "on": given["on"],
             "memory_bytes": there,

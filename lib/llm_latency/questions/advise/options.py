@@ -8,7 +8,7 @@ answered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +17,7 @@ import pandas as pd
 from llm_latency.plan.spec import Settings, Via
 from llm_latency.questions.advise.candidates import VARIED, Candidate
 from llm_latency.questions.advise.needs import Needs
+from llm_latency.questions.kv_types import NO_LOSS, Loss, Pair
 from llm_latency.records import frame as fr
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison
 from llm_latency.stats.estimate import Estimate, estimate, per_process
@@ -26,7 +27,7 @@ FILL_TOKENS = 4
 FILLED_BY: dict[str, Via] = {"chat": "stream"}
 """Ways of asking whose prompts are no exact number of tokens: which one fills the window then."""
 
-Need = Literal["memory", "ttft_s", "load_s", "runs", "full"]
+Need = Literal["memory", "ttft_s", "load_s", "quality", "runs", "full"]
 
 
 class Breach(NamedTuple):
@@ -53,6 +54,9 @@ class Option:
         each answer waits for it.
     need_bytes : float or None
         What it takes, where that was measured.
+    loss : Estimate
+        Share of tokens after which another one becomes most likely than with an f16 KV cache,
+        where it has a smaller one.
     full : str
         How the process ended that filled its whole window; empty where none did.
     breaches : tuple of Breach
@@ -75,6 +79,7 @@ class Option:
     need_bytes: float | None
     full: str
     full_reason: str
+    loss: Estimate = NO_LOSS.other_token
     disturbed: int = 0
     breaches: tuple[Breach, ...] = ()
     doubts: tuple[Need, ...] = ()
@@ -106,6 +111,7 @@ def rows_of(df: pd.DataFrame, settings: Settings, via: str) -> pd.DataFrame:
 def fills(df: pd.DataFrame, needs: Needs) -> pd.DataFrame:
     """Return the rows of processes that filled their whole window, in the memory that counts."""
     whole = ~df["superseded"] & (df["prompt_tokens"] + df["max_tokens"] >= df["n_ctx"])
+    whole &= df["quality_against"].isna()
     if needs.capped and needs.on == "cpu":
         whole &= df["memory_limit_bytes"].notna()
     elif needs.capped:
@@ -120,6 +126,7 @@ def option(
     filled: pd.DataFrame,
     needs: Needs,
     ways: Sequence[str],
+    losses: Mapping[Pair, Loss],
 ) -> list[Option]:
     """Return one candidate with all that was measured of it, in each way of asking.
 
@@ -135,14 +142,18 @@ def option(
         What it is judged by.
     ways
         The ways of asking.
+    losses
+        By the formats of K and V: what they lose.
     """
     name = _name(one.settings, [other.settings for other in every])
+    lost = losses.get((one.settings.type_k, one.settings.type_v), NO_LOSS).other_token
     made = []
     for via in ways:
         mine = rows_of(trials, one.settings, via)
         full = rows_of(filled, one.settings, FILLED_BY.get(via, via))
         told = f"{name}, {via}" if len(ways) > 1 else name
-        made.append(_judged(_measured(one, told, via, mine, full, needs), needs))
+        found = replace(_measured(one, told, via, mine, full, needs), loss=lost)
+        made.append(_judged(found, needs))
     return made
 
 
@@ -211,6 +222,11 @@ def _judged(one: Option, needs: Needs) -> Option:
             breaches.append(Breach(name, value.low > bound))
         elif value.high > bound:
             doubts.append(name)
+    if needs.quality is not None and {one.settings.type_k, one.settings.type_v} != {"f16"}:
+        most = 1 - needs.quality
+        # What is lost must be known, and surely little enough: no saving is worth a guess.
+        if one.loss.kind != "interval" or one.loss.high > most:
+            breaches.append(Breach("quality", one.loss.low > most))
     if one.need_bytes is not None and one.need_bytes > needs.limit_bytes:
         breaches.append(Breach("memory", True))
     elif one.full not in ("", "ok", "invalid"):

@@ -107,7 +107,8 @@ def parameters_to_verify(
 ) -> dict[str, Any]:
     """Return the parameters of ``advise`` that measure one candidate against the same needs."""
     usual = defaults(plan)
-    names = ("n_ubatch", "flash_attn", "n_gpu_layers")
+    names = ["n_ubatch", "flash_attn", "n_gpu_layers"]
+    names += [name for name in ("type_k", "type_v") if getattr(one.settings, name) != "f16"]
     chosen = {name: getattr(one.settings, name) for name in names}
     if best is not None:
         chosen |= best.to_set

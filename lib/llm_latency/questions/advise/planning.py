@@ -7,6 +7,7 @@ are predicted not to fit.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from llm_latency.engine import token_count
@@ -15,16 +16,18 @@ from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.parameters import as_list
-from llm_latency.plan.spec import Plan
+from llm_latency.plan.spec import Plan, Trial, Workload
 from llm_latency.questions.advise.candidates import candidates, variants, worth_measuring
 from llm_latency.questions.advise.needs import ANYWHERE, Needs, here, needs_of
 from llm_latency.questions.advise.threads import worth_trying
 
 ONE = (
     *("n_ctx", "prompt_tokens", "max_tokens", "turns", "tokens_per_turn"),
-    *("ttft_s", "load_s", "use", "memory", "keep_free", "page_cache"),
+    *("ttft_s", "load_s", "quality", "use", "memory", "keep_free", "page_cache"),
 )
 """What is needed: one value each."""
+LOSS_TOKENS = 1024
+"""Length of the text by which it is told what a smaller KV cache loses."""
 REPLACED = {"n_batch": "n_ubatch"}
 """Each batch that is tried is both: llama.cpp computes no more at once than the smaller."""
 
@@ -40,6 +43,9 @@ def plan(
     tokens_per_turn: Annotated[int, "length of a turn: a message and its answer"] = 96,
     ttft_s: Annotated[float, "longest time to the first token, in seconds; 0: no bound"] = 0.0,
     load_s: Annotated[float, "longest time to load, in seconds; 0: no bound"] = 0.0,
+    quality: Annotated[
+        str, 'least share of tokens that a smaller KV cache leaves as they are, "99 %"; empty: f16'
+    ] = "",
     use: Annotated[str, "start_up: loaded once; on_demand: anew for each answer"] = "start_up",
     memory: Annotated[str, 'memory there is, such as "6 GiB"; empty: what this machine has'] = "",
     keep_free: Annotated[str, "what is to be left of it for others"] = "256 MiB",
@@ -89,6 +95,28 @@ def workload(needs: Needs) -> dict[str, Any]:
     }
 
 
+def losses(cells: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that tell what the candidates' smaller caches lose, one for each.
+
+    On the user's own prompt, or where there is none on the text that ships with the lab.
+    """
+    by_cache = {(c.settings.type_k, c.settings.type_v): c for c in reversed(cells)}
+    found = []
+    for cache, cell in by_cache.items():
+        if set(cache) != {"f16"}:
+            asked, length = cell.workload, min(cell.settings.n_ctx - 1, LOSS_TOKENS)
+            own = asked.prompt_tokens is None
+            text = {"prompt": asked.prompt, "messages": asked.messages}
+            work = Workload(
+                **text if own else {"prompt_tokens": length},
+                max_tokens=1,
+                repeats=0,
+                quality_against="f16",
+            )
+            found.append(cell.model_copy(update={"workload": work}))
+    return found
+
+
 def for_this_machine(plan: Plan) -> Plan:
     """Return the plan with what is worth measuring here, and the memory that it is judged by."""
     given, cell = plan.parameters, plan.cells[0]
@@ -112,6 +140,7 @@ def for_this_machine(plan: Plan) -> Plan:
         for way in as_list("via", given["via"])
     ]
     twin = cells[0].model_copy(update={"twin": True})
+    cells += losses(cells)
     there = machine | {
         "memory_there_bytes": needs.memory_bytes,
         "candidates": [one.as_data() for one in every],

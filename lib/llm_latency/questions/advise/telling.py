@@ -11,7 +11,7 @@ from llm_latency.questions.advise.threads import Threads
 from llm_latency.report import phrases
 from llm_latency.report.page import Answer, code, model_name, no_answer
 from llm_latency.stats.estimate import FEWEST
-from llm_latency.words import MIB, enumerate_words, escape, number, several
+from llm_latency.words import MIB, enumerate_words, escape, number, percent, several
 
 WEAK = {
     "few": f"fewer than {FEWEST} processes give no interval; set rounds to {FEWEST} or more",
@@ -51,6 +51,7 @@ def settings_words(advice: Advice, one: Option) -> str:
     """Return what is to be set, as text of a page."""
     on_gpu, best = advice.needs.on == "gpu", advice.threads
     names = ["n_ctx", "n_batch", "n_ubatch", "flash_attn", *["n_gpu_layers"] * on_gpu]
+    names += [name for name in ("type_k", "type_v") if getattr(one.settings, name) != "f16"]
     values = {name: getattr(one.settings, name) for name in names}
     if best is not None:
         values |= best.to_set
@@ -73,8 +74,20 @@ def _choice(advice: Advice, words: str, name: str) -> str:
     if len(advice.ways) == len(advice.options):
         through = enumerate_words([one.via for one in advice.ways], 9)
         asked += f", asked through {through}" * (len(advice.ways) > 1)
-        return f"{asked}, **these settings hold** with {name}: {words}."
-    return f"{asked}, set **{words}** with {name}{_threads(advice)}."
+        return f"{asked}, **these settings hold** with {name}: {words}{_lost(advice)}."
+    return f"{asked}, set **{words}** with {name}{_lost(advice)}{_threads(advice)}."
+
+
+def _lost(advice: Advice) -> str:
+    """Say what a smaller KV cache loses; empty where it has none."""
+    one, least = advice.chosen, advice.needs.quality
+    if one is None or {one.settings.type_k, one.settings.type_v} == {"f16"}:
+        return ""
+    asked = f", at most {percent(1 - least)} asked for" if least is not None else ""
+    return (
+        f"; its KV cache makes another token the most likely in {phrases.share(one.loss)} of "
+        f"places{asked}"
+    )
 
 
 def _threads(advice: Advice) -> str:
@@ -176,6 +189,8 @@ def _way_out(one: Option, needs: Needs) -> str:
         elif breach.need in ("ttft_s", "load_s"):
             value = one.ttft if breach.need == "ttft_s" else one.load
             give.append(f"{code(breach.need)} of {number(value.high, 3)} or more")
+        elif breach.need == "quality" and one.loss.kind == "interval":
+            give.append(f"quality of {number(100 * (1 - one.loss.high), 1)} % or less")
     if len(give) < len(one.breaches):
         return "A smaller file, or fewer tokens of context, take less."
     return f"It would do with {enumerate_words(give, len(give))}."
@@ -195,6 +210,10 @@ def broken(one: Option, needs: Needs) -> str:
             parts.append(f"its processes ended with {one.measured}: {one.reason}")
         elif breach.need == "full":
             parts.append(f"with its window full it ended with {one.full}: {one.full_reason}")
+        elif breach.need == "quality":
+            lost = phrases.share(one.loss).replace("**", "")
+            text = f"its KV cache makes another token the most likely in {lost} of places"
+            parts.append(text if breach.sure else f"{text}, which is not surely little enough")
         else:
             late, bound = (one.ttft, needs.ttft_s), (one.load, needs.load_s)
             value, most = late if breach.need == "ttft_s" else bound

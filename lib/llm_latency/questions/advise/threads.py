@@ -143,6 +143,7 @@ def timed(df: pd.DataFrame, needs: Needs, *, varied: bool = False) -> pd.DataFra
     full = (df["prompt_tokens"] == filling) & (df["max_tokens"] == FILL_TOKENS)
     asked = (df["max_tokens"] == needs.max_tokens) & (~full | (needs.prompt_tokens == filling))
     asked &= (df["round"] >= FROM_ROUND) == varied
+    asked &= df["quality_against"].isna()
     return df[asked & df["memory_limit_bytes"].isna() & df["leave_vram_bytes"].isna()]
 
 

@@ -33,7 +33,8 @@ def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
     found = judge(store.frame(), store.info)
     if found.chosen is None:
         return trials
-    advised = [c for c in plan.cells if c.settings == found.chosen.settings and not c.twin]
+    timed = [c for c in plan.cells if not (c.twin or c.workload.quality_against)]
+    advised = [cell for cell in timed if cell.settings == found.chosen.settings]
     done = store.done()
     stage = [] if time_is_up(plan, store) else threads.trials(plan, advised[0], tried)
     if trials := [one for one in stage if one.trial_id not in done]:
