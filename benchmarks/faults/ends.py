@@ -29,7 +29,9 @@ from llm_latency.machine.memory_cap import limited
 from llm_latency.measure import process
 from llm_latency.measure.trial import carry_out
 from llm_latency.model import names as models
-from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records.record import Record
 from tests.support import jobs
 

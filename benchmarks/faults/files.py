@@ -24,7 +24,9 @@ from llm_latency.errors import LabError, ParameterError
 from llm_latency.measure import trial as one_trial
 from llm_latency.model import header, names, synthetic
 from llm_latency.model.weights import Shape
-from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records.record import Record
 from tests.support import jobs
 

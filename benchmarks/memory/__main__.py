@@ -24,7 +24,8 @@ from llm_latency.memory.dry_run import foretelling
 from llm_latency.model import names
 from llm_latency.model.header import read_header
 from llm_latency.model.synthetic import SHAPES
-from llm_latency.plan.spec import PADDING, Plan, Settings
+from llm_latency.plan.settings import PADDING, Settings
+from llm_latency.plan.spec import Plan
 from tests.support import jobs
 
 MODELS = tuple(

@@ -30,7 +30,7 @@ import llama_cpp.llama_cpp as C
 from llm_latency.engine import prompts
 from llm_latency.engine.timed import TimedModel
 from llm_latency.model import names as models
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.stats.estimate import Estimate, estimate
 
 US = 1e6

@@ -24,7 +24,8 @@ from llm_latency.engine.quality import CHUNK, differences
 from llm_latency.engine.timed import TimedModel
 from llm_latency.model import names
 from llm_latency.plan.parameters import build
-from llm_latency.plan.spec import Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Workload
 from tests.support import engine_source
 
 WITHIN = 0.05

@@ -19,7 +19,8 @@ from pathlib import Path
 from llm_latency.engine import prompts
 from llm_latency.engine.timed import TimedModel
 from llm_latency.model.synthetic import SHAPES, write_model
-from llm_latency.plan.spec import Sampling, Settings
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Sampling
 from llm_latency.stats.estimate import Estimate, estimate
 
 US = 1e6

@@ -22,7 +22,7 @@ from llm_latency.engine.served import ServedModel
 from llm_latency.errors import LabError
 from llm_latency.model import names
 from llm_latency.plan import serving
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 MIB = 2**20
 SETTLED = 1

@@ -34,7 +34,9 @@ from tqdm import tqdm
 
 from benchmarks.verdicts import saved
 from llm_latency.measure.trial import carry_out
-from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from llm_latency.measure.runner import run
     from llm_latency.memory.fits import fits
     from llm_latency.model import names as models
-    from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
+    from llm_latency.plan.settings import Settings
+    from llm_latency.plan.spec import Plan, Start, Trial
+    from llm_latency.plan.workload import Workload
     from llm_latency.questions import answers, calibration, experiments, plots
     from llm_latency.records import llama_bench
     from llm_latency.records.store import RunStore, load_runs, open_run
@@ -41,10 +43,10 @@ _HOMES = {
     "ParameterError": "errors:ParameterError",
     "Plan": "plan.spec:Plan",
     "RunStore": "records.store:RunStore",
-    "Settings": "plan.spec:Settings",
+    "Settings": "plan.settings:Settings",
     "Start": "plan.spec:Start",
     "Trial": "plan.spec:Trial",
-    "Workload": "plan.spec:Workload",
+    "Workload": "plan.workload:Workload",
     "answers": "questions:answers",
     "appendix": "report.appendix:appendix",
     "calibration": "questions.calibration",

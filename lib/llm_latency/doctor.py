@@ -15,7 +15,9 @@ from llm_latency.machine import devices, host
 from llm_latency.measure.job import Job, ModelFile
 from llm_latency.measure.trial import carry_out, engine_card
 from llm_latency.model import names
-from llm_latency.plan.spec import Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records.record import EngineCard, Record
 from llm_latency.report.cards import device_words
 from llm_latency.words import several

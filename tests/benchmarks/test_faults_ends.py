@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.faults import ends
 from llm_latency.errors import LabError
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from tests.support import factories
 
 SHORT = (

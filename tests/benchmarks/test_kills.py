@@ -15,7 +15,9 @@ import pytest
 
 import llm_latency as lab
 from llm_latency.measure.trial import carry_out
-from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records.folders import TrialFiles
 from llm_latency.records.record import Record
 from tests.support import jobs
@@ -35,7 +37,9 @@ LONG = """
 import sys
 from pathlib import Path
 from llm_latency.measure.trial import carry_out
-from llm_latency.plan.spec import Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Trial
+from llm_latency.plan.workload import Workload
 from tests.support.jobs import job
 trial = Trial(
     experiment="t", model="m",

@@ -11,8 +11,9 @@ from llm_latency.engine import prompts
 from llm_latency.engine.chat import Chat, lost
 from llm_latency.engine.timed import TimedModel as Model
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import CacheMode, Settings, Workload
-from llm_latency.records.record import Generation
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import CacheMode, Workload
+from llm_latency.records.generation import Generation
 
 pytestmark = pytest.mark.engine
 TURNS = 5

@@ -14,7 +14,7 @@ from llm_latency.engine import facts
 from llm_latency.engine.facts import Sizes
 from llm_latency.errors import EngineError
 from llm_latency.model.gguf import END_OF_FORMATS, FORMATS
-from llm_latency.plan.spec import PADDING, UBATCH, KvType, Settings, padded
+from llm_latency.plan.settings import PADDING, UBATCH, KvType, Settings, padded
 from tests.support.odd_models import of_format
 
 pytestmark = pytest.mark.engine

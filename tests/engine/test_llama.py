@@ -16,7 +16,9 @@ from llm_latency.engine import beyond, library, prompts, timed
 from llm_latency.engine import warm_up as warming
 from llm_latency.engine.timed import TimedModel as Model
 from llm_latency.errors import EngineError, ParameterError
-from llm_latency.plan.spec import Settings, Start, Via, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start
+from llm_latency.plan.workload import Via, Workload
 from tests.support.odd_models import changed, header_only
 
 pytestmark = pytest.mark.engine

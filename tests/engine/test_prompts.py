@@ -9,7 +9,8 @@ import pytest
 
 from llm_latency.engine import chat, prompts
 from llm_latency.engine.timed import TimedModel
-from llm_latency.plan.spec import Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Workload
 
 pytestmark = pytest.mark.engine
 

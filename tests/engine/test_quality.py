@@ -11,8 +11,9 @@ from llm_latency.engine import prompts
 from llm_latency.engine.quality import BLOCK, difference, quality
 from llm_latency.engine.timed import TimedModel
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import KvType, Settings, Workload
-from llm_latency.records.record import Quality
+from llm_latency.plan.settings import KvType, Settings
+from llm_latency.plan.workload import Workload
+from llm_latency.records.generation import Quality
 
 
 def test_a_difference_by_hand() -> None:

@@ -17,7 +17,9 @@ from llm_latency.engine.remote import KEY_VARIABLE, RemoteModel
 from llm_latency.engine.server import Server
 from llm_latency.errors import EngineError, LabError
 from llm_latency.measure import runner
-from llm_latency.plan.spec import Plan, Sampling, Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.workload import Sampling, Workload
 
 pytestmark = pytest.mark.engine
 

@@ -10,7 +10,8 @@ import pytest
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.timed import TimedModel as Model
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import Sampling, Settings, Via
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Sampling, Via
 
 pytestmark = pytest.mark.engine
 HOT = Sampling(temperature=1.5, top_k=0, min_p=0.0, repeat_penalty=1.1)

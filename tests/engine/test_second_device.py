@@ -10,7 +10,9 @@ import pytest
 from llm_latency.engine.log import in_host_memory
 from llm_latency.machine import devices
 from llm_latency.measure.trial import carry_out, engine_card
-from llm_latency.plan.spec import Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.questions.advise import needs
 from llm_latency.records.record import EngineCard, Record
 from tests.support import jobs

@@ -19,7 +19,9 @@ from llm_latency.engine.served import ServedModel
 from llm_latency.engine.timed import TimedModel
 from llm_latency.errors import EngineError, LabError
 from llm_latency.measure import runner
-from llm_latency.plan.spec import Plan, Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.workload import Workload
 
 pytestmark = pytest.mark.engine
 ASKED = Settings(n_ctx=1024, n_batch=256, n_ubatch=128, n_threads=1, type_k="q8_0")
@@ -142,7 +144,9 @@ import sys, time
 from pathlib import Path
 from llm_latency.engine.served import ServedModel
 from llm_latency.measure import runner
-from llm_latency.plan.spec import Plan, Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.workload import Workload
 model = ServedModel(Path(sys.argv[1]), Settings(n_ctx=512))
 print(model.pid, flush=True)
 while True:

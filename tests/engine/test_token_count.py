@@ -10,7 +10,7 @@ import llm_latency as lab
 from llm_latency import experiments
 from llm_latency.engine import token_count
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.plan.spec import Message, Workload
+from llm_latency.plan.workload import Message, Workload
 
 pytestmark = pytest.mark.engine
 

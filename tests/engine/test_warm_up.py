@@ -13,7 +13,9 @@ from llm_latency.errors import EngineError
 from llm_latency.measure import runner
 from llm_latency.model import names
 from llm_latency.plan.builder import Request
-from llm_latency.plan.spec import Settings, Start, WarmUp, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start, WarmUp
+from llm_latency.plan.workload import Workload
 from llm_latency.records.rows import rows
 from tests.support import odd_models
 

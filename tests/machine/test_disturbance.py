@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llm_latency.machine import disturbance
-from llm_latency.records.record import Generation, GpuState, HostState, Timings
+from llm_latency.records.generation import Generation, Timings
+from llm_latency.records.record import GpuState, HostState
 
 
 def generation(other: float | None) -> Generation:

@@ -95,7 +95,7 @@ def test_a_sibling_of_our_cgroup_is_given_what_ours_allows(
 
 
 def test_a_limit_that_is_not_in_force_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from llm_latency.plan.spec import Settings
+    from llm_latency.plan.settings import Settings
     from tests.support import factories
 
     record = factories.record(Settings())

@@ -11,7 +11,9 @@ from llm_latency.engine.log import in_host_memory, speaks_of_memory
 from llm_latency.measure.outcome import where_ended
 from llm_latency.measure.trial import carry_out
 from llm_latency.model import names
-from llm_latency.plan.spec import Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records.record import Record
 from tests.support import jobs
 from tests.support import second_device as second_device_rig

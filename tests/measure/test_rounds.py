@@ -19,7 +19,7 @@ from llm_latency.measure import rounds, session
 from llm_latency.measure.earlier import round_s
 from llm_latency.measure.job import Job
 from llm_latency.measure.resume import next_trials
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.questions import sweep
 from llm_latency.records.record import HostState, Record
 from llm_latency.records.store import RunStore

@@ -15,7 +15,9 @@ from llm_latency.errors import LabError
 from llm_latency.measure import process, transcript
 from llm_latency.measure.job import Job
 from llm_latency.measure.trial import carry_out
-from llm_latency.plan.spec import Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records.rows import rows
 from tests.support import jobs
 from tests.support.factories import FakeChild

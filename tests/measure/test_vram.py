@@ -9,7 +9,9 @@ import pytest
 
 from llm_latency.measure.trial import carry_out
 from llm_latency.measure.vram import vram_of
-from llm_latency.plan.spec import Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records import versions
 from llm_latency.records.record import Buffers, DeviceMemory, ProcessMemory, Vram
 from llm_latency.records.rows import rows

@@ -16,7 +16,9 @@ from llm_latency.memory.dry_run import foretelling, stored
 from llm_latency.memory.predict import Parts
 from llm_latency.model import names
 from llm_latency.model.header import read_header
-from llm_latency.plan.spec import Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Trial
+from llm_latency.plan.workload import Workload
 from tests.support import jobs
 from tests.support.factories import SecondDevice
 

@@ -17,7 +17,7 @@ from llm_latency.measure.trial import carry_out
 from llm_latency.memory import frontier
 from llm_latency.memory.dry_run import foretelling
 from llm_latency.model.header import read_header
-from llm_latency.plan.spec import PADDING, Settings
+from llm_latency.plan.settings import PADDING, Settings
 from llm_latency.records.record import Status
 from tests.measure.test_runner import another_run
 from tests.support import factories, jobs

@@ -15,7 +15,7 @@ from llm_latency.model import names
 from llm_latency.model.header import Header, Tensor, read_header
 from llm_latency.model.synthetic import write_model
 from llm_latency.model.weights import Shape
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records.record import Buffers
 
 MIB = 2**20

@@ -13,7 +13,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.memory.predict import kv_bytes
 from llm_latency.model import names
 from llm_latency.model.header import read_header
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 
 def test_a_header_says_what_memory_follows_from(tiny: Path) -> None:

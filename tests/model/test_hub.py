@@ -558,7 +558,7 @@ def test_what_a_model_in_parts_takes_is_known_before_it_is_fetched(
     server: Hub, three: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from llm_latency.engine.dry_run import DryRun
-    from llm_latency.plan.spec import Settings
+    from llm_latency.plan.settings import Settings
 
     monkeypatch.setattr(download, "FIRST_BYTES", 1 << 16)  # less than the first part
     settings = Settings(n_ctx=512, n_batch=256, n_gpu_layers=0)

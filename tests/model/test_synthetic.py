@@ -23,7 +23,7 @@ import pytest
 from llm_latency.engine.timed import TimedModel
 from llm_latency.errors import LabError
 from llm_latency.model import header, recipe, synthetic, vocabulary
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 SMALL = synthetic.Shape(2, 64, 2, 1, 96, 600, 512)
 TINY = synthetic.SHAPES["tiny"]

@@ -11,7 +11,8 @@ import pytest
 from llm_latency import experiments
 from llm_latency.errors import ParameterError
 from llm_latency.plan.own_prompt import MOST_CHARACTERS, understood
-from llm_latency.plan.spec import Message, Plan, Workload
+from llm_latency.plan.spec import Plan
+from llm_latency.plan.workload import Message, Workload
 
 CHAT = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Good evening"}]
 MESSAGES = tuple(Message(**one) for one in CHAT)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llm_latency.plan.serving import flags
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 
 def pairs(words: list[str]) -> dict[str, str | None]:

@@ -24,7 +24,9 @@ from llm_latency.plan.parameters import (
     shown,
     whole,
 )
-from llm_latency.plan.spec import Plan, Sampling, Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Start, Trial
+from llm_latency.plan.workload import Sampling, Workload
 
 
 def trial(**settings: object) -> Trial:

@@ -24,14 +24,17 @@ from llm_latency.measure.job import Job
 from llm_latency.memory.dry_run import stored
 from llm_latency.memory.predict import Parts, Prediction, predict
 from llm_latency.model.header import Header, Tensor, read_header
-from llm_latency.plan.spec import Plan, Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Start
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import advise
 from llm_latency.questions.advise import needs as needs_module
 from llm_latency.questions.advise import planning
 from llm_latency.questions.advise.candidates import candidates, ladder, placement, worth_measuring
 from llm_latency.questions.advise.needs import needs_of
 from llm_latency.questions.advise.pasting import parameters_to_verify
-from llm_latency.records.record import EngineCard, EngineDevice, Quality, Record
+from llm_latency.records.generation import Quality
+from llm_latency.records.record import EngineCard, EngineDevice, Record
 from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.factories import SecondDevice

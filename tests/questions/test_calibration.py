@@ -19,7 +19,7 @@ from IPython.display import Markdown
 
 from llm_latency.engine import probe
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.questions import calibration
 from llm_latency.questions.calibration import View, bench
 from llm_latency.questions.calibration.ratios import ENGINE, PREFILL, USER

@@ -14,7 +14,9 @@ import pytest
 
 from llm_latency.errors import ParameterError
 from llm_latency.plan import loading
-from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import cold_start
 from llm_latency.records.record import PageCacheState, ProcessMemory, Record
 from llm_latency.report.page import Rows

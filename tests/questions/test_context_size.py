@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import context_size
 from llm_latency.records.record import ProcessMemory
 from llm_latency.report.page import Rows

@@ -15,7 +15,8 @@ import pytest
 import llm_latency as lab
 from llm_latency.errors import ParameterError
 from llm_latency.measure.job import WORKER_VARIABLE
-from llm_latency.plan.spec import Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import depth
 from llm_latency.report.page import Rows
 from tests.support import factories

@@ -20,7 +20,9 @@ from llm_latency.memory import frontier
 from llm_latency.model import names as models
 from llm_latency.plan.builder import LEFT_TO_THE_ENGINE
 from llm_latency.plan.parameters import shown
-from llm_latency.plan.spec import Plan, Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Start
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import QUESTIONS, module
 from llm_latency.questions.notebook import defaults
 from llm_latency.records.store import RunStore

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import kv_types
 from llm_latency.questions.kv_types import UNQUANTISED
-from llm_latency.records.record import Buffers, Quality, Record
+from llm_latency.records.generation import Quality
+from llm_latency.records.record import Buffers, Record
 from llm_latency.report.page import Rows
 from tests.support import factories
 from tests.support.pages import CarriedOut, plain, words

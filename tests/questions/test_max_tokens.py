@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import max_tokens
 from llm_latency.questions.max_tokens import FORMULAS, Place, signed_percent
 from llm_latency.report.page import Rows

@@ -11,7 +11,7 @@ import llm_latency as lab
 from llm_latency.errors import ParameterError
 from llm_latency.memory.predict import Prediction, predict
 from llm_latency.model.header import read_header
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.questions import memory_ledger
 from llm_latency.questions.memory_ledger import View
 from llm_latency.records.record import Buffers, ProcessMemory, Record

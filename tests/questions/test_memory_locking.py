@@ -12,7 +12,9 @@ import pytest
 
 from llm_latency.errors import ParameterError
 from llm_latency.plan import loading
-from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import memory_locking
 from llm_latency.questions.memory_locking import Kind
 from llm_latency.records.record import Buffers, MemoryLimit, ProcessMemory, Record

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from llm_latency.plan.spec import Sampling, Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Sampling, Workload
 from llm_latency.questions import sweep
 from llm_latency.report.page import Rows
 from tests.support import factories

@@ -14,7 +14,9 @@ import llm_latency as lab
 from llm_latency.errors import ParameterError
 from llm_latency.machine import affinity, limits
 from llm_latency.measure import resume
-from llm_latency.plan.spec import Cores, Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Cores, Start
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import threads
 from llm_latency.report.page import Rows
 from tests.support import factories

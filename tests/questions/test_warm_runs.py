@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import CacheMode, Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start
+from llm_latency.plan.workload import CacheMode, Workload
 from llm_latency.questions import warm_runs
 from llm_latency.report import phrases
 from llm_latency.report.page import Rows

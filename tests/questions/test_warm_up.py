@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import PREFIX_WARM_UPS, STATE_WARM_UPS, Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import PREFIX_WARM_UPS, STATE_WARM_UPS, Start
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import warm_up
 from llm_latency.report import phrases
 from llm_latency.report.page import Rows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_latency.plan.spec import Sampling, Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Sampling, Workload
 from llm_latency.records.equal_text import judged
 from llm_latency.records.record import Record
 from tests.support import factories

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import Settings, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Workload
 from llm_latency.records import bench_text, llama_bench
 from tests.support import factories
 

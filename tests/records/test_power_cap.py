@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records.power_cap import judged
 from llm_latency.records.record import GpuState, HostState, Record
 from tests.support import factories

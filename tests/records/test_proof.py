@@ -6,16 +6,12 @@ from typing import Any
 
 import pytest
 
-from llm_latency.plan.spec import Cores, PageCache, Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Cores, PageCache, Start, Trial
+from llm_latency.plan.workload import Workload
+from llm_latency.records.generation import Generation, Timings
 from llm_latency.records.proof import not_in_force, problem, proven, wrong_start
-from llm_latency.records.record import (
-    Affinity,
-    Effective,
-    Generation,
-    PageCacheState,
-    Record,
-    Timings,
-)
+from llm_latency.records.record import Affinity, Effective, PageCacheState, Record
 from llm_latency.records.rows import rows
 
 IN_FORCE: dict[str, Any] = {

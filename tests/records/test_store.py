@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.plan.spec import Plan, Settings, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.questions import cold_start, sweep
 from llm_latency.records import versions
 from llm_latency.records.folders import make_folder, outputs_dir

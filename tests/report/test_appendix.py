@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records.record import Record
 from llm_latency.report import appendix as module
 from tests.support import factories

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from llm_latency.records.record import Generation, LoadTimings, Timings
+from llm_latency.records.generation import Generation, Timings
+from llm_latency.records.record import LoadTimings
 from llm_latency.report import clock
 
 LOAD = LoadTimings(backend_init_s=0.001, model_load_s=0.020, context_s=0.006, load_s=0.030)

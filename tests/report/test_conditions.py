@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records import frame
 from llm_latency.records.record import GpuState, HostState
 from llm_latency.report import conditions

@@ -6,7 +6,7 @@ import html
 
 import pytest
 
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records import frame
 from llm_latency.report import page
 from llm_latency.report.appendix import how_measured

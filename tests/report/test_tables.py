@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.report import cards, tables
 from llm_latency.report.show import show
 from tests.support import factories

@@ -10,18 +10,19 @@ import pandas as pd
 
 from llm_latency.engine.facts import sizes_in_force
 from llm_latency.plan.parameters import grid
-from llm_latency.plan.spec import Plan, Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Start, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.records import rows
+from llm_latency.records.generation import Generation, Timings
 from llm_latency.records.record import (
     Buffers,
     Effective,
-    Generation,
     HostState,
     LoadTimings,
     ProcessMemory,
     Record,
     Status,
-    Timings,
     Vram,
 )
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from llm_latency.engine.library import CHAT_FORMATS, C
 from llm_latency.engine.log import WARN, LlamaLog
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 EXPERTS = r"blk\.{}\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """Names of the tensors of one layer's experts, as llama.cpp's own ``--n-cpu-moe`` has them."""

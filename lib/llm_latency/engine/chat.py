@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from llm_latency.engine.library import ChatFormatter, Llama
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import Template
-from llm_latency.records.record import Lost
+from llm_latency.plan.workload import Template
+from llm_latency.records.generation import Lost
 
 Message = dict[str, str]
 """``role`` and ``content``, as Hugging Face's templates name them."""

@@ -23,12 +23,12 @@ from typing import Any
 from llm_latency.engine.chat import Chat
 from llm_latency.engine.llama import Counters, Model
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import Sampling, Via
-from llm_latency.records.record import Timings
+from llm_latency.plan.workload import Sampling, Via
+from llm_latency.records.generation import Timings
 
 
 class Answer:
-    """One run of the clock; see the picture in :mod:`llm_latency.records.record`.
+    """One run of the clock; see the picture in :mod:`llm_latency.records.generation`.
 
     The kinds differ in the way through llama-cpp-python. Each does all that is not the model's
     work before ``t0_s`` or after ``end_s``.

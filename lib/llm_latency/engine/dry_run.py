@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from llm_latency.base import Part
 from llm_latency.errors import LabError
 from llm_latency.model.gguf import FORMATS
-from llm_latency.plan.spec import UBATCH, Settings
+from llm_latency.plan.settings import UBATCH, Settings
 
 COMMAND = (sys.executable, "-m", "llm_latency.engine.dry_run")
 MOST_TOKENS = 1 << 22

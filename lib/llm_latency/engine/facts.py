@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from llm_latency.plan.spec import UBATCH, Settings, padded
+from llm_latency.plan.settings import UBATCH, Settings, padded
 
 REPACKED = {
     "x86_64": frozenset({"q4_0", "q4_k", "iq4_nl", "mxfp4"}),

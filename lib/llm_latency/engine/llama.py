@@ -41,7 +41,8 @@ from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
 from llm_latency.machine import host, limits
 from llm_latency.model.gguf import FORMATS
-from llm_latency.plan.spec import UBATCH, KvType, Sampling, Settings
+from llm_latency.plan.settings import UBATCH, KvType, Settings
+from llm_latency.plan.workload import Sampling
 from llm_latency.records.record import Effective, LoadTimings
 
 

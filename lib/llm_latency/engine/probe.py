@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from llm_latency.base import Part
 from llm_latency.machine.devices import without_gpus
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 if TYPE_CHECKING:
     from llm_latency.engine.llama import Model

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 from llm_latency.engine.chat import Chat, Message, common, lost
 from llm_latency.engine.vocabulary import Vocabulary
-from llm_latency.plan.spec import Language, Template, Workload
-from llm_latency.records.record import ChatForm
+from llm_latency.plan.workload import Language, Template, Workload
+from llm_latency.records.generation import ChatForm
 
 
 class Question(NamedTuple):
     """A prompt, and how many of its tokens are in the KV cache when the clock starts.
 
-    The rest is told of a chat alone: what :class:`~llm_latency.records.record.Generation` keeps
+    The rest is told of a chat alone: what :class:`~llm_latency.records.generation.Generation` keeps
     of it, and the messages that the prompt is made of.
     """
 

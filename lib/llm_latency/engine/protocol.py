@@ -15,15 +15,14 @@ from pydantic import Field
 
 from llm_latency.base import Part
 from llm_latency.plan.spec import Trial
+from llm_latency.records.generation import Generation, Quality
 from llm_latency.records.record import (
     Affinity,
     Buffers,
     Effective,
     EngineCard,
-    Generation,
     LoadTimings,
     ProcessMemory,
-    Quality,
     StateFile,
 )
 

@@ -23,8 +23,8 @@ from llm_latency.engine.library import C
 from llm_latency.engine.llama import Model
 from llm_latency.engine.log import LlamaLog
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import KvType
-from llm_latency.records.record import Quality
+from llm_latency.plan.settings import KvType
+from llm_latency.records.generation import Quality
 
 CHUNK = 32
 """Tokens whose logits are held at once. Fewer than llama.cpp takes into tiles of unquantised

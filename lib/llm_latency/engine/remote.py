@@ -21,9 +21,10 @@ from llm_latency.engine.log import LlamaLog
 from llm_latency.engine.served import chosen_by
 from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import Sampling, Via
+from llm_latency.plan.workload import Sampling, Via
 from llm_latency.records import proof
-from llm_latency.records.record import Buffers, DeviceMemory, Generation
+from llm_latency.records.generation import Generation
+from llm_latency.records.record import Buffers, DeviceMemory
 
 KEY_VARIABLE = "LLM_LATENCY_API_KEY"
 """Environment variable with the key that the server asks for; it is stored nowhere."""

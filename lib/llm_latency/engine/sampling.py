@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_latency.engine.library import C, Grammar, Llama
 from llm_latency.errors import EngineError
-from llm_latency.plan.spec import Sampling
+from llm_latency.plan.workload import Sampling
 
 GREEDY = Sampling(temperature=0.0)
 """What llama-cpp-python is to be told for the most likely token."""

@@ -29,9 +29,11 @@ from llm_latency.engine.server import Server
 from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
 from llm_latency.machine import host
-from llm_latency.plan.spec import Sampling, Settings, Via
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Sampling, Via
 from llm_latency.records import proof
-from llm_latency.records.record import DeviceMemory, Effective, Generation
+from llm_latency.records.generation import Generation
+from llm_latency.records.record import DeviceMemory, Effective
 
 ORDER = ("penalties", "top_k", "typ_p", "top_p", "min_p", "temperature")
 """The order in which llama-cpp-python applies its samplers, by the server's names."""

@@ -29,7 +29,7 @@ from llm_latency.engine.log import CONT, DEBUG, ERROR, INFO, WARN, LlamaLog
 from llm_latency.errors import EngineError
 from llm_latency.machine import limits
 from llm_latency.plan.serving import flags
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records.record import LoadTimings
 
 LEVELS = {"D": DEBUG, "I": INFO, "W": WARN, "E": ERROR}

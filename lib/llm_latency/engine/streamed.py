@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from llm_latency.errors import EngineError
-from llm_latency.records.record import Timings
+from llm_latency.records.generation import Timings
 
 ENGINE_MS = ("prompt_ms", "predicted_ms")
 """llama.cpp's own count of a prompt and of the tokens after it, by its servers' names."""

@@ -20,9 +20,10 @@ from llm_latency.engine.clock import WAYS
 from llm_latency.engine.llama import Model
 from llm_latency.errors import EngineError, ParameterError
 from llm_latency.plan.parameters import build
-from llm_latency.plan.spec import BLOCKWISE, Sampling, Settings, Via
+from llm_latency.plan.settings import BLOCKWISE, Settings
+from llm_latency.plan.workload import Sampling, Via
 from llm_latency.records import proof
-from llm_latency.records.record import Generation
+from llm_latency.records.generation import Generation
 
 
 class TimedModel(Model):
@@ -75,7 +76,7 @@ class TimedModel(Model):
         sampling
             How the next token is chosen; ``None``: the most likely one.
         via
-            The way through llama-cpp-python, see :class:`~llm_latency.plan.spec.Workload`.
+            The way through llama-cpp-python, see :class:`~llm_latency.plan.workload.Workload`.
         chat
             The messages of which the prompt is made, for ``via="chat"``; text alone is one.
         repeat
@@ -154,7 +155,7 @@ def load(model: str | Path, **settings: Any) -> TimedModel:
     model
         A path, ``synthetic:tiny``, ``package:<name>`` or ``hf:owner/repo/file.gguf@revision``.
     **settings
-        llama-cpp-python's names, see :class:`~llm_latency.plan.spec.Settings`.
+        llama-cpp-python's names, see :class:`~llm_latency.plan.settings.Settings`.
 
     Raises
     ------

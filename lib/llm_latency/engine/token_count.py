@@ -17,7 +17,9 @@ from pydantic import ValidationError
 
 from llm_latency.base import Part
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.plan.spec import Trial, Workload, padded
+from llm_latency.plan.settings import padded
+from llm_latency.plan.spec import Trial
+from llm_latency.plan.workload import Workload
 
 COMMAND = (sys.executable, "-m", "llm_latency.engine.token_count")
 TIMEOUT_S = 120.0

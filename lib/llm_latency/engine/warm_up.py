@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from llm_latency.engine import prompts
 from llm_latency.engine.timed import TimedModel
-from llm_latency.plan.spec import Start, Workload
+from llm_latency.plan.spec import Start
+from llm_latency.plan.workload import Workload
 from llm_latency.records.record import StateFile
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import os
 from collections.abc import Sequence
 
 from llm_latency.machine.cpu_watch import TICK_S
-from llm_latency.records.record import Generation, HostState
+from llm_latency.records.generation import Generation
+from llm_latency.records.record import HostState
 
 OTHER_LIMIT = 0.05
 """Share of CPU time taken by others above which a trial is called disturbed."""

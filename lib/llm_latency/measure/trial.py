@@ -28,13 +28,13 @@ from llm_latency.measure.transcript import Transcript
 from llm_latency.measure.vram import vram_of
 from llm_latency.plan.spec import STATE_WARM_UPS
 from llm_latency.records.folders import size_of
+from llm_latency.records.generation import Generation
 from llm_latency.records.proof import proven
 from llm_latency.records.record import (
     Affinity,
     Buffers,
     EngineCard,
     EngineDevice,
-    Generation,
     HostState,
     MemoryLimit,
     ProcessMemory,

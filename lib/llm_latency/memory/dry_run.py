@@ -16,7 +16,7 @@ from typing import Any
 from llm_latency.engine.dry_run import Allocation, DryRun, NotForetoldError, Side
 from llm_latency.memory.predict import Parts, Prediction, layers_on_device, place_weights, predict
 from llm_latency.model.header import Header
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 Foretell = Callable[[Settings], Prediction]
 """What a model will take under some settings; raises NotForetoldError where nobody knows."""

@@ -15,8 +15,8 @@ from llm_latency.memory.predict import Parts, Prediction
 from llm_latency.model.header import Header
 from llm_latency.model.names import skeleton
 from llm_latency.plan.parameters import build
+from llm_latency.plan.settings import PADDING, Settings, padded
 from llm_latency.plan.sizes import size_bytes
-from llm_latency.plan.spec import PADDING, Settings, padded
 from llm_latency.words import MIB, number
 
 
@@ -112,7 +112,7 @@ def fits(
         What the GPU's backend takes for itself (the CUDA context, its workspace): it differs
         from card to card, and is measured, not predicted.
     **settings
-        llama-cpp-python's names, see :class:`~llm_latency.plan.spec.Settings`.
+        llama-cpp-python's names, see :class:`~llm_latency.plan.settings.Settings`.
 
     Raises
     ------

@@ -22,8 +22,9 @@ from llm_latency.memory.fits import largest
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
+from llm_latency.plan.settings import PADDING, Settings, padded
 from llm_latency.plan.sizes import limit_bytes, size_bytes
-from llm_latency.plan.spec import PADDING, Plan, Settings, Trial, padded
+from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.record import Record
 from llm_latency.records.store import RunStore
 

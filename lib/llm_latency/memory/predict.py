@@ -23,7 +23,7 @@ from llm_latency.base import Part
 from llm_latency.engine.dry_run import NotForetoldError, check_placed
 from llm_latency.engine.facts import REPACKED, sizes_in_force
 from llm_latency.model.header import Header
-from llm_latency.plan.spec import Settings, padded
+from llm_latency.plan.settings import Settings, padded
 
 
 class Peaks(NamedTuple):

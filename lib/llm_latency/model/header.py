@@ -17,7 +17,7 @@ from llm_latency.base import Part
 from llm_latency.errors import ParameterError
 from llm_latency.model import kinds, parts
 from llm_latency.model.gguf import FORMATS, Outline, outline
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 
 
 class Tensor(Part):

@@ -28,7 +28,9 @@ from llm_latency.plan.parameters import (
     unknown,
     whole,
 )
-from llm_latency.plan.spec import MAX_SEED, Plan, Sampling, Settings, Start, Trial, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Start, Trial
+from llm_latency.plan.workload import MAX_SEED, Sampling, Workload
 
 Grid = Any
 """One value or a list of values."""

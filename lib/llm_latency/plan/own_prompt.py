@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from llm_latency.errors import ParameterError
 from llm_latency.plan.parameters import shown
-from llm_latency.plan.spec import Message, Workload
+from llm_latency.plan.workload import Message, Workload
 
 PROMPT = "a prompt of your own, in place of prompt_tokens"
 PROMPT_FILE = "the same in a file: text, or a list of messages (.json: role, content)"

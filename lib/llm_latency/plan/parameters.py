@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError, did_you_mean
-from llm_latency.plan.spec import MAX_INT32, Conflict, Settings, Trial, padded
+from llm_latency.plan.settings import MAX_INT32, Conflict, Settings, padded
+from llm_latency.plan.spec import Trial
 
 MOST = 10_000
 """Values of one parameter, and cells of one grid, above which a request is taken for a slip."""

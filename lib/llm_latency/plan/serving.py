@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from llm_latency.plan.loading import load_mode
-from llm_latency.plan.spec import UBATCH, Settings
+from llm_latency.plan.settings import UBATCH, Settings
 
 PINNED: dict[str, Any] = {
     "--fit": "off",

@@ -22,7 +22,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
-from llm_latency.records.record import LOST
+from llm_latency.records.generation import LOST
 from llm_latency.report import figure as fig
 from llm_latency.report import phrases, style
 from llm_latency.report.page import Answer, Run, model_name, no_answer

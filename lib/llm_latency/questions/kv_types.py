@@ -22,8 +22,9 @@ from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import plain, shown
+from llm_latency.plan.settings import KvType
 from llm_latency.plan.sizes import share
-from llm_latency.plan.spec import KvType, Plan
+from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style

@@ -21,7 +21,8 @@ from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import as_list, check_room
-from llm_latency.plan.spec import Language, Plan
+from llm_latency.plan.spec import Plan
+from llm_latency.plan.workload import Language
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style

@@ -26,8 +26,9 @@ from llm_latency.memory.predict import Prediction
 from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.settings import Settings
 from llm_latency.plan.sizes import size_bytes
-from llm_latency.plan.spec import Plan, Settings
+from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.records.record import PLACES
 from llm_latency.report import figure as fig

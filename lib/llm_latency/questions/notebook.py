@@ -29,7 +29,9 @@ from llm_latency.plan.builder import (
     set_by_itself,
 )
 from llm_latency.plan.parameters import plain, shown
-from llm_latency.plan.spec import Plan, Sampling, Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan, Start
+from llm_latency.plan.workload import Sampling, Workload
 from llm_latency.records.folders import outputs_dir
 from llm_latency.records.store import RunStore
 

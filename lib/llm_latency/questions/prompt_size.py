@@ -22,7 +22,8 @@ from llm_latency.engine.facts import Sizes, sizes_in_force
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
-from llm_latency.plan.spec import MAX_INT32, PADDING, UBATCH, Plan, Settings, padded
+from llm_latency.plan.settings import MAX_INT32, PADDING, UBATCH, Settings, padded
+from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from llm_latency.records.record import Generation, Record
+from llm_latency.records.generation import Generation
+from llm_latency.records.record import Record
 
 Key = tuple[str, str, int]
 """Run, cell and repeat: generations that promise the same answer."""

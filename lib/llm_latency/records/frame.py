@@ -12,7 +12,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from llm_latency.errors import LabError, ParameterError
-from llm_latency.plan.spec import Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start
+from llm_latency.plan.workload import Workload
 from llm_latency.records.rows import COLUMNS
 from llm_latency.words import counts, enumerate_words, file_name, setting, visible
 

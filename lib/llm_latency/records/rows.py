@@ -17,22 +17,22 @@ from pydantic import BaseModel
 from llm_latency.base import Part
 from llm_latency.plan import cores
 from llm_latency.plan.loading import reading_of
-from llm_latency.plan.spec import Sampling, Settings, Start, Workload
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start
+from llm_latency.plan.workload import Sampling, Workload
 from llm_latency.records import equal_text, power_cap
+from llm_latency.records.generation import Generation, Quality, Timings
 from llm_latency.records.record import (
     PHASES,
     PLACES,
     Buffers,
     Effective,
-    Generation,
     GpuState,
     HostState,
     LoadTimings,
     ProcessMemory,
-    Quality,
     Record,
     StateFile,
-    Timings,
     Vram,
 )
 

@@ -3,7 +3,7 @@
 *Prefill* evaluates the prompt, many tokens in one pass over the weights. The first token follows
 it: TTFT, the time to first token, is prefill and one choice. *Decode* evaluates one token per
 pass; the time from each token to the next is the inter-token latency, ITL. All stamps are of one
-clock; :mod:`llm_latency.records.record` has the same picture in letters.
+clock; :mod:`llm_latency.records.generation` has the same picture in letters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from llm_latency.records.record import Generation, LoadTimings
+from llm_latency.records.generation import Generation
+from llm_latency.records.record import LoadTimings
 from llm_latency.report import figure as fig
 from llm_latency.report import style
 from llm_latency.report.labels import End, label_ends

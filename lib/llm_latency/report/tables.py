@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from llm_latency.plan.spec import Settings, Start
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Start
 from llm_latency.records import frame as fr
 from llm_latency.records.record import STATUSES
 from llm_latency.words import setting

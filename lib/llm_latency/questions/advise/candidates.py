@@ -17,7 +17,7 @@ from typing import Any
 from llm_latency.memory.dry_run import Foretell
 from llm_latency.model.header import Header
 from llm_latency.plan.parameters import as_list, plain, whole
-from llm_latency.plan.spec import Settings, padded
+from llm_latency.plan.settings import Settings, padded
 from llm_latency.questions.advise.needs import Needs
 
 BATCHES = (64, 128, 256, 512, 1024, 2048)

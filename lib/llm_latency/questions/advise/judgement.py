@@ -19,7 +19,7 @@ from llm_latency.memory.dry_run import Foretell, stored
 from llm_latency.memory.fits import largest, side
 from llm_latency.model.header import Header
 from llm_latency.plan.parameters import as_list
-from llm_latency.plan.spec import Settings, padded
+from llm_latency.plan.settings import Settings, padded
 from llm_latency.questions.advise.candidates import VARIED, Candidate, candidates
 from llm_latency.questions.advise.needs import Needs, needs_of
 from llm_latency.questions.advise.options import Option, answer_s, fills, option

@@ -24,8 +24,8 @@ from llm_latency.machine import limits, offload
 from llm_latency.machine.devices import gpu_card
 from llm_latency.measure.trial import engine_card
 from llm_latency.plan.parameters import build, plain, whole
+from llm_latency.plan.settings import MAX_INT32, PADDING, Count
 from llm_latency.plan.sizes import share, size_bytes
-from llm_latency.plan.spec import MAX_INT32, PADDING, Count
 from llm_latency.records.record import EngineCard, EngineDevice
 
 Use = Literal["start_up", "on_demand"]

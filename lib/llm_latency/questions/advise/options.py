@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 
-from llm_latency.plan.spec import Settings, Via
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.workload import Via
 from llm_latency.questions.advise.candidates import VARIED, Candidate
 from llm_latency.questions.advise.needs import Needs
 from llm_latency.questions.kv_types import NO_LOSS, Loss, Pair

@@ -13,7 +13,7 @@ from IPython.display import Markdown
 from llm_latency.model.gguf import FORMATS
 from llm_latency.plan.parameters import as_list
 from llm_latency.plan.serving import flags
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.questions.advise.judgement import View
 from llm_latency.questions.advise.options import Option, settings_in_use
 from llm_latency.questions.advise.planning import plan

@@ -16,7 +16,8 @@ from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.parameters import as_list
-from llm_latency.plan.spec import Plan, Trial, Workload
+from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.questions.advise.candidates import candidates, variants, worth_measuring
 from llm_latency.questions.advise.needs import ANYWHERE, Needs, here, needs_of
 from llm_latency.questions.advise.threads import worth_trying

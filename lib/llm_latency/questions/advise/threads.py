@@ -21,7 +21,8 @@ from llm_latency.machine import affinity, limits
 from llm_latency.plan import cores
 from llm_latency.plan.builder import OPTIONS
 from llm_latency.plan.parameters import plain
-from llm_latency.plan.spec import CoreKind, Plan, Settings, Trial
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import CoreKind, Plan, Trial
 from llm_latency.questions.advise.needs import Needs
 from llm_latency.questions.advise.options import FILL_TOKENS, answer_s, rows_of
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from llm_latency.measure.rounds import left, time_is_up, used_s
-from llm_latency.plan.spec import Plan, Trial, Workload
+from llm_latency.plan.spec import Plan, Trial
+from llm_latency.plan.workload import Workload
 from llm_latency.questions.advise import threads
 from llm_latency.questions.advise.judgement import Advice, judge
 from llm_latency.questions.advise.needs import Needs

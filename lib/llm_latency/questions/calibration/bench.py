@@ -25,7 +25,7 @@ from llm_latency.machine import devices
 from llm_latency.machine.cpu_watch import CpuWatch
 from llm_latency.measure.outcome import exit_in_words
 from llm_latency.plan.loading import load_mode
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records import bench_text
 from llm_latency.records.record import HostState
 

@@ -15,7 +15,8 @@ from llm_latency.errors import LabError
 from llm_latency.questions.calibration.planning import CalibrationPlan, Tool
 from llm_latency.records import files, llama_bench, versions
 from llm_latency.records.folders import outputs_dir
-from llm_latency.records.record import Generation, Record
+from llm_latency.records.generation import Generation
+from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
 from llm_latency.records.store import RunStore
 

@@ -12,18 +12,9 @@ from llm_latency.base import Frozen
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name
-from llm_latency.plan.spec import (
-    MAX_INT32,
-    PADDING,
-    Count,
-    RunId,
-    Seed,
-    Settings,
-    Trial,
-    Wait,
-    Workload,
-    padded,
-)
+from llm_latency.plan.settings import MAX_INT32, PADDING, Count, Settings, padded
+from llm_latency.plan.spec import RunId, Seed, Trial, Wait
+from llm_latency.plan.workload import Workload
 
 BATCH = 512
 """``n_batch`` and ``n_ubatch`` of both tools: llama-cpp-python's default."""

@@ -11,7 +11,8 @@ from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import shown, whole
-from llm_latency.plan.spec import MAX_INT32, KvType, Plan, padded
+from llm_latency.plan.settings import MAX_INT32, KvType, padded
+from llm_latency.plan.spec import Plan
 from llm_latency.records import llama_bench
 
 REPLACED = {"type_k": "kv_type", "type_v": "kv_type"}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from llm_latency.errors import ParameterError
-from llm_latency.plan.spec import KvType
+from llm_latency.plan.settings import KvType
 from llm_latency.questions.depth.planning import rows_beside
 from llm_latency.records import frame as fr
 from llm_latency.report.page import Run

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from llm_latency.plan.spec import Settings
+from llm_latency.plan.settings import Settings
 from llm_latency.records import frame as fr
 from llm_latency.report.page import Run
 from llm_latency.stats.compare import (

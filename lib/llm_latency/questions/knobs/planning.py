@@ -17,7 +17,8 @@ from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan import loading
 from llm_latency.plan.builder import Request
-from llm_latency.plan.spec import BLOCKWISE, UBATCH, Cores, Plan, Settings, Trial
+from llm_latency.plan.settings import BLOCKWISE, UBATCH, Settings
+from llm_latency.plan.spec import Cores, Plan, Trial
 from llm_latency.questions.advise.needs import devices_seen
 from llm_latency.words import MIB, number, several
 

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 from llm_latency.model import names
 from llm_latency.plan.builder import SAMPLING, Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
-from llm_latency.plan.spec import Plan, Settings
+from llm_latency.plan.settings import Settings
+from llm_latency.plan.spec import Plan
 from llm_latency.questions.sweep.cells import memory_table, table
 from llm_latency.questions.sweep.memory import latency_by_memory, memory_by_n_ctx
 from llm_latency.questions.sweep.speed import speed_heatmap
