@@ -21,7 +21,7 @@ REPLACED = {"type_k": "kv_type", "type_v": "kv_type"}
 def plan(
     model: str = "synthetic:tiny",
     depths: Annotated[Grid, "tokens in the context at each step of the walk"] = (
-        *(0, 256, 512, 768, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584),
+        *(0, 256, 512, 768, 1024, 1280, 1536, 1792, 2048),
     ),
     prompt_tokens: Annotated[int, "length of the message at each step"] = 32,
     max_tokens: int = 16,
