@@ -251,14 +251,18 @@ def _apart(view: View) -> str:
     if not both:
         return ""
     worst = max(both, key=lambda kind: np.mean(view.losses[kind, REFERENCE].divergence))
-    k, v = (mean(view.losses[pair].divergence) for pair in ((worst, REFERENCE), (REFERENCE, worst)))
-    names_ = ("K", "V") if k.median >= v.median else ("V", "K")
-    more, less = (k, v) if names_[0] == "K" else (v, k)
-    claim = f"loses more in {names_[0]} alone" if less.below(more) else "loses no less in either"
-    each = (phrases.estimate(one.times(1e3), bold=False) for one in (more, less))
+    alone = {
+        "K": view.losses[worst, REFERENCE].divergence,
+        "V": view.losses[REFERENCE, worst].divergence,
+    }
+    more, less = sorted(alone, key=lambda side: -np.mean(alone[side]))
+    # Block by block: both read the same text.
+    apart = mean(a - b for a, b in zip(alone[more], alone[less], strict=True))
+    surely = apart.kind == "interval" and apart.low > 0
+    each = [phrases.estimate(mean(alone[side]).times(1e3), bold=False) for side in (more, less)]
     return (
-        f"{code(worst)} **{claim}**: a divergence of {' against '.join(each)} thousandths of a "
-        f"nat in {names_[1]}."
+        f"{code(worst)} in {more} alone diverges by {each[0]} thousandths of a nat, in {less} "
+        f"alone by {each[1]}: {'**more**' if surely else phrases.UNDECIDED}."
     )
 
 
@@ -273,8 +277,9 @@ def table(view: View) -> pd.DataFrame:
     token, prefill = view.estimates("token_s"), view.estimates("prefill_tps")
     nothing = estimate([])
     rows = []
-    for key, part in view.data.groupby(BY, sort=False):
-        pair = _pair(key)
+    parts = {_pair(key): part for key, part in view.data.groupby(BY, sort=False)}
+    for pair in dict.fromkeys([*view.kv_bytes, *parts]):
+        part = parts[pair]
         lost = view.losses.get(pair, NO_LOSS)
         size, whole = (view.kv_bytes.get(p, float("nan")) for p in (pair, UNQUANTISED))
         ends = lost.divergence[:1] + lost.divergence[-1:]
@@ -289,9 +294,7 @@ def table(view: View) -> pd.DataFrame:
                 "against f16": phrases.change(against[pair]) if pair in against else "–",
                 "prefill, tok/s": phrases.short(prefill.get(pair, nothing)),
                 "another token, %": phrases.short(lost.other_token.times(100)),
-                "its probability changes by, %": phrases.short(
-                    mean(lost.probability_change).times(100)
-                ),
+                "its probability, ± %": phrases.short(mean(lost.probability_change).times(100)),
                 "divergence, 10⁻³ nats": phrases.short(mean(lost.divergence).times(1e3)),
                 "first and last block": "–".join(number(end * 1e3) for end in ends) or "–",
             }
