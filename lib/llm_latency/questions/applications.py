@@ -85,12 +85,12 @@ def _check_shares(cells: Sequence[Trial]) -> None:
     """Refuse more requests at once than the context has room for."""
     for cell in cells:
         work, n_ctx = cell.workload, cell.settings.n_ctx
-        each = padded((work.prompt_tokens or 0) + work.max_tokens)
-        if each * (work.at_once or 1) > n_ctx:
+        need = (work.at_once or 0) * padded((work.prompt_tokens or 0) + work.max_tokens)
+        if need > n_ctx:
             raise ParameterError(
-                f"n_ctx={n_ctx} is refused: {work.at_once or 1} requests at once of "
+                f"n_ctx={n_ctx} is refused: at_once={work.at_once} requests of "
                 f"prompt_tokens={work.prompt_tokens} and max_tokens={work.max_tokens} share it; "
-                f"give n_ctx={each * (work.at_once or 1)} or more, or a smaller at_once."
+                f"give n_ctx={need} or more, or fewer at once."
             )
 
 
@@ -102,8 +102,8 @@ class View:
     data, good : pandas.DataFrame
         Rows that count, and those that may enter an estimate, with ``token_s`` (seconds per token
         after the first) and what is left of both times without evaluation, template and sampling:
-        ``first_rest_s`` and ``token_rest_s``. The server counts its sampling as
-        evaluation, and does not tell it apart.
+        ``first_rest_s`` and ``token_rest_s``. The server counts its sampling as evaluation, and
+        does not tell it apart.
     planned, measured : list of str
         The ways that were tried, and those that were measured, one request at a time.
     crowds : list of int
