@@ -8,7 +8,6 @@ or loaded.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -191,8 +190,6 @@ class Request:
         """Return how tokens are chosen, as it was asked for; ``None``: the most likely one."""
         asked = {n: self.one(n) for n in SAMPLING if n in self._options and n not in chosen}
         given = {n: v for n, v in (asked | chosen).items() if v not in (None, "")}
-        if isinstance(given.get("json_schema"), dict):  # as it is written in Python and YAML
-            given["json_schema"] = json.dumps(given["json_schema"])
         if not given:
             return None
         seed = whole("seed", self.one("seed"), -(2**63), 2**63 - 1)

@@ -69,7 +69,7 @@ class Sampling(Frozen):
             raise ValueError("give one of grammar and json_schema")
         try:
             json.loads(self.json_schema)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"json_schema is no JSON ({error}); mend it") from None
         return self
 
