@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from llm_latency.questions.depth.view import Kind, View
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style
-from llm_latency.words import MIB, MS
+from llm_latency.words import MIB, MS, several
 
 PARTS = {"KV cache": "kv_bytes", "compute": "compute_bytes"}
 """What is drawn of the memory: the parts that these settings change."""
@@ -59,9 +59,14 @@ def _draw(ax: Axes, view: View, column: str, label: str) -> None:
         others = view.beside_of(kind) if column == "token_s" else pd.Series(dtype=float)
         hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": [colour]}
         ax.scatter(others.index, others * MS, s=34, marker=marker, label="_beside", **hollow)
-        top = max(top, float(points[column].max()) * MS)
+        # One disturbed step must not press all others flat.
+        typical = float(np.nanmax(np.nanmedian(curves.values, axis=0)))
+        top = max(top, min(float(points[column].max()), 1.6 * typical) * MS)
     ax.set_xlim(0, far * 1.04 or 1)
     ax.set_ylim(0, max(top, view.bound_s * MS * (column == "ttft_s")) * 1.1 or 1)
+    beyond = int((view.good[column] * MS > ax.get_ylim()[1]).sum())
+    if beyond:
+        style.subtitle(ax, f"{several(beyond, 'point')} above.")
     ax.set_xlabel("tokens in the context")
     ax.set_ylabel(label)
     ax.xaxis.set_major_formatter(layout.WHOLE)
