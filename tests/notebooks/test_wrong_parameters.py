@@ -16,11 +16,12 @@ pytestmark = pytest.mark.notebook
 FEW = [one for one in WRONG if (one.notebook, one.name) in {
     ("sweep", "n_bacth"), ("warm_up", "question_tokens"), ("everything", "questions"),
     ("calibration", "model"), ("sweep", "prefix_tokens"), ("memory_ledger", "bugdet"),
+    ("advise", "prompt_file"),
 }]  # fmt: skip
 
 
 def test_wrong_parameters_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    assert len(FEW) == 6
+    assert len(FEW) == 7
     assert [(str(one.wrong), one.problem) for one in refuse_all(FEW, tmp_path) if one.problem] == []
 
 

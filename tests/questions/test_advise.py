@@ -683,10 +683,11 @@ def test_as_many_layers_are_advised_as_a_real_device_holds(
 def test_the_notebook_answers(carried_out: CarriedOut) -> None:
     data, page = carried_out(
         "advise", n_ubatch=[32, 64], flash_attn="false", prompt_tokens=60, n_ctx=256, max_tokens=4,
-        rounds=1, n_threads=1,
+        rounds=1, n_threads=1, turns=2, tokens_per_turn=20,
     )  # fmt: skip
     # Two candidates and a twin, then the full window of each that came out on top.
-    assert set(data["status"]) == {"ok"} and len(data) - sum(data["prompt_tokens"] > 60) == 3
+    assert set(data["status"]) == {"ok"} and len(data) - sum(data["prompt_tokens"] > 96) == 3
+    assert set(data.loc[data["prompt_tokens"] == 96, "evaluated_tokens"]) == {16}
     assert "fills the whole window was answered" in page
 
 
