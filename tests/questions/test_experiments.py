@@ -218,10 +218,9 @@ def test_whatever_is_given_is_planned_as_it_stands_or_refused_by_name(name: str)
             assert in_cells(plan, "prompt") == {value or None}
         elif (name, parameter) not in {("everything", "questions"), ("frontier", "rounds")}:
             assert repr(plan.parameters[parameter]) == repr(meaning), (parameter, value)
-        if name == "sweep" and parameter in DIRECT - {
-            "cores",
-            "prompt",
-        }:  # a list of CPUs is one value
+        # A list of CPUs is one value, one request at once is none of several, and an address is
+        # of one way alone.
+        if name == "sweep" and parameter in DIRECT - {"cores", "prompt", "at_once", "address"}:
             wanted = meaning if isinstance(meaning, list) else [meaning]
             none = {"0"} if parameter in LEFT_TO_THE_ENGINE else set()
             found = {shown(v) for v in in_cells(plan, parameter)}

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from llm_latency.model import names
 from llm_latency.plan.builder import SAMPLING, Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
+from llm_latency.plan.parameters import shown
 from llm_latency.plan.settings import Settings
 from llm_latency.plan.spec import Plan
 from llm_latency.questions.sweep.cells import memory_table, table
@@ -75,7 +76,7 @@ def plan(
             prefix_tokens=prefix,
             via=way,
             address=request.one("address") or None if way == "openai" else None,
-            at_once=requests if requests != 1 else None,
+            at_once=None if shown(requests) == "1" else requests,
             repeats=request.one("repeats"),
             **asked,
             **settings,
