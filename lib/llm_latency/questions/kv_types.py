@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
-from llm_latency.plan.parameters import plain, shown
+from llm_latency.plan.parameters import plain, shown, whole
 from llm_latency.plan.settings import KvType
 from llm_latency.plan.sizes import share
 from llm_latency.plan.spec import Plan
@@ -72,11 +72,11 @@ def plan(
             "them together."
         )
     times = {name: request.one(name) for name in ("prompt_tokens", "max_tokens")}
-    text = request.one("text_tokens")
+    text = whole("text_tokens", request.one("text_tokens"))
     loss = {"prompt_tokens": text, "max_tokens": 1, "quality_against": REFERENCE}
     cells = [
         request.cell(type_k=k, type_v=v, **work, repeats=0, page_cache="resident")
-        for k, v in dict.fromkeys([UNQUANTISED, *pairs])
+        for k, v in [UNQUANTISED, *(pair for pair in pairs if pair != UNQUANTISED)]
         for work in (times, loss)
     ]
     return request.plan(cells, twins=cells[:1])

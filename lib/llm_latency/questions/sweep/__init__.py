@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import SAMPLING, Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
@@ -66,6 +67,11 @@ def plan(
     """Plan every combination of the settings that are given as lists, at each prompt length."""
     request = Request("sweep", locals(), names.check, grids=True, sampled=True)
     prefix = request.one("prefix_tokens")
+    address = request.one("address")
+    if not isinstance(address, str | None):
+        raise ParameterError(
+            f"address={shown(address)} is refused: give text, such as http://127.0.0.1:8080/v1."
+        )
     own = request.own_prompt()
     prompts = [own] if own else request.grid("prompt_tokens")
     cells = [
@@ -75,7 +81,7 @@ def plan(
             cache_mode="prefix" if prefix else "cold",
             prefix_tokens=prefix,
             via=way,
-            address=request.one("address") or None if way == "openai" else None,
+            address=address or None if way == "openai" else None,
             at_once=None if shown(requests) == "1" else requests,
             repeats=request.one("repeats"),
             **asked,
