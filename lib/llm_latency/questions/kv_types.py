@@ -72,7 +72,12 @@ def plan(
             "them together."
         )
     times = {name: request.one(name) for name in ("prompt_tokens", "max_tokens")}
-    text = whole("text_tokens", request.one("text_tokens"))
+    text, n_ctx = whole("text_tokens", request.one("text_tokens")), request.one("n_ctx")
+    if isinstance(n_ctx, int) and text >= n_ctx:
+        raise ParameterError(
+            f"text_tokens={text} is refused: n_ctx={n_ctx} does not hold so many; give fewer, or a "
+            "larger n_ctx."
+        )
     loss = {"prompt_tokens": text, "max_tokens": 1, "quality_against": REFERENCE}
     cells = [
         request.cell(type_k=k, type_v=v, **work, repeats=0, page_cache="resident")
