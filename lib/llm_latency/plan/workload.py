@@ -158,10 +158,10 @@ class Workload(Frozen):
         "engine", description="Way to the model: engine, generate, stream, chat, server or openai"
     )
     address: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="With via=openai: where it listens, such as http://127.0.0.1:8080/v1"
+        None, description="Where via is openai: where it listens, such as http://127.0.0.1:8080/v1"
     )
     at_once: Annotated[int, Field(ge=2, le=64)] | None = Field(
-        None, description="Requests at once, which share n_ctx, with via=server"
+        None, description="Requests at once, which share n_ctx, where via is server"
     )
     repeats: Annotated[int, Field(ge=0, le=10_000)] = Field(
         1, description="Further generations in the same process after the first"
