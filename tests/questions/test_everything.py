@@ -100,9 +100,9 @@ def test_where_the_time_was_short_what_was_not_measured_is_told(
     fake_worker("answers")
     plan = experiments.everything(str(tiny), questions="warm_runs", rounds=3, minutes=1e-3)
     runs = everything.run(plan, progress=False)
-    cells = len(plan.plans[0].cells)
-    assert (runs.planned, runs.final, runs.saved) == (3 * cells, 3 * cells, 2 * cells)
-    assert f"Saved: {2 * cells} of {3 * cells} trials" in text(everything.notices(runs))
+    planned = 3 * len(plan.plans[0].cells)
+    assert (runs.planned, runs.final, runs.saved) == (planned, planned, planned - 1)
+    assert f"Saved: {planned - 1} of {planned} trials" in text(everything.notices(runs))
 
 
 def test_the_table_asks_and_answers(runs: everything.Runs) -> None:
