@@ -120,7 +120,7 @@ def test_formats_that_differ_are_measured_where_that_is_asked() -> None:
         ({"quality": True}, "quality=True is refused"),
         ({"mixed": "perhaps"}, "give true or false"),
         ({"prompt_tokens": 4000}, "n_ctx=2048 is refused"),
-        ({"text_tokens": 4000}, "n_ctx=2048 is refused"),
+        ({"text_tokens": 4000}, "text_tokens=4000 is refused"),
     ],
 )
 def test_what_cannot_be_right_is_refused(wrong: dict[str, Any], words: str) -> None:
