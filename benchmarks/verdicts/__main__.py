@@ -6,8 +6,8 @@ equal cells is wrong; "slower" on the paused one is right. Cells are measured in
 round, each time in a fresh process; each cell is compared with four others that follow it in its
 block (two where one pauses), and the twins that give the noise floor are shared by a block, as in a
 sweep: the comparisons of a block are not independent, so the printed interval of a rate is too
-narrow. One thread, so that a core is left for the system. Both rates are printed twice: with the quickest generation of each
-process, which is what verdicts use, and with the median.
+narrow. One thread, so that a core is left for the system. Both rates are printed twice: with the
+quickest generation of each process, which is what verdicts use, and with the median.
 
 With ``--sequential`` one looks after every round, and a comparison ends at the first look that
 settles it: both rates are those at the end, and the share of trials that this saved is printed.
