@@ -22,6 +22,25 @@ def test_the_card_is_that_of_this_machine() -> None:
     assert len(card.machine_id) == 12
 
 
+def test_a_machine_is_told_by_its_card_and_cpu_too_unless_it_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(host.VARIABLE, raising=False)
+    monkeypatch.setattr(host.platform, "node", lambda: "image")
+    told = []
+    # The last two are numbers that Python made up, another at each start.
+    for node in (0x525400000001, 0x525400000002, 0x010000000001, 0x010000000002):
+        monkeypatch.setattr(host.uuid, "getnode", lambda node=node: node)
+        told.append(host.machine_id())
+    assert len(set(told)) == 3 and told[2] == told[3]
+    monkeypatch.setattr(host, "_cpu_info", lambda: ("another CPU", []))
+    assert host.machine_id() not in told
+    monkeypatch.setenv(host.VARIABLE, "rack 3")
+    named = host.machine_id()
+    monkeypatch.setattr(host.platform, "node", lambda: "another name")
+    assert host.machine_id() == named == host.machine_card().machine_id
+
+
 def test_process_memory_grows_with_what_is_touched() -> None:
     # In a fresh process: here, memory that other tests freed would be used again.
     code = (

@@ -221,6 +221,7 @@ def test_the_card() -> None:
         "why": None,
         "note": None,
         "name": "NVIDIA Test Card",
+        "uuid": "GPU-00000000-aaaa",
         "driver": "999.1",
         "total_bytes": 6 * GIB,
         "total_bytes_why": None,
@@ -297,6 +298,7 @@ def test_the_card_is_the_first_that_cuda_sees(named: str | None, number: int) ->
     with watching(Cards(), environment) as watch:
         assert watch.vram().before_bytes == (number + 1) * GIB
         assert watch.card().name == Cards.kinds[number]
+        assert watch.card().uuid == f"GPU-0000000{number}-aaaa"
 
 
 @pytest.mark.parametrize("named", ["", "-1", "3", "GPU-0", "GPU-9", "none", "-1,0"])

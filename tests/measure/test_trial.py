@@ -12,6 +12,8 @@ import psutil
 import pytest
 
 from llm_latency.errors import LabError
+from llm_latency.machine import host
+from llm_latency.machine.devices import GpuCard, GpuWatch
 from llm_latency.measure import process, transcript
 from llm_latency.measure.job import Job
 from llm_latency.measure.trial import carry_out
@@ -342,6 +344,31 @@ def test_no_layer_on_the_gpu_means_that_the_child_sees_none(
     hidden = one.trial.model_copy(update={"settings": Settings(n_gpu_layers=0)})
     assert carry_out(one).reason != "[]"
     assert carry_out(replace(one, trial=hidden)).reason == "[]"
+
+
+@pytest.mark.parametrize(("layers", "uuid"), [(0, None), (4, "GPU-1")])
+def test_a_record_tells_its_machine_and_the_card_that_held_layers(
+    tmp_path: Path,
+    fake_child: FakeChild,
+    monkeypatch: pytest.MonkeyPatch,
+    layers: int,
+    uuid: str | None,
+) -> None:
+    fake_child(
+        f"""
+        send(phase="load", effective=dict(
+            n_ctx=512, n_batch=512, n_ubatch=512, n_threads=1, n_threads_batch=1,
+            n_gpu_layers={layers}, use_mmap=True, use_mlock=False, flash_attn=None,
+            offload_kqv=None, type_k=None, type_v=None))
+        answer(0); answer(1)
+        send(phase="end", ended="done")
+        """
+    )
+    card = GpuCard(available=True, uuid="GPU-1")
+    monkeypatch.setattr(GpuWatch, "card", lambda _: card)
+    monkeypatch.setenv(host.VARIABLE, "a name")
+    record = carry_out(job(tmp_path))
+    assert (record.machine_id, record.gpu_uuid) == (host.machine_id(), uuid)
 
 
 def test_nothing_is_left_running(tmp_path: Path, fake_child: FakeChild) -> None:

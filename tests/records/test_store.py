@@ -115,6 +115,16 @@ def test_many_runs_make_one_frame(tmp_path: Path) -> None:
     assert len(load_runs(tmp_path / "runs" / "a")) == 1
 
 
+def test_a_record_tells_its_machine_and_one_of_before_is_of_its_runs(tmp_path: Path) -> None:
+    run = make(tmp_path / "first")
+    run.append(record(CELLS[0]))
+    told = record(CELLS[1]).model_copy(update={"machine_id": "other", "gpu_uuid": "GPU-1"})
+    run.append(told)
+    frame = load_runs(tmp_path / "first")
+    assert list(frame["machine_id"]) == list(run.frame()["machine_id"]) == ["first", "other"]
+    assert list(frame["gpu_uuid"]) == [None, "GPU-1"]
+
+
 def test_runs_are_found_by_their_id(outputs: Path) -> None:
     make(outputs / "runs" / "mine").append(record(CELLS[0]))
     assert open_run("mine").final == 1

@@ -44,6 +44,7 @@ class GpuCard(Part):
     why: str | None = None
     note: str | None = Field(None, description="Which of several cards it is")
     name: str | None = None
+    uuid: str | None = None
     driver: str | None = None
     total_bytes: int | None = None
     total_bytes_why: str | None = Field(None, description="Why its memory is not known")

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from llm_latency.base import Part
 from llm_latency.machine import limits, power
 from llm_latency.records.record import ProcessMemory
 
+VARIABLE = "LLM_LATENCY_MACHINE"
+"""Environment variable with a name for this machine, where the lab cannot tell it from others."""
+
 
 class MachineCard(Part):
     """What does not change while a run lasts."""
 
-    machine_id: str = Field(description="Hash of the host's name: tells machines apart, no name")
+    machine_id: str = Field(description="A hash that tells machines apart, and no name")
     system: str
     architecture: str
     cpu: str
@@ -66,12 +70,26 @@ def engine_build() -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+def machine_id() -> str:
+    """Return what tells this machine from others, the same at every start of it.
+
+    Machines of one image may all have one name, so the network card and the CPU count too. Who
+    has the hash cannot tell the name.
+    """
+    node = uuid.getnode()
+    random = node >> 40 & 1  # without a network card Python makes a number up, and marks it
+    told = os.environ.get(VARIABLE) or (
+        f"{platform.node()} {'' if random else f'{node:012x}'} {_cpu_info()[0]}"
+    )
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
 def machine_card() -> MachineCard:
     """Return the card of this machine."""
     (cpu, features), fed = _cpu_info(), power.now()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return MachineCard(
-        machine_id=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        machine_id=machine_id(),
         system=f"{platform.system()} {platform.release()}",
         architecture=platform.machine(),
         cpu=cpu,

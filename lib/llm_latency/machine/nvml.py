@@ -148,6 +148,7 @@ class NvidiaDevice:
             note=self._note,
             name=self._ask("nvmlDeviceGetName", self._handle)
             or self._ask("nvmlDeviceGetName", self._chip),
+            uuid=self._ask("nvmlDeviceGetUUID", self._handle),
             driver=self._ask("nvmlSystemGetDriverVersion"),
             total_bytes=memory.total if memory else None,
             total_bytes_why=None if memory else f"NVML does not tell it of this card ({refusal})",

@@ -70,7 +70,10 @@ class Session:
 
     def measure(self, trial: Trial) -> Record:
         """Measure one trial here, and return its record, which is stored."""
-        return self._stored(carry_out(self.job(trial)))
+        record = carry_out(self.job(trial))
+        # The run's machine, though a container of it may have another name at its next start.
+        here = (self.store.info.get("machine") or {}).get("machine_id")
+        return self._stored(record.model_copy(update={"machine_id": here or record.machine_id}))
 
     def measure_all(self, trials: Sequence[Trial], executor: Executor | None) -> Iterator[Record]:
         """Measure trials, and yield each record as soon as it is stored.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import ParameterError
-from llm_latency.machine import affinity, disturbance, offload, page_cache, power
+from llm_latency.machine import affinity, disturbance, host, offload, page_cache, power
 from llm_latency.machine.cpu_watch import CpuWatch
 from llm_latency.machine.devices import GpuCard, GpuWatch
 from llm_latency.machine.memory_cap import limited
@@ -33,6 +33,7 @@ from llm_latency.records.proof import proven
 from llm_latency.records.record import (
     Affinity,
     Buffers,
+    Effective,
     EngineCard,
     EngineDevice,
     HostState,
@@ -106,6 +107,9 @@ def _measure(job: Job, model: Path, pinned: Sequence[int] | None) -> Record:
             update={"gpu": gpu.state(), **fed.model_dump(), **_frequencies(transcript)}
         )
         watched = gpu.vram()
+        effective = transcript.latest("effective")
+        on_card = isinstance(effective, Effective) and effective.n_gpu_layers > 0
+        gpu_uuid = gpu.card().uuid if on_card else None
     answers: list[Generation] = [e.generation for e in transcript.events if e.generation]
     memory: dict[str, ProcessMemory] = {}
     for event in transcript.events:
@@ -115,6 +119,8 @@ def _measure(job: Job, model: Path, pinned: Sequence[int] | None) -> Record:
     record = Record.model_validate(
         {
             "run_id": job.run_id,
+            "machine_id": host.machine_id(),
+            "gpu_uuid": gpu_uuid,
             "trial": job.trial,
             "status": status,
             "reason": reason,
@@ -122,7 +128,7 @@ def _measure(job: Job, model: Path, pinned: Sequence[int] | None) -> Record:
             "child_s": child_s,
             "exit_code": transcript.exit_code,
             "load": transcript.latest("load"),
-            "effective": transcript.latest("effective"),
+            "effective": effective,
             "generations": answers,
             "quality": transcript.latest("quality"),
             "buffers": buffers,
@@ -148,6 +154,7 @@ def _unmeasured(job: Job, status: Status, reason: str) -> Record:
     """Return the record of a trial whose process was never begun."""
     return Record(
         run_id=job.run_id,
+        machine_id=host.machine_id(),
         trial=job.trial,
         status=status,
         reason=reason,

@@ -254,6 +254,8 @@ class Record(Part):
 
     schema_version: int = SCHEMA_VERSION
     run_id: str
+    machine_id: str | None = Field(None, description="Where it was measured; see MachineCard")
+    gpu_uuid: str | None = Field(None, description="The card that held layers, where NVML tells")
     trial: Trial
     status: Status
     reason: str | None = None

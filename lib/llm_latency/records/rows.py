@@ -58,6 +58,8 @@ def _common(record: Record) -> dict[str, Any]:
     trial = record.trial
     row: dict[str, Any] = {
         "run_id": record.run_id,
+        "machine_id": record.machine_id,
+        "gpu_uuid": record.gpu_uuid,
         "trial_id": trial.trial_id,
         "cell_id": trial.cell_id,
         "round": trial.round,
@@ -185,7 +187,10 @@ def _measured(shape: type[BaseModel], leave: Iterable[str] = (), head: str = "")
 
 
 def _columns() -> dict[str, str]:
-    texts = ("run_id", "trial_id", "cell_id", "status", "reason", "model", "experiment", "process")
+    texts = (
+        *("run_id", "machine_id", "gpu_uuid", "trial_id", "cell_id", "status", "reason", "model"),
+        *("experiment", "process"),
+    )
     memory = _measured(ProcessMemory, NESTED)
     by_phase = {
         f"{name.removesuffix('_bytes')}_{phase}{'_bytes' if name.endswith('_bytes') else ''}": kind

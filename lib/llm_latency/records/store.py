@@ -182,7 +182,11 @@ class RunStore:
         Where the run looks after every round whether it is to end, ``attrs["looks"]`` tells how
         many rounds there will be at most, 0 where only time ends it: comparisons read it.
         """
-        return framed(_once(self.records()), self.plan)
+        rows = framed(_once(self.records()), self.plan)
+        # Records of before this was kept with each are of the one machine that the run had.
+        here = (self.info.get("machine") or {}).get("machine_id")
+        rows["machine_id"] = rows["machine_id"].where(rows["machine_id"].notna(), here)
+        return rows
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "INCOMPLETE"
@@ -245,7 +249,6 @@ def load_runs(place: str | Path) -> pd.DataFrame:
         run = RunStore(folder)
         frame = run.frame()
         frame["model_sha256"] = (run.info.get("model") or {}).get("sha256")
-        frame["machine_id"] = (run.info.get("machine") or {}).get("machine_id")
         frame["engine_version"] = (run.info.get("engine") or {}).get("version")
         frames.append(frame)
     rows = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
