@@ -12,6 +12,7 @@ import pytest
 from llm_latency.__main__ import main
 
 ROOT = Path(__file__).parents[1]
+VERSION_2 = str(ROOT / "tests" / "data" / "version-2")
 SWEEP = str(ROOT / "notebooks" / "sweep.ipynb")
 
 
@@ -40,6 +41,11 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["run", SWEEP, "out.ipynb", "-p", "n_ctx"], "-p"),
         (["run", SWEEP, "out.ipynb", "--colour"], "--colour"),
         (["run", SWEEP, "out.ipynb", "-k", "cobol"], "check the notebook"),
+        (["compare", "a"], "give two or more"),
+        (["compare", "a", "b"], "Give the run_id of a stored run"),
+        (["compare", VERSION_2, __file__], "is not in"),
+        (["export", "bmf", "no/such/folder/x.json", VERSION_2], "cannot be written"),
+        (["export", "bmf", "x.json", "nosuch"], "Give the run_id of a stored run"),
     ],
 )
 def test_what_cannot_be_right_is_one_sentence(
@@ -61,6 +67,26 @@ def test_what_argparse_refuses(arguments: list[str], capsys: pytest.CaptureFixtu
         main(arguments)
     assert stopped.value.code == 2
     assert "error: " in said(capsys)
+
+
+def test_runs_are_compared_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    other = str(ROOT / "tests" / "data" / "version-1")
+    assert main(["compare", VERSION_2, VERSION_2]) == 0
+    assert "The same run: paired round by round" in capsys.readouterr().out
+    assert main(["compare", other, VERSION_2]) == 0
+    told = capsys.readouterr().out
+    assert "version-1 and version-2 have no cell in common" in told
+    assert "Intel(R) Xeon(R) Processor" in told and "AMD EPYC" in told
+    assert "&#" not in told and "**" not in told
+
+
+@pytest.mark.parametrize("kind", ["bmf", "llama-bench"])
+def test_a_run_is_written_for_other_tools(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "x"
+    assert main(["export", kind, str(file), VERSION_2]) == 0
+    assert str(file) in capsys.readouterr().out and file.stat().st_size
 
 
 def test_one_damaged_run_does_not_hide_the_others(

@@ -1,13 +1,15 @@
-"""``python -m llm_latency doctor | run | report | runs``."""
+"""``python -m llm_latency doctor | run | report | runs | compare | export``."""
 
 from __future__ import annotations
 
 import argparse
+import html
 import sys
 from pathlib import Path
 from typing import Any
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
+from llm_latency.words import visible
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("notebook", type=Path)
     report.add_argument("html", type=Path, nargs="?", help="default: beside the notebook")
     commands.add_parser("runs", help="the stored runs")
+    beside = commands.add_parser("compare", help="stored runs side by side")
+    beside.add_argument("runs", nargs="+", help="folders, packs, run_ids or reports; base first")
+    export = commands.add_parser("export", help="stored runs for other tools")
+    export.add_argument("format", choices=("bmf", "llama-bench"), help="Bencher's, llama-bench's")
+    export.add_argument("file", type=Path, help="the file to write")
+    export.add_argument("runs", nargs="+", help="folders, packs, run_ids or reports")
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "doctor":
@@ -37,12 +45,31 @@ def main(arguments: list[str] | None = None) -> int:
             from llm_latency.report.html import write_report
 
             print(write_report(asked.notebook, asked.html))
+        elif asked.command == "compare":
+            print(compared(asked.runs))
+        elif asked.command == "export":
+            from llm_latency.questions.compare.exports import export as exported
+
+            print(f"{asked.file}: {exported(asked.format, asked.file, asked.runs)}")
         else:
             return show_runs()
     except LabError as error:
         print(error, file=sys.stderr)
         return 2
     return 0
+
+
+def compared(runs: list[str]) -> str:
+    """Return the page that compares stored runs, as text."""
+    from llm_latency.questions import compare as question
+
+    view = question.View(question.run(question.plan(runs)))
+    pages = [question.notices(view).data, question.answer(view).text]
+    for table in (question.differing(view), question.table(view)):
+        if len(table):
+            pages += [table.to_string(index=False), table.attrs["caption"]]
+    text = html.unescape("\n\n".join(filter(None, pages))).replace("**", "")
+    return visible(text.replace("\N{NO-BREAK SPACE}", " "))
 
 
 def show_runs() -> int:

@@ -254,10 +254,11 @@ def test_whatever_is_typed_or_handed_over_is_planned_or_refused(data: st.DataObj
 
 @pytest.mark.parametrize("name", sorted(PLANNERS))
 def test_a_name_that_nothing_is_called_by_is_refused_with_the_nearest(name: str) -> None:
-    with pytest.raises(ParameterError, match=r"max_tokns|sede") as caught:
-        PLANNERS[name](sede=1) if name == "everything" else PLANNERS[name](max_tokns=8)
-    near = "'seed'" if name == "everything" else "did you mean 'max_tokens'"
-    assert near in str(caught.value)
+    others = {"everything": ("sede", "seed"), "compare": ("run", "runs")}
+    wrong, near = others.get(name, ("max_tokns", "max_tokens"))
+    with pytest.raises(ParameterError, match=wrong) as caught:
+        PLANNERS[name](**{wrong: 1})
+    assert f"did you mean {near!r}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.support import factories
 from tests.support.pages import text
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-ASKED = [name for name in QUESTIONS if name not in ("calibration", "everything")]
+ASKED = [name for name in QUESTIONS if name not in ("calibration", "compare", "everything")]
 
 
 def cells_after(name: str) -> Iterator[str]:

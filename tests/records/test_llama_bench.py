@@ -246,6 +246,22 @@ def test_written_lines_have_every_field_of_llama_bench(tmp_path: Path) -> None:
         assert NEW.keys() <= json.loads(text).keys()
 
 
+def test_llama_cpps_own_script_can_join_what_was_written(tmp_path: Path) -> None:
+    """As ``compare-llama-bench.py`` does: what is empty would be equal to nothing in SQLite."""
+    run = factories.to_frame([factories.record(Settings(), 64)])
+    file = tmp_path / "lab.jsonl"
+    llama_bench.write(run, file)
+    lines = [json.loads(text) for text in file.read_text(encoding="utf-8").splitlines()]
+    keys = NEW.keys() - {
+        "build_commit", "build_number", "model_size", "model_n_params", "test_time", "samples_ns",
+        "samples_ts", "avg_ns", "stddev_ns", "avg_ts", "stddev_ts",
+    }  # fmt: skip
+    for line in lines:
+        assert [key for key in keys if line[key] is None] == []
+        for key in keys - {"model_filename", "model_type"}:
+            assert type(line[key]) is type(NEW[key]), key
+
+
 def test_a_single_generation_is_not_taken_for_a_warm_up() -> None:
     run = factories.to_frame([factories.record(Settings(), 64, repeats=0)])
     made = list(llama_bench.lines(run))

@@ -48,3 +48,12 @@ def test_a_difference_of_one_round_has_no_range() -> None:
     assert phrases.change(two) == "+18 % (10 to 20 %) undecided"
     assert phrases.difference(one) == "**18 % longer** (one round): **undecided**"
     assert "(range 10 to 20 %, n = 2)" in phrases.difference(two)
+
+
+def test_what_is_not_paired_is_never_told_without_saying_so() -> None:
+    found = Comparison(
+        Estimate(1.2, 1.1, 1.3, 6, "interval"), 0.02, "slower", "", apart="another day"
+    )
+    assert phrases.change(found) == "+20 % [10 to 30 %] slower, not paired"
+    assert phrases.difference(found).endswith("**slower**, not paired: another day")
+    assert phrases.sureness(found).startswith("6 processes of each run, not paired")

@@ -61,6 +61,8 @@ WRONG = [
         ("knobs", "prompt_token", "64", "did you mean 'prompt_tokens'"),
         ("advise", "tfft_s", "2", "did you mean 'ttft_s'"),
         ("applications", "temprature", "1", "did you mean 'temperature'"),
+        ("compare", "run", "a", "did you mean 'runs'"),
+        ("compare", "runs", "a", "is one run"),
         # models
         ("sweep", "model", "nosuch.gguf", "does not exist"),
         ("cold_start", "model", "synthetic:tyni", "did you mean 'tiny'"),

@@ -33,9 +33,10 @@ from llm_latency.words import duration
 
 OTHER_PLANS = {
     "CalibrationPlan": "llm_latency.questions.calibration.measuring",
+    "ComparePlan": "llm_latency.questions.compare",
     "Everything": "llm_latency.questions.everything",
 }
-"""Plans of more than the trials of one run: the modules whose ``run`` carries them out."""
+"""Plans of other than the trials of one run: the modules whose ``run`` carries them out."""
 
 
 @overload

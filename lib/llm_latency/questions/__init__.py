@@ -41,6 +41,7 @@ QUESTIONS: dict[str, Question] = {
     "advise": Question("Which settings should I set?", False),
     "sweep": Question("Which `n_ctx` and `n_batch` answer soonest?", False),
     "calibration": Question("Is the lab's figure llama.cpp's speed?", False),
+    "compare": Question("Was it faster before, or elsewhere?", False),
     "everything": Question("Why is the first reply late, and what makes it sooner?", False),
 }
 """Every question by the name of its module and notebook, in their order."""

@@ -163,7 +163,8 @@ def _line(plan: Callable[..., Any], name: str, value: Any) -> str:
     value = list(value) if isinstance(value, tuple) else value
     kind = "object" if value is None else type(value).__name__
     if isinstance(value, list):
-        kind = f"list[{type((value or [OPTIONS[name]])[0]).__name__}]"
+        first = (value or [OPTIONS.get(name, "")])[0]
+        kind = f"list[{type(first).__name__}]"
     written = repr(value).replace("'", '"')
     return f"{name}: {kind} = {written}  # {description(plan, name)}"
 

@@ -50,13 +50,15 @@ _TAKEN = frozenset(
 )  # fmt: skip
 _OLD_BACKENDS = ("cuda", "opencl", "vulkan", "kompute", "metal", "sycl", "rpc", "gpu_blas", "blas")
 DEFAULTS: dict[str, Any] = {
-    "build_number": 0, "cpu_info": "", "gpu_info": "", "cpu_mask": "0x0", "cpu_strict": False,
-    "poll": 50, "n_cpu_moe": 0, "split_mode": "layer", "main_gpu": 0, "devices": "auto",
+    "build_number": None, "cpu_info": "", "gpu_info": "", "cpu_mask": "0x0", "cpu_strict": False,
+    "poll": 50, "split_mode": "layer", "main_gpu": 0, "devices": "auto",
     "tensor_split": "0.00", "tensor_buft_overrides": "none", "lazy_mode": "auto",
-    "embeddings": False, "no_op_offload": 0, "no_host": False, "repack": True, "fit_target": 0,
+    "embeddings": False, "no_host": False, "repack": True, "fit_target": 0,
     "fit_min_ctx": 0,
 }  # fmt: skip
-"""llama-bench's defaults for what the lab does not change: tools for its lines ask for them."""
+"""llama-bench's defaults for what the lab does not change: tools for its lines ask for them.
+
+What nobody here knows is empty: the number of llama.cpp's build."""
 
 
 def read(source: str | Path | Iterable[str]) -> pd.DataFrame:
@@ -241,6 +243,8 @@ def _common(row: Mapping[Any, Any]) -> dict[str, Any]:
         "no_kv_offload": not known("offload_kqv", True),
         "flash_attn": int(bool(known("flash_attn", False))),
         "load_mode": load_mode(*loading),
+        "n_cpu_moe": int(known("n_cpu_moe", 0)),
+        "no_op_offload": int(not known("op_offload", True)),
         "test_time": str(known("started_at", "")),
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -135,3 +137,9 @@ def where_it_lies(path: Path, run_id: str = "") -> Markdown:
         f"the folder of that name under outputs/runs. `lab.load_runs` reads them again, given that "
         f"folder or the {code('run_id')}."
     )
+
+
+def named_runs(page: str) -> list[str]:
+    """Return the runs that a page tells of, given its text: an executed notebook or its report."""
+    names = re.findall(r"the records of the run (?:\*\*|<strong>)(.+?)(?:\*\*|</strong>)", page)
+    return list(dict.fromkeys(html.unescape(name) for name in names))

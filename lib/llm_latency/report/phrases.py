@@ -27,6 +27,8 @@ BRACKETS = (
     "n: processes. A dash: not measured."
 )
 """What a table of estimates says below itself."""
+UNPAIRED = "not paired"
+"""What no difference is told without where rounds do not pair the two."""
 UNCUT = "This model's state cannot be cut: asked the same again, it evaluates its whole prompt"
 """Of recurrent models and hybrids, which keep one state of all their tokens."""
 FACTOR_FROM = 3.0
@@ -114,10 +116,13 @@ def difference(
     """
     ratio = found.ratio
     if ratio.n == 0:
-        return f"not compared, since no round has both: {verdict(found, words)}"
+        lacking = "one of them has nothing" if found.apart else "no round has both"
+        return f"not compared, since {lacking}: {verdict(found, words)}"
     kind = INTERVAL if ratio.kind == "interval" else RANGE
-    basis = "one round" if ratio.n == 1 else f"{kind} {_bounds(found)}, n = {ratio.n}"
-    return f"**{_size(found, longer, shorter)}** ({basis}): {verdict(found, words)}"
+    one = "one process" if found.apart else "one round"
+    basis = one if ratio.n == 1 else f"{kind} {_bounds(found)}, n = {ratio.n}"
+    caveat = f", {UNPAIRED}: {found.apart}" if found.apart else ""
+    return f"**{_size(found, longer, shorter)}** ({basis}): {verdict(found, words)}{caveat}"
 
 
 def change(found: Comparison, words: dict[str, str] | None = None) -> str:
@@ -126,7 +131,7 @@ def change(found: Comparison, words: dict[str, str] | None = None) -> str:
     if ratio.n == 0:
         return "–"
     left, right = "[]" if ratio.kind == "interval" else "()"
-    word = (WORDS | (words or {}))[found.verdict]
+    word = (WORDS | (words or {}))[found.verdict] + f", {UNPAIRED}" * bool(found.apart)
     if ratio.median >= FACTOR_FROM:
         size, bounds = f"× {number(ratio.median)}", f"{number(ratio.low)}–{number(ratio.high)}"
     else:
@@ -186,6 +191,8 @@ def sureness(found: Comparison | Sequence[Comparison]) -> str:
     fewest = min(one.ratio.n for one in compared)
     floors = [one.noise_floor for one in compared if one.noise_floor is not None]
     text = several(fewest, "paired round")
+    if any(one.apart for one in compared):
+        text = f"{several(fewest, 'process', 'processes')} of each run, {UNPAIRED}"
     if fewest < FEWEST:
         return f"{text}; {FEWEST} are the fewest for a verdict"
     if not floors:

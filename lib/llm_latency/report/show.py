@@ -92,7 +92,7 @@ def _on_lines(value: Any) -> str:
     text = without_folders(visible(value))
     text = re.sub(r"^(−?[\d.,]+) (?=[\[(]|n \d)", r"\1\n", text)
     text = re.sub(r"^([+−×] ?[\d.,]+(?: %)?) (?=[\[(a-z])", r"\1\n", text)
-    return re.sub(r"^(.+\n[\[(].+?[\])]) (?=[a-z ]+$)", r"\1\n", text)
+    return re.sub(r"^(.+\n[\[(].+?[\])]) (?=[a-z, ]+$)", r"\1\n", text)
 
 
 def _classes(table: pd.DataFrame, turned: bool) -> pd.DataFrame:

@@ -194,15 +194,15 @@ def say_above(ax: Axes, sentence: str, own: bool) -> None:
         ax.figure.suptitle(sentence, x=0.012, ha="left", fontsize=9.5, color=MUTED)
 
 
-def say_below(ax: Axes, sentence: str, own: bool) -> None:
+def say_below(ax: Axes, sentence: str, own: bool, colour: str = ALARM) -> None:
     """Put a warning under the figure, or under the axes where the figure is not ours."""
     if not sentence:
         return
     if own and isinstance(ax.figure, Figure):
         text = textwrap.fill(sentence, 122)
-        ax.figure.supxlabel(text, x=0.012, ha="left", fontsize=8.8, color=ALARM)
+        ax.figure.supxlabel(text, x=0.012, ha="left", fontsize=8.8, color=colour)
     else:
-        note(ax, textwrap.fill(sentence, 80), ALARM)
+        note(ax, textwrap.fill(sentence, 80), colour)
 
 
 def say_failures(data: pd.DataFrame, *, crosses: bool = False) -> str:

@@ -32,6 +32,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.records.frame import of_one_origin
 from llm_latency.stats.estimate import FEWEST, Estimate, estimate
 from llm_latency.stats.sequential import hopeless, widened
+from llm_latency.words import several
 
 Verdict = Literal["faster", "slower", "same", "undecided"]
 
@@ -57,6 +58,8 @@ class Comparison:
         The cells that it is about, by their ``cell_id``.
     settled : bool
         Whether the rounds to come cannot bring another verdict, or need not.
+    apart : str
+        What lies between two that no rounds pair, such as another day; empty: they are paired.
     """
 
     ratio: Estimate
@@ -65,6 +68,7 @@ class Comparison:
     why: str
     cells: frozenset[str] = frozenset()
     settled: bool = False
+    apart: str = ""
 
     @property
     def change(self) -> float:
@@ -178,7 +182,7 @@ def compare(
     log = estimate(logs) if looks is None else widened(logs)
     middle, low, high = (math.exp(x) for x in (log.median, log.low, log.high))
     ratio = Estimate(middle, low, high, log.n, log.kind, log.coverage)
-    verdict, why = _judge(log, ratio, floor, smallest_effect)
+    verdict, why = judge(log, ratio, floor, smallest_effect)
     settled = verdict != "undecided"
     if not settled and looks and hopeless(logs, looks, math.log1p(smallest_effect)):
         settled, why = True, f"{log.n} rounds; by {looks} it cannot be decided any more"
@@ -186,16 +190,21 @@ def compare(
     return Comparison(ratio, floor, verdict, why, cells, settled)
 
 
-def _judge(
-    log: Estimate, ratio: Estimate, floor: float | None, smallest: float
+def judge(
+    log: Estimate,
+    ratio: Estimate,
+    floor: float | None,
+    smallest: float,
+    sample: str = "paired round",
 ) -> tuple[Verdict, str]:
+    """Return the verdict of a ratio, given its logarithm too, and why; see :func:`compare`."""
+    counted = several(log.n, sample)
     if log.kind != "interval":
-        rounds = "1 paired round" if log.n == 1 else f"{log.n} paired rounds"
-        return "undecided", f"{rounds}; {FEWEST} are the fewest for a verdict"
+        return "undecided", f"{counted}; {FEWEST} are the fewest for a verdict"
     if floor is None:
         return "undecided", "no cell was measured twice, so the noise floor is not known"
     size = math.expm1(abs(log.median))
-    interval = f"{ratio.low - 1:+.1%} to {ratio.high - 1:+.1%} in {log.n} rounds"
+    interval = f"{ratio.low - 1:+.1%} to {ratio.high - 1:+.1%} in {counted}"
     needed = max(floor, smallest)
     if log.high < 0 or log.low > 0:
         if size >= needed:
