@@ -43,7 +43,6 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
         (["run", SWEEP, "out.ipynb", "-k", "cobol"], "check the notebook"),
         (["compare", "a"], "give two or more"),
         (["compare", "a", "b"], "Give the run_id of a stored run"),
-        (["compare", VERSION_2, __file__], "is not in"),
         (["export", "bmf", "no/such/folder/x.json", VERSION_2], "cannot be written"),
         (["export", "bmf", "x.json", "nosuch"], "Give the run_id of a stored run"),
     ],

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from llm_latency.questions.compare.judgement import View
 from llm_latency.questions.compare.sides import Side
@@ -103,7 +104,7 @@ def _scale(ax: Axes) -> None:
     ax.axvline(0.0, color=style.MUTED, linewidth=1.0, zorder=0.5)
     room = 0.08 * max(high - low, 4 * near)
     ax.set_xlim(min(low, -1.5 * near) - room, max(high, 1.5 * near) + room)
-    ax.xaxis.set_major_locator(plt.MaxNLocator(3))
+    ax.xaxis.set_major_locator(MaxNLocator(3))
     ax.set_xlabel("%")
 
 

@@ -49,7 +49,7 @@ class View:
         self.measures = {n: c for n, c in known.items() if not (once and n == "first TTFT")}
 
     def _measured(self, column: str) -> bool:
-        return sum(side.rows[column].notna().any() for side in self.sides) > 1
+        return sum(bool(side.rows[column].notna().any()) for side in self.sides) > 1
 
     @property
     def same_run(self) -> bool:

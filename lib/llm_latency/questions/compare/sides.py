@@ -76,8 +76,7 @@ class Side:
 
     def first(self, cell: str) -> Mapping[str, Any]:
         """Return the first row of a cell: what was asked for."""
-        row: Mapping[str, Any] = self._cells[cell].iloc[0].to_dict()
-        return row
+        return {str(name): value for name, value in self._cells[cell].iloc[0].items()}
 
     def samples(self, cell: str, column: str, within: Within = "quickest") -> pd.Series[float]:
         """Return one number per process of a cell; none where the side has no such cell."""
