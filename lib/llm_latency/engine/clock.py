@@ -49,7 +49,7 @@ class Answer:
         sampling: Sampling | None = None,
         chat: Chat | None = None,
     ) -> None:
-        self.sampling, self.chat = sampling, chat
+        self.limit, self.natural, self.sampling, self.chat = limit, natural, sampling, chat
         self.tokens: list[int] = []
         self.stamps_s: list[float] = []
         self.stopped = False
@@ -60,7 +60,7 @@ class Answer:
         gc.disable()
         try:
             model.reset_counters()
-            self.clock(model, prompt, limit, prefix, natural)
+            self.clock(model, prompt, prefix)
             last = model.counters()
         finally:
             gc.enable()
@@ -71,11 +71,18 @@ class Answer:
         self.engine_s = last.engine_s
         self.singles = last.singles - alone
 
-    def clock(
-        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
-    ) -> None:
+    def clock(self, model: Model, prompt: list[int], prefix: int) -> None:
         """Set ``t0_s``, ``end_s``, ``first``, the tokens and their stamps."""
         raise NotImplementedError
+
+    def goes_on(self, model: Model, token: int, stamp: float) -> bool:
+        """Take a token that came, unless it ends the answer; return whether another is to come."""
+        if self.natural and model.is_end(token):
+            self.stopped = True
+            return False
+        self.tokens.append(token)
+        self.stamps_s.append(stamp)
+        return len(self.tokens) < self.limit
 
     @property
     def generated(self) -> int:
@@ -110,11 +117,9 @@ class Answer:
 class EngineAnswer(Answer):
     """llama.cpp's calls alone: the least that stands between the user and the engine."""
 
-    def clock(
-        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
-    ) -> None:
+    def clock(self, model: Model, prompt: list[int], prefix: int) -> None:
         """Prefill, wait, then one token after another."""
-        tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
+        clock, goes_on = time.perf_counter, self.goes_on
         sample, evaluate_one, wait = model.sample, model.evaluate_one, model.wait
         batches = model.batches(prompt[prefix:])
         self.t0_s = clock()
@@ -127,14 +132,7 @@ class EngineAnswer(Answer):
         token = sample()
         stamp = clock()
         spent_s = stamp - chosen_s
-        while True:
-            if natural and model.is_end(token):
-                self.stopped = True
-                break
-            tokens.append(token)
-            stamps.append(stamp)
-            if len(tokens) == limit:
-                break
+        while goes_on(model, token, stamp):
             evaluate_one(token)
             wait()
             chosen_s = clock()
@@ -143,29 +141,22 @@ class EngineAnswer(Answer):
             spent_s += stamp - chosen_s
         self.end_s, self.sampling_s = stamp, spent_s
         # The last token was sampled and not evaluated, unless it ended the answer.
-        model.kv_cache.note([*prompt, *(tokens if self.stopped else tokens[:-1])])
+        model.kv_cache.note([*prompt, *(self.tokens if self.stopped else self.tokens[:-1])])
 
 
 class GenerateAnswer(Answer):
     """``Llama.generate``, token by token."""
 
-    def clock(
-        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
-    ) -> None:
+    def clock(self, model: Model, prompt: list[int], prefix: int) -> None:
         """Take what the generator yields; it would go on for ever."""
-        tokens, stamps, clock = self.tokens, self.stamps_s, time.perf_counter
+        clock = time.perf_counter
         self.t0_s = clock()
         with model.sampling_clocked() as spent:
             for token in model.generate_tokens(prompt, self.sampling):
                 stamp = clock()
-                if not tokens:
+                if not self.tokens:
                     self.first = model.counters()
-                if natural and model.is_end(token):
-                    self.stopped = True
-                    break
-                tokens.append(token)
-                stamps.append(stamp)
-                if len(tokens) == limit:
+                if not self.goes_on(model, token, stamp):
                     break
         self.end_s, self.sampling_s = stamp, spent.seconds
 
@@ -173,15 +164,13 @@ class GenerateAnswer(Answer):
 class StreamAnswer(Answer):
     """A streamed completion as an application sees it: chunks of text, which are not tokens."""
 
-    def clock(
-        self, model: Model, prompt: list[int], limit: int, prefix: int, natural: bool
-    ) -> None:
+    def clock(self, model: Model, prompt: list[int], prefix: int) -> None:
         """Stamp every chunk that carries text; the last chunk says why it ended."""
         parts: list[str] = []
         stamps, clock = self.stamps_s, time.perf_counter
         self.t0_s = clock()
         with model.sampling_clocked() as spent:
-            for chunk in self.chunks(model, prompt, limit):
+            for chunk in self.chunks(model, prompt):
                 stamp = clock()
                 if not parts:
                     self.first = model.counters()
@@ -194,9 +183,9 @@ class StreamAnswer(Answer):
         self.end_s, self.sampling_s = clock(), spent.seconds
         self.text = "".join(parts)
 
-    def chunks(self, model: Model, prompt: list[int], limit: int) -> Iterator[dict[str, Any]]:
+    def chunks(self, model: Model, prompt: list[int]) -> Iterator[dict[str, Any]]:
         """Return what llama-cpp-python streams."""
-        return model.stream(prompt, limit, self.sampling)
+        return model.stream(prompt, self.limit, self.sampling)
 
     def text_of(self, choice: dict[str, Any]) -> str:
         """Return the text that a chunk carries."""
@@ -214,11 +203,11 @@ class StreamAnswer(Answer):
 class ChatAnswer(StreamAnswer):
     """A streamed chat as an application asks it: the template and its tokens are on the clock."""
 
-    def chunks(self, model: Model, prompt: list[int], limit: int) -> Iterator[dict[str, Any]]:
+    def chunks(self, model: Model, prompt: list[int]) -> Iterator[dict[str, Any]]:
         """Return what llama-cpp-python streams, once its template has written the prompt."""
         if self.chat is None:
             raise EngineError("via='chat' asks messages; give text, or another way")
-        chunks = model.chat(self.chat, limit, self.sampling)
+        chunks = model.chat(self.chat, self.limit, self.sampling)
         self.template_s = time.perf_counter() - self.t0_s
         return chunks
 

@@ -1,49 +1,29 @@
-"""A model, loaded by llama.cpp, and the calls that evaluate it.
+"""A model in this process: loaded by llama.cpp, and the calls that evaluate it.
 
-What would make a figure false, and what is done about it here:
-
-- Unknown keyword arguments of ``Llama`` are dropped silently and sizes are clamped: what is in
-  force is read back after loading (:class:`~llm_latency.records.record.Effective`).
-- ``Llama(verbose=False)`` would hide llama.cpp's real errors: its log goes through a callback of
-  the lab's own (:mod:`llm_latency.engine.library`).
-- The loading calls that ``Llama()`` makes are clocked one by one, since the constructor itself
-  reads the file, allocates the KV cache and reserves the compute buffers.
-
-The clock of a generation is in :mod:`llm_latency.engine.timed`, and what the context holds in
-:mod:`llm_latency.engine.kv_cache`.
+How it is loaded is in :mod:`llm_latency.engine.loading`, the clock of a generation in
+:mod:`llm_latency.engine.clock`, and what the context holds in :mod:`llm_latency.engine.kv_cache`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
+from llm_latency.engine import loading
 from llm_latency.engine import sampling as chains
-from llm_latency.engine.beyond import beyond_llama, without_broken_templates
 from llm_latency.engine.chat import Chat
 from llm_latency.engine.kv_cache import KvCache
-from llm_latency.engine.library import (
-    IMPORT_S,
-    C,
-    Llama,
-    device_memory,
-    logging_to,
-    timed_calls,
-    without_devices,
-)
+from llm_latency.engine.library import C, logging_to
 from llm_latency.engine.log import LlamaLog
 from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
-from llm_latency.machine import host, limits
 from llm_latency.model.gguf import FORMATS
-from llm_latency.plan.settings import UBATCH, KvType, Settings
+from llm_latency.plan.settings import KvType, Settings
 from llm_latency.plan.workload import Sampling
-from llm_latency.records.record import Effective, LoadTimings
 
 
 class Counters(NamedTuple):
@@ -93,64 +73,27 @@ class Model(Vocabulary):
 
     def __init__(self, path: Path, settings: Settings, stream: TextIO | None = None) -> None:
         self.log = LlamaLog(stream)
-        threads = settings.n_threads or limits.usable_cpus()
-        calls = ("llama_backend_init", "llama_model_load_from_file", "llama_init_from_model")
-        start_s = time.perf_counter()
-        on_devices = contextlib.nullcontext() if settings.n_gpu_layers else without_devices()
-        with (
-            logging_to(self.log),
-            on_devices,
-            beyond_llama(settings),
-            without_broken_templates(self.log),
-            timed_calls(C, *calls) as spent,
-        ):
-            # Llama() does this once per process without saying how long it took.
-            C.llama_backend_init()
-            # The first question makes a device ready, for which the first load would wait.
-            asked_s = time.perf_counter()
-            self.devices_before = device_memory() if settings.n_gpu_layers else {}
-            devices_s = time.perf_counter() - asked_s
-            try:
-                llama = Llama(
-                    str(path),
-                    n_ctx=settings.n_ctx,
-                    n_batch=settings.n_batch,
-                    n_ubatch=settings.n_ubatch or UBATCH,
-                    n_gpu_layers=settings.n_gpu_layers,
-                    n_threads=threads,
-                    n_threads_batch=settings.n_threads_batch or threads,
-                    use_mmap=settings.use_mmap,
-                    use_mlock=settings.use_mlock,
-                    flash_attn=bool(settings.flash_attn),
-                    offload_kqv=settings.offload_kqv,
-                    type_k=FORMATS[settings.type_k].number,
-                    type_v=FORMATS[settings.type_v].number,
-                    swa_full=settings.swa_full,
-                    op_offload=settings.op_offload,
-                    verbose=True,  # False would send what llama.cpp prints to /dev/null
-                )
-            except Exception as error:  # a damaged file fails anywhere
-                short = isinstance(error, MemoryError) or self.log.out_of_memory()
-                plain = isinstance(error, ValueError | RuntimeError)
-                said = str(error) if plain else f"{type(error).__name__}: {error}"
-                raise EngineError(self.log.reason(said), out_of_memory=short) from None
+        llama, self.load, self.devices_before = loading.load(path, settings, self.log)
         super().__init__(llama)
-        # From here on it would print, and reset the counters, at every completion.
-        self._llama.verbose = False
         self._ctx = self._llama.ctx
         self.kv_cache = KvCache(self._llama, self.log)
         self._sampler = C.llama_sampler_init_greedy()
         self._chain: Any = None
         self._one = (C.llama_token * 1)()
         self._step = C.llama_batch_get_one(self._one, 1)
-        self.load = LoadTimings(
-            import_s=IMPORT_S,
-            backend_init_s=spent["llama_backend_init"] + devices_s,
-            model_load_s=spent["llama_model_load_from_file"],
-            context_s=spent["llama_init_from_model"],
-            load_s=time.perf_counter() - start_s,
+        self.effective = loading.in_force(
+            self.log,
+            settings,
+            n_ctx=C.llama_n_ctx(self._ctx),
+            n_batch=C.llama_n_batch(self._ctx),
+            n_ubatch=C.llama_n_ubatch(self._ctx),
+            n_threads=C.llama_n_threads(self._ctx),
+            n_threads_batch=C.llama_n_threads_batch(self._ctx),
+            # No word of llama.cpp tells it: this is what it was handed.
+            op_offload=bool(self._llama.context_params.op_offload),
+            n_cpu_moe=self.log.experts_on_cpu(),
+            all_layers=C.llama_model_n_layer(self._llama._model.model) + 1,
         )
-        self.effective = self._in_force(settings)
         self.buffers = self.log.buffers()
 
     def __enter__(self: ModelT) -> ModelT:
@@ -170,33 +113,6 @@ class Model(Vocabulary):
             C.llama_sampler_free(self._sampler)
             self._sampler = self._chain = None
             self._llama.close()
-
-    def _in_force(self, settings: Settings) -> Effective:
-        kv_types = self.log.kv_types()
-        mode = self.log.load_mode() or ""
-        locked = host.process_memory().locked_bytes
-        return Effective(
-            n_ctx=C.llama_n_ctx(self._ctx),
-            n_batch=C.llama_n_batch(self._ctx),
-            n_ubatch=C.llama_n_ubatch(self._ctx),
-            n_threads=C.llama_n_threads(self._ctx),
-            n_threads_batch=C.llama_n_threads_batch(self._ctx),
-            n_gpu_layers=self.log.offloaded_layers(),
-            use_mmap="mmap" in mode if mode else settings.use_mmap,
-            # llama.cpp only warns where the system refuses to lock: ask the system.
-            use_mlock=bool(locked) if locked is not None else "mlock" in mode,
-            flash_attn=self.log.flash_attn(),
-            # Without a layer on a GPU there is nothing that the KV cache could follow.
-            offload_kqv=self.log.kv_on_gpu() if self.log.offloaded_layers() else None,
-            type_k=kv_types[0] if kv_types else None,
-            type_v=kv_types[1] if kv_types else None,
-            backend=self.log.backend(),
-            swa_full=self.log.swa_full(),
-            # No word of llama.cpp tells it: this is what it was handed.
-            op_offload=bool(self._llama.context_params.op_offload),
-            n_cpu_moe=self.log.experts_on_cpu(),
-            all_layers=C.llama_model_n_layer(self._llama._model.model) + 1,
-        )
 
     @property
     def context(self) -> Any:

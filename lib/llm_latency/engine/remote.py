@@ -11,17 +11,17 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
 from llm_latency.engine import streamed
-from llm_latency.engine.chat import Chat
+from llm_latency.engine.answering import Answering, Asked
 from llm_latency.engine.log import LlamaLog
 from llm_latency.engine.served import chosen_by
 from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
-from llm_latency.plan.workload import Sampling, Via
+from llm_latency.plan.workload import Sampling
 from llm_latency.records import proof
 from llm_latency.records.generation import Generation
 from llm_latency.records.record import Buffers, DeviceMemory
@@ -41,7 +41,7 @@ class RemoteCache:
         return self.told
 
 
-class RemoteModel(Vocabulary):
+class RemoteModel(Answering):
     """A model that a server holds, of which this process has the vocabulary alone.
 
     Parameters
@@ -78,36 +78,20 @@ class RemoteModel(Vocabulary):
             ) from None
         self._llama_cpp = owner == "llamacpp"
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int = 64,
-        *,
-        length: Literal["fixed", "natural"] = "natural",
-        prefix_tokens: int = 0,
-        sampling: Sampling | None = None,
-        via: Via = "openai",
-        chat: Chat | None = None,
-        repeat: int = 0,
-    ) -> Generation:
-        """Answer a prompt, and time it; a ``prefix`` is whatever the server finds by itself.
-
-        Raises
-        ------
-        EngineError
-            If the server refuses, with its own reason, or goes away.
-        """
+    def answer(self, asked: Asked) -> Generation:
+        """Ask the server; a prefix is whatever it finds by itself."""
+        prompt, chat, sampling = asked.prompt, asked.chat, asked.sampling
         tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         body: dict[str, Any] = {
             "model": self._name,
-            "max_tokens": max_tokens,
+            "max_tokens": asked.max_tokens,
             "stream": True,
             "stream_options": {"include_usage": True},
             **({"messages": chat.messages} if chat else {"prompt": self._text(prompt)}),
             **self._chosen_by(sampling),
         }
         if self._llama_cpp:
-            body |= {"cache_prompt": prefix_tokens > 0, "ignore_eos": length == "fixed"}
+            body |= {"cache_prompt": asked.prefix_tokens > 0, "ignore_eos": not asked.natural}
         try:
             with streamed.undisturbed():
                 path = "/chat/completions" if chat else "/completions"
@@ -120,9 +104,9 @@ class RemoteModel(Vocabulary):
         said = len(self.kv_cache.told) - len(tokens)
         prompt_tokens = counted.get("prompt_tokens", len(tokens))
         cached, generated = counted.get("cached"), counted.get("generated")
-        kept = prefix_tokens > 0
+        kept = asked.prefix_tokens > 0
         return Generation(
-            repeat=repeat,
+            repeat=asked.repeat,
             prompt_tokens=prompt_tokens,
             prompt_words=len(self.detokenize(tokens, after=[]).split()),
             evaluated_tokens=None if cached is None else prompt_tokens - cached,
@@ -138,7 +122,7 @@ class RemoteModel(Vocabulary):
                 prefix=cached or 0 if kept else 0,
                 cached=cached or 0,
                 evaluated=prompt_tokens - (cached or 0),
-                asked=max_tokens if length == "fixed" and generated is not None else None,
+                asked=None if generated is None else asked.exactly,
                 generated=generated or 0,
             ),
         )

@@ -15,22 +15,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
 import httpx
 
 from llm_latency.engine import streamed
-from llm_latency.engine.chat import Chat
+from llm_latency.engine.answering import Answering, Asked
+from llm_latency.engine.loading import in_force
 from llm_latency.engine.server import Server
 from llm_latency.engine.vocabulary import Vocabulary
 from llm_latency.errors import EngineError
-from llm_latency.machine import host
 from llm_latency.plan.settings import Settings
-from llm_latency.plan.workload import Sampling, Via
+from llm_latency.plan.workload import Sampling
 from llm_latency.records import proof
 from llm_latency.records.generation import Generation
 from llm_latency.records.record import DeviceMemory, Effective
@@ -77,7 +77,7 @@ class ServedCache:
     restore_python = restore
 
 
-class ServedModel(Vocabulary):
+class ServedModel(Answering):
     """A model in a llama-server of its own; of its file, this process has the vocabulary alone.
 
     Attributes
@@ -121,37 +121,19 @@ class ServedModel(Vocabulary):
         """End the server."""
         self._server.close()
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int = 64,
-        *,
-        length: Literal["fixed", "natural"] = "natural",
-        prefix_tokens: int = 0,
-        sampling: Sampling | None = None,
-        via: Via = "server",
-        chat: Chat | None = None,
-        repeat: int = 0,
-    ) -> Generation:
-        """Answer a prompt, and time it; see :meth:`llm_latency.engine.timed.TimedModel.generate`.
-
-        Of several requests at once, the same for all, the one that waited longest is told.
-
-        Raises
-        ------
-        EngineError
-            If the server refuses, with its own reason.
-        """
+    def answer(self, asked: Asked) -> Generation:
+        """Ask the server; of several requests at once, the same for all, the slowest is told."""
+        prompt, prefix_tokens = asked.prompt, asked.prefix_tokens
         tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         refilled = self.kv_cache.prime(tokens[:prefix_tokens]) if prefix_tokens else 0
         body = {
             # A text is made into tokens by the server, within the time to the first token.
             "prompt": prompt if isinstance(prompt, str) else tokens,
-            "n_predict": max_tokens,
+            "n_predict": asked.max_tokens,
             "cache_prompt": prefix_tokens > 0,
-            "ignore_eos": length == "fixed",
+            "ignore_eos": not asked.natural,
             "stream": True,
-            **chosen_by(sampling),
+            **chosen_by(asked.sampling),
         }
         answers = self._ask_all(body)
         answer = max(answers, key=lambda one: one.first_s(_text_of) - one.t0_s)
@@ -163,7 +145,7 @@ class ServedModel(Vocabulary):
                 prefix=prefix_tokens,
                 cached=each["cache_n"],
                 evaluated=each["prompt_n"],
-                asked=max_tokens if length == "fixed" else None,
+                asked=asked.exactly,
                 generated=each["predicted_n"],
             )
             for each in counted
@@ -174,7 +156,7 @@ class ServedModel(Vocabulary):
         self.kv_cache.note([*tokens, *came[:-1]])
         own = last["timings"]
         return Generation(
-            repeat=repeat,
+            repeat=asked.repeat,
             prompt_tokens=len(tokens),
             prompt_words=len(self.detokenize(tokens, after=[]).split()),
             evaluated_tokens=own["prompt_n"],
@@ -212,24 +194,16 @@ class ServedModel(Vocabulary):
             raise EngineError(f"llama-server does not answer ({error}); read its log") from None
 
     def _in_force(self, settings: Settings) -> Effective:
-        kv_types, mode = self.log.kv_types(), self.log.load_mode() or ""
-        locked = host.process_memory(self.pid).locked_bytes
         number = self.log.number
-        return Effective(
+        return in_force(
+            self.log,
+            settings,
+            self.pid,
             n_ctx=number("llama_context: n_ctx") or 0,
             n_batch=number("llama_context: n_batch") or 0,
             n_ubatch=number("llama_context: n_ubatch") or 0,
             n_threads=number("system_info: n_threads") or 0,
             n_threads_batch=number("n_threads_batch") or 0,
-            n_gpu_layers=self.log.offloaded_layers(),
-            use_mmap="mmap" in mode if mode else settings.use_mmap,
-            use_mlock=bool(locked) if locked is not None else "mlock" in mode,
-            flash_attn=self.log.flash_attn(),
-            offload_kqv=self.log.kv_on_gpu() if self.log.offloaded_layers() else None,
-            type_k=kv_types[0] if kv_types else None,
-            type_v=kv_types[1] if kv_types else None,
-            backend=self.log.backend(),
-            swa_full=self.log.swa_full(),
             op_offload=settings.op_offload is not False,  # as it was handed over
             # Of those that are moved no word is said at this verbosity.
             n_cpu_moe=None if settings.n_cpu_moe else 0,

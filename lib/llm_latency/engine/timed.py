@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llm_latency.engine import library
+from llm_latency.engine.answering import Answering, Asked
 from llm_latency.engine.chat import Chat
 from llm_latency.engine.clock import WAYS
 from llm_latency.engine.llama import Model
 from llm_latency.errors import EngineError, ParameterError
 from llm_latency.plan.parameters import build
 from llm_latency.plan.settings import BLOCKWISE, Settings
-from llm_latency.plan.workload import Sampling, Via
 from llm_latency.records import proof
 from llm_latency.records.generation import Generation
 
 
-class TimedModel(Model):
+class TimedModel(Model, Answering):
     """A loaded model whose answers are timed.
 
     Attributes
@@ -47,61 +46,24 @@ class TimedModel(Model):
         """What llama.cpp says of the CPU features that it was compiled for and found."""
         return library.system_info()
 
-    def generate(
-        self,
-        prompt: str | Sequence[int],
-        max_tokens: int = 64,
-        *,
-        length: Literal["fixed", "natural"] = "natural",
-        prefix_tokens: int = 0,
-        sampling: Sampling | None = None,
-        via: Via = "engine",
-        chat: Chat | None = None,
-        repeat: int = 0,
-    ) -> Generation:
-        """Answer a prompt, and time it.
-
-        Parameters
-        ----------
-        prompt
-            Text, or the tokens themselves.
-        max_tokens
-            Most tokens to generate; with ``length="fixed"`` exactly so many.
-        length
-            ``natural`` stops at end-of-generation, ``fixed`` ignores it (a streamed completion
-            cannot: it fails its proof where the model ends early).
-        prefix_tokens
-            How many tokens of the prompt are in the KV cache when the clock starts; 0: every
-            prompt token is evaluated anew.
-        sampling
-            How the next token is chosen; ``None``: the most likely one.
-        via
-            The way through llama-cpp-python, see :class:`~llm_latency.plan.workload.Workload`.
-        chat
-            The messages of which the prompt is made, for ``via="chat"``; text alone is one.
-        repeat
-            Number of this generation in its process.
-
-        Returns
-        -------
-        Generation
-            With ``.timings`` in seconds, ``.text``, and ``.problem`` if a proof failed.
-
-        Raises
-        ------
-        EngineError
-            If prompt and answer do not fit the context, or llama.cpp fails to evaluate.
-        """
-        if via == "chat" and chat is None and isinstance(prompt, str):
+    def answer(self, asked: Asked) -> Generation:
+        """Answer on the clock, from the KV cache that was asked for."""
+        prompt, chat = asked.prompt, asked.chat
+        if asked.via == "chat" and chat is None and isinstance(prompt, str):
             chat = Chat([{"role": "user", "content": prompt}])
             prompt = self.chat_tokens(chat)
         start_s = time.perf_counter()
         tokens = self.tokenize(prompt) if isinstance(prompt, str) else list(prompt)
         tokenize_s = time.perf_counter() - start_s if isinstance(prompt, str) else 0.0
-        self._check_room(len(tokens), max_tokens, prefix_tokens)
-        natural = length == "natural"
-        answer = WAYS[via](
-            self, tokens, max_tokens, prefix_tokens, natural=natural, sampling=sampling, chat=chat
+        self._check_room(len(tokens), asked.max_tokens, asked.prefix_tokens)
+        answer = WAYS[asked.via](
+            self,
+            tokens,
+            asked.max_tokens,
+            asked.prefix_tokens,
+            natural=asked.natural,
+            sampling=asked.sampling,
+            chat=chat,
         )
         start_s = time.perf_counter()
         text = answer.text
@@ -109,7 +71,7 @@ class TimedModel(Model):
             text = self.detokenize(answer.tokens, after=tokens)
         detokenize_s = time.perf_counter() - start_s
         return Generation(
-            repeat=repeat,
+            repeat=asked.repeat,
             prompt_tokens=len(tokens),
             prompt_words=len(self.detokenize(tokens, after=[]).split()),
             evaluated_tokens=answer.evaluated,
@@ -122,10 +84,10 @@ class TimedModel(Model):
             text_sha256=hashlib.sha256(text.encode()).hexdigest(),
             problem=proof.problem(
                 prompt=len(tokens),
-                prefix=prefix_tokens,
+                prefix=asked.prefix_tokens,
                 cached=answer.cached,
                 evaluated=answer.evaluated,
-                asked=max_tokens if length == "fixed" else None,
+                asked=asked.exactly,
                 generated=answer.generated,
             ),
         )
