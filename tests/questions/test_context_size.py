@@ -196,11 +196,10 @@ def test_few_rounds_and_no_twin_are_undecided(options: dict[str, Any]) -> None:
 
 
 def test_a_fuller_context() -> None:
-    fuller = view(deeper).fuller()
-    assert fuller is not None and fuller[:3] == (2048, 16, 528)
-    assert fuller[3].verdict == "slower" and fuller[3].change == pytest.approx(0.34, abs=0.01)
-    same = view(flat).fuller()
-    assert same is not None and same[3].verdict == "same"
+    empty, full = (2048, 16), (2048, 528)
+    fuller = view(deeper).compare(empty, full)
+    assert fuller.verdict == "slower" and fuller.change == pytest.approx(0.34, abs=0.01)
+    assert view(flat).compare(empty, full).verdict == "same"
 
 
 def test_how_a_conversation_feels_at_its_end() -> None:

@@ -113,11 +113,11 @@ def test_the_plan() -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"turns": 1}, "turns=1 is refused: give a whole number from 2 up"),
+        ({"turns": 1}, "turns=1 is refused: give whole numbers from 2"),
         ({"turns": "many"}, "turns='many'"),
         ({"conversation": "de"}, "conversation='de' is refused"),
         ({"short_tokens": 0}, "short_tokens=0 is refused"),
-        ({"max_tokens": 1}, "max_tokens=1 is refused: give 2 or more"),
+        ({"max_tokens": 1}, "max_tokens=1 is refused: give whole numbers from 2"),
         ({"turn": 3}, "did you mean 'turns'"),
     ],
 )

@@ -25,7 +25,7 @@ from llm_latency.plan.settings import padded
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
@@ -267,13 +267,12 @@ def table(view: View) -> pd.DataFrame:
         row["rest per token, ms"] = _amount(view, way, "token_rest_s")
         row["RSS peak, MiB"] = number(view.estimate(way, "rss_peak_bytes").median * MIB)
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         "Rest: without evaluation, template and sampling; Python's part, or HTTP's. The server "
         "counts its sampling, and what else it does between two tokens, as evaluation. RSS: of the "
-        f"process that holds the model. {phrases.BRACKETS}"
+        f"process that holds the model. {phrases.BRACKETS}",
     )
-    return made
 
 
 def crowd(view: View) -> pd.DataFrame:
@@ -292,12 +291,11 @@ def crowd(view: View) -> pd.DataFrame:
                 "RSS peak, MiB": number(told("rss_peak_bytes").median * MIB),
             }
         )
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         "The same question that often, asked of llama-server at one time; what is told is of the "
-        f"one that waited longest. All together: prefill included. {phrases.BRACKETS}"
+        f"one that waited longest. All together: prefill included. {phrases.BRACKETS}",
     )
-    return made
 
 
 def _amount(view: View, way: str, column: str) -> str:

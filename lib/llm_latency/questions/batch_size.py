@@ -24,7 +24,7 @@ from llm_latency.plan.parameters import check_room
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimates, per_process
@@ -245,12 +245,11 @@ def table(view: View) -> pd.DataFrame:
                 f"{word}, MiB": number(whole.get(cell, float("nan")) * MIB),
             }
         )
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         f"Times against another cell, with their verdict. Spread: largest less smallest process, "
-        f"by the median. {phrases.BRACKETS}"
+        f"by the median. {phrases.BRACKETS}",
     )
-    return made
 
 
 ALIKE = 0.01
@@ -267,7 +266,7 @@ def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
 def _draw_prefill(ax: Axes, view: View) -> None:
     each = per_process(view.data, "prefill_tps", BY).dropna()
     if each.empty:
-        style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        style.say_unmeasured(ax, view.data)
         return
     _by_ubatch(ax, view)
     ax.set_ylim(0, each["prefill_tps"].max() * 1.08)

@@ -331,7 +331,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
     ax = ax or style.new_axes(8.0, 1.9 + 0.42 * max(len(view.planned), 2))
     ax.set_title("What a start takes, from the engine's import to the last token", pad=26)
     if not view.measured:
-        return style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        return style.say_unmeasured(ax, view.data)
     medians = {
         start: {n: view.estimate(c, start).median * MS for n, c in view.parts.items()}
         for start in view.measured

@@ -25,9 +25,9 @@ from llm_latency.plan.settings import padded
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.labels import End
-from llm_latency.report.page import Answer, Run, code, model_name, no_answer
+from llm_latency.report.page import Answer, Run, code, model_name, no_answer, parameters_of
 from llm_latency.stats import fit
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
@@ -62,16 +62,11 @@ def plan(
     request = Request("context_size", locals(), names.check)
     lengths = [whole("turns", value) for value in request.many("turns")]
     whole("answer_tokens", request.one("answer_tokens"))
-    tokens = request.one("max_tokens")
-    if type(tokens) is int and tokens < 2:
-        raise ParameterError(
-            f"max_tokens={tokens} is refused: give 2 or more, since decode is what follows the "
-            "first token."
-        )
+    tokens = whole("max_tokens", request.one("max_tokens"), least=2)  # decode follows the first
     common = {"repeats": 1, "page_cache": "resident", "max_tokens": tokens}
     cells = []
     for size in request.many("n_ctx"):
-        # Whatever is wrong with a size or with max_tokens is refused here, before it is counted.
+        # Whatever is wrong with a size is refused here, before it is counted.
         empty = request.cell(n_ctx=size, prompt_tokens=QUESTION_TOKENS, **common)
         for share in request.many("fill"):
             prefix = _prefix(share, size, tokens)
@@ -152,12 +147,9 @@ class View:
     def memory(self) -> dict[int, float]:
         """Return, for each ``n_ctx`` that ran at all its fills, the bytes of its process."""
         column, _, _ = fr.memory_choice(self.data)
-        taken = {}
-        for _, part in self.data.groupby("n_ctx"):
-            good = fr.ok(part)
-            if set(good["prompt_tokens"]) == set(part["prompt_tokens"]):
-                taken[int(part["n_ctx"].iloc[0])] = float(good[column].max())
-        return taken
+        taken = self.good.groupby("n_ctx")[column].max()
+        ran, all_ = (d.groupby("n_ctx")["prompt_tokens"].nunique() for d in (self.good, self.data))
+        return {int(n): float(taken[n]) for n in taken.index if ran[n] == all_[n]}
 
     def needs(self) -> list[Need]:
         """Return what each conversation that was asked about needs; empty if none was counted."""
@@ -166,7 +158,7 @@ class View:
         if counts.empty:
             return []
         counted = dict(zip((counts.index + 1).astype(int), counts.astype(int), strict=True))
-        given = (self.info.get("plan") or {}).get("parameters") or {}
+        given = parameters_of(self.info)
         answer = int(given.get("answer_tokens") or ANSWER_TOKENS)
         asked = sorted(as_list("turns", given.get("turns") or max(counted)))
         prompts = {turns: counted.get(turns) or _further(counted, turns) for turns in asked}
@@ -198,16 +190,6 @@ class View:
                 at = float(depth)  # type: ignore[arg-type]
                 found[at] = sizes[0], sizes[-1], self.compare((sizes[0], at), (sizes[-1], at))
         return found
-
-    def fuller(self) -> tuple[float, float, float, Comparison] | None:
-        """Return the largest n_ctx that ran at two depths, these, and how they compare."""
-        decoded = self.good.dropna(subset=["token_s"])
-        for size in sorted(decoded["n_ctx"].unique(), reverse=True):
-            depths = sorted(decoded.loc[decoded["n_ctx"] == size, "prompt_tokens"].unique())
-            if len(depths) > 1:
-                ends = float(depths[0]), float(depths[-1])
-                return float(size), *ends, self.compare((size, ends[0]), (size, ends[1]))
-        return None
 
     def beyond_training(self) -> list[int]:
         """Return the sizes that the model was not trained for."""
@@ -320,20 +302,18 @@ def table(view: View) -> pd.DataFrame:
             "RSS after loading": "rss_after_load_bytes",
         }.items():
             row[f"{name}, MiB"] = number(good[source].max() * MIB)
-        depths = sorted(part["prompt_tokens"].dropna().unique())
-        filled = {"least filled": depths[:1], "most filled": depths[-1:]}
-        for name, at in filled.items():
-            growth = good.loc[good["prompt_tokens"].isin(at), "growth_bytes"]
-            row[f"first generation adds, {name}, MiB"] = number(growth.max() * MIB)
+        depths = part["prompt_tokens"]
+        ends = {"least": part[depths == depths.min()], "most": part[depths == depths.max()]}
+        for name, there in ends.items():
+            growth = fr.ok(there)["growth_bytes"].max()
+            row[f"first generation adds, {name} filled, MiB"] = number(growth * MIB)
         row[f"{word} at most, MiB"] = number(good[column].max() * MIB)
-        for name, at in filled.items():
-            rows_there = part[part["prompt_tokens"].isin(at)]
-            row[f"token, {name}, ms"] = phrases.short(_over(rows_there, "token_s"), "ms")
+        for name, there in ends.items():
+            row[f"token, {name} filled, ms"] = phrases.short(_over(there, "token_s"), "ms")
         row["load, ms"] = phrases.short(_over(part, "load_s"), "ms")
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = f"Memory is that of the process that took most. {phrases.BRACKETS}"
-    return made
+    caption = f"Memory is that of the process that took most. {phrases.BRACKETS}"
+    return tables.captioned(rows, caption)
 
 
 def _over(part: pd.DataFrame, column: str) -> Estimate:
@@ -355,12 +335,11 @@ def turns(view: View) -> pd.DataFrame:
         )
         for need in view.needs()
     ]
-    made = pd.DataFrame(rows, columns=[*columns, *late])
-    made.attrs["caption"] = (
+    return tables.captioned(
+        pd.DataFrame(rows, columns=[*columns, *late]),
         f"At the end: with the whole prompt in the context and a message of {QUESTION_TOKENS} "
-        "tokens behind it, by a line through the contexts that were filled. A dash: beyond them."
+        "tokens behind it, by a line through the contexts that were filled. A dash: beyond them.",
     )
-    return made
 
 
 LINES = {
@@ -384,8 +363,7 @@ def _draw_memory(ax: Axes, view: View) -> None:
     sizes = view.good.groupby("n_ctx")[[column for column, *_ in LINES.values()]].max() * MIB
     known = sizes.dropna(how="all")
     if known.empty:
-        why = "no memory is known" if len(view.good) else fr.status_words(view.data)
-        style.say_empty(ax, f"Nothing was measured:\n{why}")
+        style.say_unmeasured(ax, view.data, "no memory is known")
         return
     ends = []
     look = zip(LINES.items(), style.ramp(len(LINES)), strict=True)
@@ -411,14 +389,10 @@ def _draw_memory(ax: Axes, view: View) -> None:
 def _draw_tokens(ax: Axes, view: View) -> None:
     each = per_process(view.data, "token_s", ["n_ctx", "prompt_tokens"]).dropna()
     if each.empty:
-        why = "one token shows no decode" if len(view.good) else fr.status_words(view.data)
-        style.say_empty(ax, f"Nothing was measured:\n{why}")
+        style.say_unmeasured(ax, view.data, "one token shows no decode")
         return
     ax.set_xlabel("tokens in the context")
     ax.set_ylabel("ms per token")
     style.subtitle(ax, "Lines: n_ctx. Points: processes.")
-    lines = [
-        fig.line_of(f"{size:.0f}", part, "prompt_tokens", "token_s", "ms")
-        for size, part in each.groupby("n_ctx")
-    ]
-    fig.lines(ax, lines)
+    by_size = [(f"{size:.0f}", part) for size, part in each.groupby("n_ctx")]
+    fig.lines(ax, [fig.line_of(*one, "prompt_tokens", "token_s", "ms") for one in by_size])

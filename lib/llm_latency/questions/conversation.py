@@ -24,11 +24,11 @@ from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.records.generation import LOST
 from llm_latency.report import figure as fig
-from llm_latency.report import phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
-from llm_latency.words import MS, escape, number, percent, several
+from llm_latency.words import escape, number, percent, several
 
 SAMPLED = True
 MOST_TURNS = 10_000
@@ -54,18 +54,8 @@ def plan(
 ) -> Plan:
     """Plan the chats that ship with the lab, turn by turn, and as many short prompts."""
     request = Request("conversation", locals(), names.check, sampled=True)
-    count = request.one("turns")
-    if type(count) is not int or not 2 <= count <= MOST_TURNS:
-        raise ParameterError(
-            f"turns={count!r} is refused: give a whole number from 2 up, so that a later turn can "
-            f"be compared with the first, and {MOST_TURNS:,} at most."
-        )
-    tokens = request.one("max_tokens")
-    if type(tokens) is int and tokens < 2:
-        raise ParameterError(
-            f"max_tokens={tokens} is refused: give 2 or more, since decode is what follows the "
-            "first token."
-        )
+    count = whole("turns", request.one("turns"), 2, MOST_TURNS)  # a later one beside the first
+    tokens = whole("max_tokens", request.one("max_tokens"), least=2)  # decode follows the first
     short_tokens = whole("short_tokens", request.one("short_tokens"))
     common = {
         "max_tokens": tokens,
@@ -152,11 +142,8 @@ class View:
     @property
     def chats(self) -> list[Kind]:
         """Each chat as an application holds it: with the prompt cache, if that was measured."""
-        by_language: dict[str, Kind] = {}
-        for kind in self.kinds:
-            if kind.language is not None:
-                by_language.setdefault(kind.language, kind)
-        return list(by_language.values())
+        first = {kind.language: kind for kind in reversed(self.kinds) if kind.language}
+        return [kind for kind in self.kinds if kind in first.values()]
 
     def of(self, kind: Kind) -> pd.DataFrame:
         """Return the rows of one kind that may enter an estimate."""
@@ -170,8 +157,7 @@ class View:
 
     def over(self, kind: Kind, column: str) -> Estimate:
         """Return the estimate of a column over a kind's last turns."""
-        each = per_process(self.late(self.of(kind)), column, ["cache_mode"])
-        return estimate(each[column])
+        return estimate(per_process(self.late(self.of(kind)), column, ["cache_mode"])[column])
 
     def by_turn(self, kind: Kind, column: str) -> dict[int, Estimate]:
         """Return the estimate of a column in each turn, from 1."""
@@ -211,15 +197,11 @@ class View:
 
 
 def _early(times: Any) -> float:
+    """Return the speed of an answer that ends after a quarter of its tokens, at least one."""
     if not isinstance(times, list) or not times:
         return float("nan")
-    count = quarter(len(times))
+    count = max(1, len(times) // 4)
     return count / float(np.sum(times[:count]))
-
-
-def quarter(tokens: float) -> int:
-    """Return a quarter of an answer's tokens, at least one."""
-    return max(1, int(tokens) // 4)
 
 
 HEADS = {
@@ -243,9 +225,7 @@ def answer(view: View) -> Answer:
     chats = view.chats
     if not chats or SHORT not in view.kinds:
         lacking = "conversation" if not chats else "short prompt"
-        sentence = (
-            f"Whether a rich context is faster is {phrases.UNDECIDED}: no {lacking} was measured."
-        )
+        sentence = f"Whether it is faster is {phrases.UNDECIDED}: no {lacking} was measured."
         return Answer(f"no {lacking} could be measured", "undecided", "", (sentence,))
     found = {kind: view.compare("token_s", SHORT, kind) for kind in chats}
     verdicts = {one.verdict for one in found.values()}
@@ -297,20 +277,16 @@ def table(view: View) -> pd.DataFrame:
             "ended by itself": "–" if ended is None else percent(ended),
             "TTFT, ms": phrases.short(view.over(kind, "ttft_s"), "ms"),
             "token, ms": phrases.short(view.over(kind, "token_s"), "ms"),
-            "token against short prompts": "–",
-            "token against its own start": "–",
-            "1,000 tokens of context add, ms": "–",
         }
-        if kind != SHORT:
-            row["token against short prompts"] = phrases.change(
-                view.compare("token_s", SHORT, kind)
-            )
-            row["token against its own start"] = phrases.change(
-                view.against_own_start("token_s", kind)
-            )
-            slope = view.slope(kind).times(1000)
-            row["1,000 tokens of context add, ms"] = phrases.short(slope, "ms")
-        row["TTFT / total"] = percent(share)
+        for title, compared in {
+            "short prompts": view.compare("token_s", SHORT, kind),
+            "its own start": view.against_own_start("token_s", kind),
+        }.items():
+            row[f"token against {title}"] = phrases.change(compared) if kind != SHORT else "–"
+        row |= {
+            "1,000 tokens of context add, ms": phrases.short(view.slope(kind).times(1000), "ms"),
+            "TTFT / total": percent(share),
+        }
         for title, column in {
             "first quarter / its time, tok/s": "early_tps",
             "all / total latency, tok/s": "count_tps",
@@ -318,23 +294,24 @@ def table(view: View) -> pd.DataFrame:
         }.items():
             row[title] = phrases.short(view.over(kind, column))
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = f"The last {several(view.third, 'turn')}. {phrases.BRACKETS}"
-    return made
+    caption = f"The last {several(view.third, 'turn')}. {phrases.BRACKETS}"
+    return tables.captioned(rows, caption)
 
 
 def turns(view: View) -> pd.DataFrame:
     """Return one row per turn of each chat: its context, TTFT with and without cache, decode."""
     rows, nothing = [], estimate([])
-    alone = view.by_turn(SHORT, "token_s")
     for language in dict.fromkeys(kind.language for kind in view.kinds if kind.language):
         chat = {mode: Kind(language, mode) for mode in ("cold", "kept")}
         of_chat = view.good[view.good["conversation"] == language]
         sizes = of_chat.groupby("repeat")["prompt_tokens"].median()
         told = _as_applications(view.of(chat["kept"]))
         new = view.of(chat["kept"]).groupby("repeat")["evaluated_tokens"].median()
-        waits = {mode: view.by_turn(kind, "ttft_s") for mode, kind in chat.items()}
-        steps = {mode: view.by_turn(kind, "token_s") for mode, kind in chat.items()}
+        times = {
+            f"{name} {mode}, ms": view.by_turn(kind, column)
+            for name, column in (("TTFT", "ttft_s"), ("token", "token_s"))
+            for mode, kind in chat.items()
+        } | {"token after a short prompt, ms": view.by_turn(SHORT, "token_s")}
         for repeat, size in zip(sizes.index.astype(int), sizes, strict=True):
             row = {
                 "chat": LANGUAGES.get(language, language),
@@ -342,39 +319,29 @@ def turns(view: View) -> pd.DataFrame:
                 "prompt, tokens": number(size, 0),
                 "new, tokens": number(new.get(repeat, float("nan")), 0),
             }
-            if told is not None:
-                row |= told.get(int(repeat), dict.fromkeys(AS_APPLICATIONS, "–"))
-            for name, by_mode in (("TTFT", waits), ("token", steps)):
-                for mode, values in by_mode.items():
-                    shown = phrases.short(values.get(repeat + 1, nothing), "ms")
-                    row[f"{name} {mode}, ms"] = shown
-            token = phrases.short(alone.get(repeat + 1, nothing), "ms")
-            rows.append(row | {"token after a short prompt, ms": token})
-    made = pd.DataFrame(rows)
-    why = made["why not more"].unique() if "why not more" in made else ()
+            if told:
+                row |= told.get(repeat, dict.fromkeys(AS_APPLICATIONS, "–"))
+            for title, values in times.items():
+                row[title] = phrases.short(values.get(repeat + 1, nothing), "ms")
+            rows.append(row)
+    why = {word for row in rows for word in row.get("why not more", "").split(", ")}
     reasons = "".join(f" {word.capitalize()}: {LOST[word]}." for word in LOST if word in why)
-    made.attrs["caption"] = (
-        f"New: evaluated where the rest is in the prompt cache.{reasons} {phrases.BRACKETS}"
-    )
-    return made
+    caption = f"New: evaluated where the rest is in the prompt cache.{reasons} {phrases.BRACKETS}"
+    return tables.captioned(rows, caption)
 
 
 AS_APPLICATIONS = ("template, tokens", "found, tokens", "of, tokens", "why not more")
 """What is told of a chat where a template writes it anew in each turn."""
 
 
-def _as_applications(kept: pd.DataFrame) -> dict[int, dict[str, str]] | None:
+def _as_applications(kept: pd.DataFrame) -> dict[Any, dict[str, str]]:
     """Return by turn what the template added, and what of the chat before was found again."""
-    rows = kept[kept["template_tokens"].notna()]
-    if rows.empty:
-        return None
     found = {}
-    for repeat in rows["repeat"].astype(int).unique():
-        turn = rows[rows["repeat"] == repeat]
-        names = ("template_tokens", "cached_tokens", "held_tokens")
-        sizes = [number(turn[name].median(), 0) for name in names]
+    for repeat, turn in kept[kept["template_tokens"].notna()].groupby("repeat"):
+        sizes = turn[["template_tokens", "cached_tokens", "held_tokens"]].median()
         why = ", ".join(sorted(turn["lost"].dropna().unique())) or "–"
-        found[repeat] = dict(zip(AS_APPLICATIONS, [*sizes, why], strict=True))
+        told = [*(number(size, 0) for size in sizes), why]
+        found[repeat] = dict(zip(AS_APPLICATIONS, told, strict=True))
     return found
 
 
@@ -385,41 +352,36 @@ LOOKS = {"kept": ("-", "o"), "cold": ((0, (5, 2)), "s")}
 @style.styled
 def figure(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
     """Draw TTFT by turn, and time per token by turn beside that after short prompts."""
-    own = axes is None
-    left, right = style.two_axes(axes)
-    left.set_title("TTFT by turn")
-    right.set_title("Decode by turn")
+    return layout.pair(axes, view, {"TTFT by turn": _draw_ttft, "Decode by turn": _draw_tokens})
+
+
+def _draw_ttft(ax: Axes, view: View) -> None:
     chats = [kind for kind in view.kinds if kind.language]
-    _draw(view, left, chats, "ttft_s", "TTFT, ms")
+    _draw(view, ax, chats, "ttft_s", "TTFT, ms", "kept: with the prompt cache; cold: without.")
+
+
+def _draw_tokens(ax: Axes, view: View) -> None:
     # As an application holds them: the prompt cache changes TTFT, and lines would cover lines.
-    as_kept = [kind for kind in chats if kind.mode == "kept"] or chats
-    shown = [*as_kept, SHORT] if SHORT in view.kinds else as_kept
-    _draw(view, right, shown, "token_s", "ms per token")
+    shown = [*view.chats, SHORT] if SHORT in view.kinds else view.chats
     sizes = view.good.loc[view.good["conversation"].notna(), "prompt_tokens"].dropna()
-    if left.axison:
-        style.subtitle(left, "kept, cold: with the prompt cache and without.")
-    if right.axison and len(sizes):
-        style.subtitle(right, f"Context: {sizes.min():,.0f} to {sizes.max():,.0f} tokens.")
-    style.say_below(left, style.say_failures(view.data), own)
-    return np.array([left, right])
+    said = f"Context: {sizes.min():,.0f} to {sizes.max():,.0f} tokens." if len(sizes) else ""
+    _draw(view, ax, shown, "token_s", "ms per token", said)
 
 
-def _draw(view: View, ax: Axes, kinds: list[Kind], column: str, label: str) -> None:
+def _draw(view: View, ax: Axes, kinds: list[Kind], column: str, label: str, said: str) -> None:
     languages = list(dict.fromkeys(kind.language for kind in kinds if kind.language))
     hues = dict(zip(languages, style.ramp(max(2, len(languages) + 1)), strict=False))
     drawn = []
     for kind in kinds:
         rows = view.of(kind)
-        each = pd.DataFrame({"turn": rows["repeat"] + 1, "y": rows[column]})
+        each = rows.assign(turn=rows["repeat"] + 1)
         dash, marker = ((0, (1.2, 1.6)), "^") if kind == SHORT else LOOKS[kind.mode]
-        colour = hues.get(str(kind.language), style.MUTED)
-        look = {"colour": colour, "dash": dash, "marker": marker}
-        line = fig.line_of(_name(kind, kinds), each, "turn", "y", "ms", **look)
-        medians = {float(t): v.times(MS) for t, v in view.by_turn(kind, column).items()}
-        drawn.append(fig.Line(line.label, line.samples, medians, **look))
+        look = {"colour": hues.get(str(kind.language), style.MUTED), "dash": dash, "marker": marker}
+        drawn.append(fig.line_of(_name(kind, kinds), each, "turn", column, "ms", **look))
     if not any(line.values for line in drawn):
-        style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        style.say_unmeasured(ax, view.data)
         return
+    style.subtitle(ax, said)
     ax.set_xlabel("turn")
     ax.set_ylabel(label)
     ax.set_ylim(0, max(line.samples["y"].max() for line in drawn) * 1.06)

@@ -25,8 +25,8 @@ from llm_latency.plan.spec import Plan
 from llm_latency.plan.workload import Language
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
-from llm_latency.report.page import Answer, Run, code, model_name, no_answer
+from llm_latency.report import layout, phrases, style, tables
+from llm_latency.report.page import Answer, Run, code, model_name, no_answer, parameters_of
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import FEWEST, Estimate, estimate, estimates
 from llm_latency.stats.fit import Line, line
@@ -139,7 +139,7 @@ class View:
         self.data = fr.by_cell(self.rows)
         self.good = fr.ok(self.data).dropna(subset=["generated_tokens", "total_s"])
         self.asked = [float(n) for n in sorted(self.good["max_tokens"].unique())]
-        given = ((run.info.get("plan") or {}).get("parameters") or {}).get("held_out")
+        given = parameters_of(run.info).get("held_out")
         unseen = HELD_OUT if given in (None, []) else as_list("held_out", given)
         self.held_out = sorted(float(n) for n in unseen if float(n) in self.asked)
         by = ["length", "max_tokens", "run_id", "trial_id"]
@@ -304,12 +304,11 @@ def table(view: View) -> pd.DataFrame:
                 "natural against fixed": against,
             }
         )
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         f"{phrases.BRACKETS} Error: the line's prediction against the measurement. Natural against "
-        "fixed: where both generate the same, what watching for the end costs."
+        "fixed: where both generate the same, what watching for the end costs.",
     )
-    return made
 
 
 def _range(values: pd.Series[float]) -> str:

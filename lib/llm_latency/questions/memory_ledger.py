@@ -32,9 +32,9 @@ from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.records.record import PLACES
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.expect import NOT_FORETOLD
-from llm_latency.report.page import Answer, Run, code, model_name, no_answer
+from llm_latency.report.page import Answer, Run, code, model_name, no_answer, parameters_of
 from llm_latency.stats.estimate import Estimate, estimate
 from llm_latency.words import MIB, enumerate_words, escape, missing, number, percent, several, span
 
@@ -150,9 +150,10 @@ class View:
         self.info, self.data = run.info, fr.by_cell(rows)
         on_gpu = (fr.ok(self.data)["effective_n_gpu_layers"] > 0).any()
         self.on: Side = "gpu" if on_gpu else "cpu"
-        given = (run.info.get("plan") or {}).get("parameters") or {}
-        self.budget = str(given.get("budget") or "").strip()
-        self.header, self.why_not_predicted = _header(run.info)
+        self.budget = str(parameters_of(run.info).get("budget") or "").strip()
+        header = run.info.get("header")
+        self.header = Header.model_validate(header) if header else None
+        self.why_not_predicted = "" if header else "the model's header is not stored with the run"
         self._foretell = stored(run.info, self.header, self.on) if self.header else None
         self.ledgers = list(map(self._ledger, fr.cells(self.data)["cell"])) if len(rows) else []
         self.measured = [one for one in self.ledgers if len(one.processes)]
@@ -168,12 +169,14 @@ class View:
         processes = fr.ok(part).drop_duplicates("process")
         medians = processes[list(fr.PARTS.values())].median()
         both = self._foretold(settings)
+        sides = [both.host.model_dump(), both.gpu.model_dump()] if both else []
+        predicted = {part: float(sum(s[name] for s in sides)) for part, name in fr.PARTS.items()}
         return Ledger(
             cell=cell,
             settings=settings,
             processes=processes,
             ended=fr.status_words(part),
-            predicted=self._predicted(both),
+            predicted=predicted if both else {},
             predicted_vram_bytes=both.gpu.total_bytes if both else None,
             allocated={} if medians.isna().any() else dict(zip(fr.PARTS, medians, strict=True)),
         )
@@ -187,23 +190,14 @@ class View:
             self.why_not_predicted = escape(str(why))
             return None
 
-    @staticmethod
-    def _predicted(both: Prediction | None) -> dict[str, float]:
-        if both is None:
-            return {}
-        sides = both.host.model_dump(), both.gpu.model_dump()
-        return {part: float(sum(s[column] for s in sides)) for part, column in fr.PARTS.items()}
-
     def beside(self) -> list[float]:
         """Return what is resident at the end beside the model, of each cell that tells."""
         each = [places for one in self.measured if (places := one.resident("after_last"))]
         return [sum(places[place] for place in BESIDE) for places in each]
 
     def _fits(self) -> dict[str, Fit]:
-        foretell = self._foretell
-        if self.header is None or foretell is None or self.why_not_predicted:
-            return {}
-        if not self.budget or self.data.empty:
+        foretell, unknown = self._foretell, bool(self.why_not_predicted) or self.data.empty
+        if not self.budget or self.header is None or foretell is None or unknown:
             return {}
         file_bytes = (self.info.get("model") or {}).get("size_bytes") or self.header.file_bytes
         budget_bytes = size_bytes("budget", self.budget, lambda: int(file_bytes))
@@ -214,13 +208,6 @@ class View:
             one.cell: fit_of(model, header, one.settings, budget_bytes, self.on, foretell)
             for one in self.ledgers
         }
-
-
-def _header(info: dict[str, Any]) -> tuple[Header | None, str]:
-    """Return the header that memory follows from, or why there is none."""
-    if not info.get("header"):
-        return None, "the model's header is not stored with the run"
-    return Header.model_validate(info["header"]), ""
 
 
 def answer(view: View) -> Answer:
@@ -343,9 +330,8 @@ def table(view: View) -> pd.DataFrame:
             edge = NOT_FORETOLD if fit is None else f"{fit.largest_n_ctx or 'none'}"
             cells |= {"left of the budget, MiB": left, "largest n_ctx that fits": edge}
         columns[one.cell] = cells
-    made = pd.DataFrame(columns).rename_axis("").reset_index()
-    made.attrs["caption"] = f"Parts: predicted / allocated. Places: medians. {phrases.BRACKETS}"
-    return made
+    caption = f"Parts: predicted / allocated. Places: medians. {phrases.BRACKETS}"
+    return tables.captioned(pd.DataFrame(columns).rename_axis("").reset_index(), caption)
 
 
 def _pair(predicted: float | None, allocated: float | None) -> str:
@@ -369,7 +355,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
     ax = ax or style.new_axes(8.0, 1.3 + 1.55 * max(1, len(shown)))
     ax.set_title("Memory: predicted, allocated, resident")
     if not view.measured:
-        return style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        return style.say_unmeasured(ax, view.data)
     at, ticks, reach = 0.0, [], 0.0
     for one in shown:
         ax.text(0, at - 0.75, one.cell, fontsize=9.5, fontweight="bold", va="center")

@@ -9,6 +9,7 @@ copied or locked ones end the process.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -25,14 +26,14 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.sizes import limit_bytes
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate
 from llm_latency.words import MIB, MS, counts, enumerate_words, escape, number, percent, span
 
 REPLACED = loading.REPLACED
-NO_LIMIT = "no limit"
+NO_LIMIT, NOT_IN_FORCE = "no limit", "**not in force**"
 BASE = "mmap"
 """The way with which the others are compared: the engine's own."""
 WHOLE = 0.95
@@ -41,6 +42,7 @@ SMALLEST_SPREAD = 0.2
 """Relative difference of a spread below which nobody would call answers steadier."""
 STEADY = {"faster": "steadier", "slower": "less steady", "same": "as steady"}
 """What the verdicts on times mean of a spread."""
+TIMES = {"load": "load_s", "TTFT": "ttft_s", "total": "total_s"}
 SPREADS = {
     "TTFT range": "ttft_range_s",
     "ITL MAD": "itl_mad_s",
@@ -123,11 +125,9 @@ class View:
         self.counting = fr.counted(self.each)
         limits = self.counting.groupby("memory")["memory_limit_bytes"].max().fillna(math.inf)
         self.memories = [str(m) for m in limits.sort_values(ascending=False, kind="stable").index]
-        kinds = self.counting[["memory", "reading"]].drop_duplicates()
-        pairs = {Kind(*kind) for kind in kinds.itertuples(index=False, name=None)}
-        ways = loading.ranked(pair.way for pair in pairs)
-        every = [Kind(memory, way) for memory in self.memories for way in ways]
-        self.planned = [kind for kind in every if kind in pairs]
+        pairs = set(zip(self.counting["memory"], self.counting["reading"], strict=True))
+        every = itertools.product(self.memories, loading.ranked(way for _, way in pairs))
+        self.planned = [Kind(*pair) for pair in every if pair in pairs]
         self.measured = [kind for kind in self.planned if len(self.good(kind))]
 
     def of(self, kind: Kind) -> pd.DataFrame:
@@ -168,9 +168,7 @@ class View:
 def _processes(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row per process: its medians, and the spread of its answers."""
     rows = rows.assign(memory=[_memory_words(limit) for limit in rows["memory_limit_bytes"]])
-    # The worst of its rows says how a process ended.
-    worst = rows.sort_values("status", key=lambda s: s.eq("ok"), kind="stable")
-    each = worst.drop_duplicates("process").set_index("process").sort_index()
+    each = fr.processes(rows).set_index("process").sort_index()
     good = fr.ok(rows).groupby("process")
     each = each.assign(
         ttft_s=good["ttft_s"].median(),
@@ -266,11 +264,9 @@ def _short(view: View, memory: str) -> str:
             phases = {where_ended(reason) for reason in view.of(kind)["reason"]} - {""}
             text += f" {enumerate_words(sorted(phases), 2)}" if phases else ""
         told.append(text)
-    by = set(view.counting.loc[view.counting["memory"] == memory, "memory_limit_by"])
-    how = {
-        frozenset({"cgroup"}): "page cache included",
-        frozenset({"rlimit"}): "mapped files not counted",
-    }.get(frozenset(by), "**not in force**")
+    by = view.counting.loc[view.counting["memory"] == memory, "memory_limit_by"].unique()
+    known = {"cgroup": "page cache included", "rlimit": "mapped files not counted"}
+    how = known.get(by[0], NOT_IN_FORCE) if len(by) == 1 else NOT_IN_FORCE
     return f"With {memory} ({how}): {'; '.join(told)}." if told else ""
 
 
@@ -279,27 +275,22 @@ def table(view: View) -> pd.DataFrame:
     rows = []
     for kind in view.planned:
         row = _head(view, kind)
-        for label, column in {
-            "load, ms": "load_s", "TTFT, ms": "ttft_s", "total, ms": "total_s",
-            **{f"{name}, ms": column for name, column in SPREADS.items()},
-        }.items():  # fmt: skip
-            row[label] = phrases.short(view.estimate(column, kind), "ms")
+        for label, column in {**TIMES, **SPREADS}.items():
+            row[f"{label}, ms"] = phrases.short(view.estimate(column, kind), "ms")
         base, plenty = Kind(kind.memory, BASE), view.plenty(kind)
         both = kind != base and {kind, base} <= set(view.measured)
-        times = {"load": "load_s", "TTFT": "ttft_s", "total": "total_s"}
-        for label, column in {**times, **SPREADS}.items():
+        for label, column in {**TIMES, **SPREADS}.items():
             found = view.compare(column, base, kind) if both else None
             words = STEADY if label in SPREADS else None
             row[f"{label} against mmap"] = phrases.change(found, words) if found else "–"
         slower = plenty and kind in view.measured and view.compare("total_s", plenty, kind)
         row["total against most memory"] = phrases.change(slower) if slower else "–"
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         f"{phrases.BRACKETS} TTFT range: longest less shortest in a process; ITL MAD: median "
-        "absolute deviation of its tokens' times; off the median: of its kind's processes."
+        "absolute deviation of its tokens' times; off the median: of its kind's processes.",
     )
-    return made
 
 
 def sizes(view: View) -> pd.DataFrame:
@@ -318,12 +309,11 @@ def sizes(view: View) -> pd.DataFrame:
             values = (view.of(kind)[column].dropna() * factor).round(1)
             row[label] = span(values.min(), values.max()) if len(values) else "–"
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         "Smallest–largest of all processes that told, failed ones too. Major faults: pages that "
-        "had to come from the disk while the process ran. A dash: not measured."
+        "had to come from the disk while the process ran. A dash: not measured.",
     )
-    return made
 
 
 def _head(view: View, kind: Kind) -> dict[str, str]:
@@ -407,5 +397,4 @@ def _points(
     bad = view.of(kind)["status"].loc[lambda status: status != "ok"]
     notes += [counts(bad)] if len(bad) else []
     at = (x, float(values.max()) if len(values) else 0.0)
-    text = {"ha": "center", "va": "bottom", "fontsize": 9}
-    layout.write(ax, "\n".join(reversed(notes)), at, (0, 6), **text)
+    layout.write(ax, "\n".join(reversed(notes)), at, (0, 6), ha="center", va="bottom", fontsize=9)

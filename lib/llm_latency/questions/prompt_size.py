@@ -26,7 +26,7 @@ from llm_latency.plan.settings import MAX_INT32, PADDING, UBATCH, Settings, padd
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import FEWEST, Estimate, estimate, estimates, per_process
@@ -313,9 +313,7 @@ def table(view: View) -> pd.DataFrame:
                 "total, ms": phrases.short(at["total_s"], "ms"),
             }
         )
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = phrases.BRACKETS
-    return made
+    return tables.captioned(rows, phrases.BRACKETS)
 
 
 MOST_BORDERS = 16

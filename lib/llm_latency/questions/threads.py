@@ -27,8 +27,8 @@ from llm_latency.plan.parameters import as_list, plain, shown
 from llm_latency.plan.spec import CoreKind, Cores, Plan, Trial
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
-from llm_latency.report.page import Answer, Run, model_name, no_answer
+from llm_latency.report import layout, phrases, style, tables
+from llm_latency.report.page import Answer, Run, model_name, no_answer, parameters_of
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimates, per_process
 from llm_latency.words import cpus_listed, percent, several
@@ -161,7 +161,7 @@ class View:
             part: {c: self.compare(part, best, c) for c in self.speed[part] if best and c != best}
             for part, best in self.best.items()
         }
-        given = (self.info.get("plan") or {}).get("parameters") or {}
+        given = parameters_of(self.info)
         self.usable: int | None = given.get("usable_cpus")
 
     def _speed(self, part: Part) -> dict[Cell, Estimate]:
@@ -348,13 +348,12 @@ def table(view: View) -> pd.DataFrame:
         steady = spread[decoding, reading, cores]
         row["times between tokens"] = percent(steady.median)
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         "Decode depends on n_threads, prefill on n_threads_batch: each is one estimate over all "
         "rows that share it. Between processes: largest less smallest, by the median. Times "
-        f"between tokens: how far apart four fifths of them lie, by the median. {phrases.BRACKETS}"
+        f"between tokens: how far apart four fifths of them lie, by the median. {phrases.BRACKETS}",
     )
-    return made
 
 
 @style.styled
@@ -374,7 +373,7 @@ def _drawn(part: Part) -> Callable[[Axes, View], None]:
         column, speed = THREADS[part], f"{part}_tps"
         each = per_process(view.data, speed, [column, "cores"]).dropna()
         if each.empty:
-            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+            style.say_unmeasured(ax, view.data)
             return
         counts = sorted(view.data[column].dropna().unique())
         each = each.assign(place=each[column].map(counts.index))

@@ -30,7 +30,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.labels import End
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -296,13 +296,12 @@ def table(view: View) -> pd.DataFrame:
         )
         row["others in it"] = f"{alone.inside} of {alone.others}" if alone else "–"
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         f"warm: a process counts with the median of its warm runs. {phrases.BRACKETS} One process "
         f"alone: its mean ± half the {phrases.INTERVAL} that its warm runs would have, were they "
-        "independent."
+        "independent.",
     )
-    return made
 
 
 @style.styled

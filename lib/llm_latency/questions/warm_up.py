@@ -26,7 +26,7 @@ from llm_latency.plan.parameters import whole
 from llm_latency.plan.spec import PREFIX_WARM_UPS, Plan, WarmUp
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate, per_process
@@ -61,7 +61,10 @@ def plan(
     show how the costs grow.
     """
     request = Request("warm_up", locals(), names.check)
-    kinds = _kinds(request.chosen("warm_up", ("all", *ORDER)))
+    named = request.chosen("warm_up", ("all", *ORDER))
+    kinds = list(dict.fromkeys([NONE, *(ORDER if "all" in named else named)]))
+    if kinds == [NONE]:
+        raise ParameterError("warm_up='none' is refused: give a warm-up to compare it with.")
     states = request.many("page_cache")
     lengths = sorted(
         whole("system_tokens", n, most=MOST_TOKENS) for n in request.many("system_tokens")
@@ -91,14 +94,6 @@ def plan(
     # Loads from the disk scatter more than loads from RAM: each state has a noise of its own.
     twins = [cells[lengths[-1], state, NONE] for state in states]
     return request.plan(list(cells.values()), twins=twins)
-
-
-def _kinds(named: list[str]) -> list[str]:
-    """Return the warm-ups that are meant, none among them."""
-    kinds = list(ORDER) if "all" in named else named
-    if kinds == [NONE]:
-        raise ParameterError("warm_up='none' is refused: give a warm-up to compare it with.")
-    return list(dict.fromkeys([NONE, *kinds]))
 
 
 class Place(NamedTuple):
@@ -214,10 +209,7 @@ def answer(view: View) -> Answer:
     if nothing := no_answer(view.data):
         return nothing
     if not view.compared:
-        sentence = (
-            f"Which warm-up pays is {phrases.UNDECIDED}: in no state of the page cache were both "
-            "a warm-up and its absence measured."
-        )
+        sentence = f"Which pays is {phrases.UNDECIDED}: none was measured beside its absence."
         return Answer("no warm-up was measured beside none", "undecided", "", (sentence,))
     place = view.compared[0]
     kinds = view.others(place)
@@ -272,7 +264,8 @@ def table(view: View) -> pd.DataFrame:
     for place, kinds in view.measured.items():
         for kind in kinds:
             at = (place, kind)
-            worth = view.worth(place, kind) if NONE in kinds and kind != NONE else None
+            compared = NONE in kinds and kind != NONE
+            worth = view.worth(place, kind) if compared else None
             row = {
                 "page cache": place.page_cache,
                 "first prompt, tokens": f"{place.tokens:.0f}",
@@ -285,7 +278,6 @@ def table(view: View) -> pd.DataFrame:
                 "load and TTFT against none": "load_and_ttft_s",
                 "load without it against none": "bare_load_s",
             }.items():
-                compared = NONE in kinds and kind != NONE
                 row[name] = phrases.change(view.compare(column, *at)) if compared else "–"
             row |= {
                 "warm-up, ms": phrases.short(view.estimate("warm_up_s", *at), "ms"),
@@ -301,12 +293,11 @@ def table(view: View) -> pd.DataFrame:
             }.items():
                 row[name] = number(view.estimate(column, *at).median * factor)
             rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         f"{phrases.BRACKETS} Saves if asked after: share of loads that must be followed by a "
-        "question for the warm-up to save more time than it takes."
+        "question for the warm-up to save more time than it takes.",
     )
-    return made
 
 
 PAID, WAITED = "#c3ccd6", "#27375f"
@@ -327,7 +318,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
     ax = ax or style.new_axes(8.0, 1.5 + 0.33 * sum(1 + len(kinds) for kinds in groups.values()))
     ax.set_title("Warm-up and first reply")
     if not view.measured:
-        return style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        return style.say_unmeasured(ax, view.data)
     left, right = _reach(view, groups)
     y, ticks = 0.0, []
     for place, kinds in groups.items():
@@ -396,21 +387,12 @@ def by_prompt(view: View, axes: Sequence[Axes] | None = None) -> np.ndarray:
 def _lines(ax: Axes, view: View, column: str) -> None:
     rows = view.first[view.first["page_cache"] == next(iter(view.measured)).page_cache]
     each = per_process(rows, column, ["warm_up", "prompt_tokens"]).dropna()
-    drawn = [
-        fig.line_of(
-            kind,
-            each[each["warm_up"] == kind],
-            "prompt_tokens",
-            column,
-            "ms",
-            colour=style.ramp(len(ORDER))[index],
-            marker=style.MARKERS[index],
-            dash="-",
-        )
-        for index, kind in enumerate(ORDER)
-        if not (kind == NONE and column == "warm_up_s")
-    ]
-    fig.lines(ax, drawn)
+    drawn = []
+    for kind, colour, marker in zip(ORDER, style.ramp(len(ORDER)), style.MARKERS, strict=False):
+        look = {"colour": colour, "marker": marker, "dash": "-"}
+        own = each[each["warm_up"] == kind]
+        drawn.append(fig.line_of(kind, own, "prompt_tokens", column, "ms", **look))
+    fig.lines(ax, drawn[1:] if column == "warm_up_s" else drawn)  # the first is without any
     ax.set_xticks(sorted(each["prompt_tokens"].unique()))
     ax.set_xlabel("first prompt, tokens")
     ax.set_ylabel("ms")

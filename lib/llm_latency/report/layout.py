@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from llm_latency.records import frame as fr
 from llm_latency.report import style
 
 WHOLE = "{x:,.0f}"
@@ -48,7 +47,7 @@ def pair(
         if measured:
             draw(ax, view)
         else:
-            style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+            style.say_unmeasured(ax, view.data)
     style.say_above(both[0], above if measured else "", own)
     style.say_below(both[0], style.say_failures(view.data) if below is None else below, own)
     return np.array(both)

@@ -136,6 +136,16 @@ def code(name: str) -> str:
     return name.replace("_", "&#95;")
 
 
+def parameters_of(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters that a run was asked with; none where nobody knows."""
+    return dict((info.get("plan") or {}).get("parameters") or {})
+
+
+def random_weights(info: Mapping[str, Any]) -> bool:
+    """Return whether the model was made by the lab, and knows nothing."""
+    return str((info.get("model") or {}).get("name") or "").startswith("synthetic:")
+
+
 def model_name(info: Mapping[str, Any]) -> str:
     """Return the name of the model's file as a page shows it; ``the model`` if it is not known."""
     return escape(file_name(str((info.get("model") or {}).get("name") or "the model")))
@@ -194,7 +204,7 @@ def head(planned: int, final: int, info: Mapping[str, Any], *more: str) -> Markd
             f"holds for these only; run again with the same {code('run_id')} to go on."
         )
     card = info.get("model") or {}
-    if str(card.get("name") or "").startswith("synthetic:"):
+    if random_weights(info):
         texts.append("**Random weights:** true speed and memory, meaningless text.")
     elif card.get("notice"):
         texts.append(f"**{escape(card['notice'])}**")

@@ -153,6 +153,12 @@ def say_empty(ax: Axes, text: str) -> Axes:
     return ax
 
 
+def say_unmeasured(ax: Axes, data: pd.DataFrame, lacking: str = "") -> Axes:
+    """Say in place of a drawing how the trials ended, or what is ``lacking`` of those that ran."""
+    why = lacking if lacking and len(fr.ok(data)) else fr.status_words(data)
+    return say_empty(ax, f"Nothing was measured:\n{why}")
+
+
 def note(ax: Axes, text: str, colour: str = MUTED) -> None:
     """Put a sentence under the axes, where a reader looks for what is missing."""
     ax.annotate(

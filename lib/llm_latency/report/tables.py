@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from llm_latency.plan.settings import Settings
@@ -9,6 +11,13 @@ from llm_latency.plan.spec import Start
 from llm_latency.records import frame as fr
 from llm_latency.records.record import STATUSES
 from llm_latency.words import setting
+
+
+def captioned(rows: Any, caption: str) -> pd.DataFrame:
+    """Return rows, each a row's cells by column, as a table with what it says below itself."""
+    made = pd.DataFrame(rows)
+    made.attrs["caption"] = caption
+    return made
 
 
 def settings_in_force(frame: pd.DataFrame) -> pd.DataFrame:

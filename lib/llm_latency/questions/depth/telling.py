@@ -7,7 +7,7 @@ import pandas as pd
 
 from llm_latency.questions.depth.view import Kind, View
 from llm_latency.records import frame as fr
-from llm_latency.report import phrases
+from llm_latency.report import phrases, tables
 from llm_latency.report.page import Answer, code, model_name, no_answer
 from llm_latency.stats.estimate import estimate
 from llm_latency.words import MIB, MS, number, percent
@@ -122,9 +122,8 @@ def table(view: View) -> pd.DataFrame:
             row[f"{name}, MiB"] = number(good[source].max() * MIB)
         row[f"{word}, MiB"] = number(good[column].max() * MIB)
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = f"Memory is that of the process that took most. {phrases.BRACKETS}"
-    return made
+    caption = f"Memory is that of the process that took most. {phrases.BRACKETS}"
+    return tables.captioned(rows, caption)
 
 
 def steps(view: View) -> pd.DataFrame:
@@ -148,6 +147,4 @@ def steps(view: View) -> pd.DataFrame:
             if len(view.beside):
                 row["beside: token, ms"] = number(float(others.get(depth, np.nan)) * MS)
             rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = phrases.BRACKETS
-    return made
+    return tables.captioned(rows, phrases.BRACKETS)

@@ -12,7 +12,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.plan.settings import KvType
 from llm_latency.questions.depth.planning import rows_beside
 from llm_latency.records import frame as fr
-from llm_latency.report.page import Run
+from llm_latency.report.page import Run, parameters_of
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.curves import Curves
 from llm_latency.stats.estimate import Estimate, estimate, per_process
@@ -66,7 +66,7 @@ class View:
             key=lambda kind: (str(kind.flash_attn), formats.index(kind.type_k), kind.type_v),
         )
         self.depths = [float(depth) for depth in sorted(self.good["depth_tokens"].unique())]
-        given = (self.info.get("plan") or {}).get("parameters") or {}
+        given = parameters_of(self.info)
         self.bound_s = float(given.get("ttft_s") or 0.0)
         try:
             self.beside = rows_beside(given.get("beside") or "")

@@ -16,7 +16,7 @@ import pandas as pd
 
 from llm_latency.plan.settings import Settings
 from llm_latency.records import frame as fr
-from llm_latency.report.page import Run
+from llm_latency.report.page import Run, parameters_of
 from llm_latency.stats.compare import (
     SMALLEST_EFFECT,
     Comparison,
@@ -117,7 +117,7 @@ class View:
         self.memory = fr.memory_choice(self.data)
         twins = self.rows.loc[self.rows["twin"], "cell_id"]
         self.base_id = str(twins.iloc[0]) if len(twins) else None
-        parameters = (self.info.get("plan") or {}).get("parameters") or {}
+        parameters = parameters_of(self.info)
         self.not_here: dict[str, str] = dict(parameters.get("not_here") or {})
 
     @cached_property

@@ -8,7 +8,7 @@ import pandas as pd
 
 from llm_latency.questions.knobs.judgement import BASELINE, TIMES, Effect, View, deciding
 from llm_latency.records import frame as fr
-from llm_latency.report import phrases
+from llm_latency.report import phrases, tables
 from llm_latency.report.page import Answer, code, model_name, no_answer
 from llm_latency.stats.compare import SMALLEST_EFFECT
 from llm_latency.words import enumerate_words, escape, percent, several
@@ -118,9 +118,7 @@ def table(view: View) -> pd.DataFrame:
         known = one is not None and one.memory_bytes == one.memory_bytes
         row[f"{word} more, MiB"] = phrases.more_mib(one.memory_bytes) if one and known else "–"
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = f"{phrases.BRACKETS} {word}: {why}."
-    return made
+    return tables.captioned(rows, f"{phrases.BRACKETS} {word}: {why}.")
 
 
 def absent(view: View) -> pd.DataFrame:

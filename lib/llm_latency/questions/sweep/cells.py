@@ -9,7 +9,7 @@ import pandas as pd
 
 from llm_latency.questions.sweep.view import View
 from llm_latency.records import frame as fr
-from llm_latency.report import phrases
+from llm_latency.report import phrases, tables
 from llm_latency.stats.estimate import estimate, estimates, outliers, per_process
 from llm_latency.words import MIB, MS, number, setting
 
@@ -105,12 +105,11 @@ def memory_table(view: View) -> pd.DataFrame:
         if view.memory_word == "VRAM":
             row["VRAM, MiB"] = number(good[view.memory_column].max() * MIB)
         rows.append(row)
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         "The largest of a cell's processes. RSS: resident memory of the whole process."
-        + (f" VRAM: {view.memory_why}." if view.memory_word == "VRAM" else "")
+        + (f" VRAM: {view.memory_why}." if view.memory_word == "VRAM" else ""),
     )
-    return made
 
 
 def _notes(part: pd.DataFrame) -> str:

@@ -60,7 +60,7 @@ def _draw_ttft(view: View, ax: Axes, grouping: Grouping) -> None:
     ax.set_title("TTFT by length of the prompt")
     samples = per_process(view.data, "ttft_s", ["cell", "prompt_tokens"]).dropna()
     if samples.empty:
-        style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        style.say_unmeasured(ax, view.data)
         return
     lines = [
         fig.line_of(
@@ -92,7 +92,7 @@ def _draw_total(view: View, ax: Axes, grouping: Grouping) -> None:
     ax.set_title("Total latency by tokens generated")
     curves = _curves(view)
     if not curves:
-        style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        style.say_unmeasured(ax, view.data)
         return
     ends = []
     for group in grouping.groups:
