@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from llm_latency.engine import prompts
-from llm_latency.engine.quality import BLOCK, difference, quality
+from llm_latency.engine.quality import difference, quality
 from llm_latency.engine.timed import TimedModel
 from llm_latency.errors import EngineError
 from llm_latency.plan.settings import KvType, Settings
-from llm_latency.plan.workload import Workload
+from llm_latency.plan.workload import LOSS_BLOCK, Workload
 from llm_latency.records.generation import Quality
 
 
@@ -36,7 +36,7 @@ def lost(path: Path, kind: KvType, n_tokens: int) -> Quality:
 @pytest.mark.engine
 def test_fewer_bits_lose_more_and_f16_nothing(tiny: Path) -> None:
     kinds: tuple[KvType, ...] = ("f16", "q8_0", "q4_0")
-    none, little, much = (lost(tiny, kind, 2 * BLOCK + 5) for kind in kinds)
+    none, little, much = (lost(tiny, kind, 2 * LOSS_BLOCK + 5) for kind in kinds)
     assert none.divergence == [0.0, 0.0] and none.same_token == [1.0, 1.0]
     assert none.probability_change == [0.0, 0.0] and none.problem is None
     assert max(little.divergence) < min(much.divergence) and min(little.divergence) > 0
@@ -46,6 +46,6 @@ def test_fewer_bits_lose_more_and_f16_nothing(tiny: Path) -> None:
 @pytest.mark.engine
 def test_a_text_that_is_too_short_or_too_long_is_refused(tiny: Path) -> None:
     with TimedModel(tiny, Settings(n_ctx=256, n_threads=1)) as model:
-        for count in (BLOCK - 1, 257):
+        for count in (LOSS_BLOCK - 1, 257):
             with pytest.raises(EngineError, match=f"a text of {count} tokens shows no loss"):
                 quality(model, [1] * count, "f16")

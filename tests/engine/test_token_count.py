@@ -24,6 +24,13 @@ def test_what_does_not_fit_is_refused_before_a_run(outputs: Path) -> None:
     assert not list(outputs.glob("runs/*/run.json"))
 
 
+def test_a_text_too_short_to_show_a_loss_is_refused_before_a_run(outputs: Path) -> None:
+    plan = experiments.kv_types(prompt="Good evening", type_k="q8_0", type_v="q8_0", rounds=1)
+    with pytest.raises(ParameterError, match=r"it has \d tokens, .* told by 64 or more"):
+        lab.run(plan, progress=False)
+    assert not list(outputs.glob("runs/*/run.json"))
+
+
 def test_as_many_are_counted_as_are_evaluated(outputs: Path, tiny: Path) -> None:
     plan = experiments.sweep(
         prompt=[{"role": "user", "content": "Good evening"}], n_ctx=256, n_batch=64, rounds=1,

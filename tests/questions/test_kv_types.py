@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,10 +112,24 @@ def test_formats_that_differ_are_measured_where_that_is_asked() -> None:
     assert {c.settings.type_v for c in without.cells} == {"f16"} and without.left_out
 
 
+def test_a_text_of_ones_own_is_what_is_lost_and_what_is_timed(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("Good evening.", encoding="utf-8")
+    plan = kv_types.plan(prompt_file=str(file), text_tokens=9999)
+    assert {c.workload.prompt for c in plan.cells} == {"Good evening."}
+    assert {c.workload.prompt_tokens for c in plan.cells} == {None}
+    assert {(c.workload.quality_against, c.workload.max_tokens) for c in plan.cells} == {
+        (None, 16),
+        ("f16", 1),
+    }
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"type_k": "q8_0", "type_v": "q4_0"}, "differ; give mixed=true"),
+        ({"text_tokens": 63}, "text_tokens=63 is refused: give whole numbers from 64"),
+        ({"prompt": " "}, "prompt=' ' is refused: it is empty"),
         ({"type_k": "q3"}, "type_k='q3'"),
         ({"quality": "120 %"}, "quality='120 %' is refused: give a share"),
         ({"quality": True}, "quality=True is refused"),
@@ -212,10 +227,11 @@ def test_the_figures() -> None:
 def test_the_notebook(carried_out: CarriedOut) -> None:
     # One thread: two would wait for each other on a busy machine.
     data, page = carried_out(
-        "kv_types", type_k='["f16", "q4_0"]', type_v="f16", text_tokens=70, prompt_tokens=16,
+        "kv_types", type_k='["f16", "q4_0"]', type_v="f16", prompt="evening " * 70,
         n_ctx=256, max_tokens=4, rounds=1, n_threads=1,
     )  # fmt: skip
     assert set(data["status"]) == {"ok"} and set(data["effective_type_k"]) == {"f16", "q4_0"}
+    assert data["prompt_tokens"].dropna().between(70, 75).all() and "a text of 64 tokens" in page
     told = data[data["quality_against"].notna()].set_index("type_k")
     assert told["quality_divergence"]["f16"] == [0.0] and told["quality_same_token"]["f16"] == [1.0]
     assert told["quality_divergence"]["q4_0"][0] > 0

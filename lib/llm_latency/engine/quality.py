@@ -24,13 +24,12 @@ from llm_latency.engine.llama import Model
 from llm_latency.engine.log import LlamaLog
 from llm_latency.errors import EngineError
 from llm_latency.plan.settings import KvType
+from llm_latency.plan.workload import LOSS_BLOCK
 from llm_latency.records.generation import Quality
 
 CHUNK = 32
 """Tokens whose logits are held at once. Fewer than llama.cpp takes into tiles of unquantised
 attention: so both kinds of cache are read as in decode, token by token."""
-BLOCK = 64
-"""Tokens in a block, whose mean is one sample."""
 
 Row = npt.NDArray[np.float64]
 
@@ -61,19 +60,21 @@ def quality(model: Model, tokens: list[int], against: KvType) -> Quality:
         If the text is shorter than a block or longer than the context, or there is no memory for
         the other cache.
     """
-    if not BLOCK <= len(tokens) <= model.effective.n_ctx:
+    if not LOSS_BLOCK <= len(tokens) <= model.effective.n_ctx:
         raise EngineError(
-            f"a text of {len(tokens)} tokens shows no loss: give {BLOCK} to "
+            f"a text of {len(tokens)} tokens shows no loss: give {LOSS_BLOCK} to "
             f"{model.effective.n_ctx}, what n_ctx holds"
         )
     log = LlamaLog(model.log.stream)
     with model.another_context(against, CHUNK, log) as reference:
         found = np.array(list(differences(model, reference, tokens)))
         fed = [_length(context) for context in (model.context, reference)]
-    blocks = found[: len(found) // BLOCK * BLOCK].reshape(-1, BLOCK, len(Difference._fields))
+    blocks = found[: len(found) // LOSS_BLOCK * LOSS_BLOCK].reshape(
+        -1, LOSS_BLOCK, len(Difference._fields)
+    )
     means = dict(zip(Difference._fields, blocks.mean(axis=1).T.tolist(), strict=True))
     return Quality(
-        block_tokens=BLOCK,
+        block_tokens=LOSS_BLOCK,
         reference_kv_bytes=log.buffers().kv_bytes,
         problem=_problem(model, log, against, len(tokens), fed, found),
         **means,

@@ -19,7 +19,7 @@ from llm_latency.base import Part
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.settings import padded
 from llm_latency.plan.spec import Trial
-from llm_latency.plan.workload import Workload
+from llm_latency.plan.workload import LOSS_BLOCK, Workload
 
 COMMAND = (sys.executable, "-m", "llm_latency.engine.token_count")
 TIMEOUT_S = 120.0
@@ -79,10 +79,12 @@ def count(path: Path, workload: Workload) -> int:
 def check_room(path: Path, cells: Iterable[Trial]) -> None:
     """Refuse an own prompt that does not fit a context together with its answer.
 
+    And one that is too short to tell what a KV cache loses.
+
     Raises
     ------
     ParameterError
-        One sentence that names all three.
+        One sentence that says how many tokens it has, and how many are wanted.
     """
     own = [c for c in cells if c.workload.prompt is not None or c.workload.messages is not None]
     known = {one: count(path, one) for one in dict.fromkeys(cell.workload for cell in own)}
@@ -93,6 +95,11 @@ def check_room(path: Path, cells: Iterable[Trial]) -> None:
                 f"n_ctx={n_ctx} is refused: the prompt has {tokens:,} tokens, which with "
                 f"max_tokens={answer} need {need:,}; give n_ctx={padded(need)} or more, or a "
                 "shorter prompt."
+            )
+        if cell.workload.quality_against and tokens < LOSS_BLOCK:
+            raise ParameterError(
+                f"the prompt is refused: it has {tokens} tokens, and what a KV cache loses is told "
+                f"by {LOSS_BLOCK} or more; give a longer text."
             )
 
 

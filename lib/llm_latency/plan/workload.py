@@ -20,6 +20,8 @@ Template = Literal["own", "chatml", "gemma", "llama-2", "llama-3", "mistral-inst
 Depth = Annotated[int, Field(ge=0, le=MAX_INT32)]
 MAX_SEED = 2**32 - 2
 """llama.cpp takes the number after it for a seed that nobody knows."""
+LOSS_BLOCK = 64
+"""Tokens whose mean loss is one sample: a shorter text tells nothing of what a KV cache loses."""
 Share = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 

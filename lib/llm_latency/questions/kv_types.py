@@ -21,13 +21,15 @@ from matplotlib.axes import Axes
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.own_prompt import PROMPT_FILE
 from llm_latency.plan.parameters import plain, shown, whole
 from llm_latency.plan.settings import KvType
 from llm_latency.plan.sizes import share
 from llm_latency.plan.spec import Plan
+from llm_latency.plan.workload import LOSS_BLOCK
 from llm_latency.records import frame as fr
 from llm_latency.report import figure as fig
-from llm_latency.report import layout, phrases, style
+from llm_latency.report import layout, page, phrases, style, tables
 from llm_latency.report.labels import End
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -50,6 +52,8 @@ def plan(
     quality: Annotated[str, "least share of tokens with the same most likely next"] = "99 %",
     text_tokens: Annotated[int, "length of the text that shows what is lost"] = 384,
     prompt_tokens: Annotated[int, "length of the prompt behind which decode is timed"] = 256,
+    prompt: Annotated[str, "a text of your own for both, whole, in place of these lengths"] = "",
+    prompt_file: Annotated[str, PROMPT_FILE] = "",
     max_tokens: int = 16,
     flash_attn: Annotated[bool, "without it V stays as it is"] = True,
     rounds: int = 6,
@@ -71,18 +75,20 @@ def plan(
             f"type_k={asked[0][0]!r} and type_v={asked[0][1]!r} differ; give mixed=true to measure "
             "them together."
         )
-    times = {name: request.one(name) for name in ("prompt_tokens", "max_tokens")}
-    text, n_ctx = whole("text_tokens", request.one("text_tokens")), request.one("n_ctx")
-    if isinstance(n_ctx, int) and text >= n_ctx:
+    own = request.own_prompt()
+    text = whole("text_tokens", request.one("text_tokens"), LOSS_BLOCK)
+    if not own and isinstance(n_ctx := request.one("n_ctx"), int) and text >= n_ctx:
         raise ParameterError(
             f"text_tokens={text} is refused: n_ctx={n_ctx} does not hold so many; give fewer, or a "
             "larger n_ctx."
         )
-    loss = {"prompt_tokens": text, "max_tokens": 1, "quality_against": REFERENCE}
+    times = own or {"prompt_tokens": request.one("prompt_tokens")}
+    loss = (own or {"prompt_tokens": text}) | {"quality_against": REFERENCE}
+    works = times | {"max_tokens": request.one("max_tokens")}, loss | {"max_tokens": 1}
     cells = [
         request.cell(type_k=k, type_v=v, **work, repeats=0, page_cache="resident")
         for k, v in [UNQUANTISED, *(pair for pair in pairs if pair != UNQUANTISED)]
-        for work in (times, loss)
+        for work in works
     ]
     return request.plan(cells, twins=cells[:1])
 
@@ -139,13 +145,7 @@ class View:
         sizes = good.groupby(BY)["kv_bytes"].max().dropna().sort_values(ascending=False)
         self.kv_bytes = {_pair(key): float(size) for key, size in sizes.items()}
         self.losses = losses(good)
-        given = (self.info.get("plan") or {}).get("parameters") or {}
-        self.least = share("quality", given.get("quality", "99 %"))
-
-    @property
-    def random(self) -> bool:
-        """Whether the model's weights are random, so that nothing can be lost."""
-        return str((self.info.get("model") or {}).get("name") or "").startswith("synthetic:")
+        self.least = share("quality", page.parameters_of(self.info).get("quality", "99 %"))
 
     def estimates(self, column: str) -> dict[Pair, Estimate]:
         """Return the estimate of every pair that was timed."""
@@ -197,7 +197,7 @@ def answer(view: View) -> Answer:
     chosen, maybe = view.enough()
     sentences = [
         "**The weights are random, so what is lost means nothing**: memory and speed are true."
-        * view.random,
+        * page.random_weights(view.info),
         _kept(view, chosen, maybe),
     ]
     if chosen in against:
@@ -220,7 +220,7 @@ def _kept(view: View, chosen: Pair | None, maybe: list[Pair]) -> str:
     """Say which is the smallest cache that loses little enough."""
     if not view.losses:
         return f"What the formats lose is **not known**: {fr.status_words(view.data)}."
-    text = view.data.loc[view.data["quality_against"].notna(), "prompt_tokens"].max()
+    text = max(len(lost.divergence) * lost.block_tokens for lost in view.losses.values())
     asked = (
         f"With {model_name(view.info)} and a text of {text:,.0f} tokens, after at most "
         f"{percent(1 - view.least)} of which another one may become most likely,"
@@ -272,8 +272,7 @@ def _apart(view: View) -> str:
 
 
 def _name(pair: Pair) -> str:
-    k, v = (code(kind) for kind in pair)
-    return f"{k} in both" if k == v else f"K {k}, V {v}"
+    return code(_plain(pair))
 
 
 def table(view: View) -> pd.DataFrame:
@@ -287,7 +286,6 @@ def table(view: View) -> pd.DataFrame:
         part = parts[pair]
         lost = view.losses.get(pair, NO_LOSS)
         size, whole = (view.kv_bytes.get(p, float("nan")) for p in (pair, UNQUANTISED))
-        ends = lost.divergence[:1] + lost.divergence[-1:]
         rows.append(
             {
                 "K": pair[0],
@@ -301,15 +299,13 @@ def table(view: View) -> pd.DataFrame:
                 "another token, %": phrases.short(lost.other_token.times(100)),
                 "its probability, ± %": phrases.short(mean(lost.probability_change).times(100)),
                 "divergence, 10⁻³ nats": phrases.short(mean(lost.divergence).times(1e3)),
-                "first and last block": "–".join(number(end * 1e3) for end in ends) or "–",
             }
         )
-    made = pd.DataFrame(rows)
-    made.attrs["caption"] = (
+    return tables.captioned(
+        rows,
         "Losses are means over blocks of tokens, which n counts; times are medians over "
-        f"processes. {phrases.BRACKETS}"
+        f"processes. {phrases.BRACKETS}",
     )
-    return made
 
 
 @style.styled
@@ -359,7 +355,7 @@ def _draw_dots(ax: Axes, view: View, found: dict[Pair, Estimate], unit: str) -> 
     """Draw a median with its bounds in each row."""
     pairs = _rows(view)
     if not found:
-        style.say_empty(ax, f"Nothing was measured:\n{fr.status_words(view.data)}")
+        style.say_unmeasured(ax, view.data)
         return
     layout.rows(ax, [(at, "") for at in range(len(pairs))], -0.7, len(pairs) - 0.3)
     for at, pair in enumerate(pairs):
