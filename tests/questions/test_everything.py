@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from llm_latency.measure import runner, session
 from llm_latency.questions import QUESTIONS, everything
 from llm_latency.questions.everything import ASKED, PRESETS
 from llm_latency.questions.notebook import defaults
+from tests.support import factories
 from tests.support.factories import FakeWorker
 from tests.support.pages import text
 
@@ -91,6 +94,23 @@ def test_minutes_are_shared_out_by_the_cells_of_each_question() -> None:
     assert all(one.minutes == 0 for one in experiments.everything("synthetic:tiny").plans)
     with pytest.raises(ParameterError, match="minutes=-1"):
         experiments.everything("synthetic:tiny", minutes=-1)
+
+
+def test_time_that_a_question_left_is_shared_out_over_those_after_it() -> None:
+    plan = experiments.everything(questions=["warm_runs", "prompt_size", "threads"], minutes=30)
+    _, *others = plan.plans
+    took = [factories.record().model_copy(update={"took_s": 60.0})]
+    store: Any = SimpleNamespace(records=lambda: took)
+    runs = everything.Runs(plan, {"warm_runs": store})
+    more = everything._with_time_left(runs, 1)
+    cells = [len(one.cells) for one in others]
+    assert more.minutes == pytest.approx(29 * cells[0] / sum(cells))
+    assert more.parameters["minutes"] == more.minutes > others[0].minutes
+    assert more.plan_id == others[0].plan_id
+    took[0] = took[0].model_copy(update={"took_s": 1800.0})  # then the others have their own
+    assert everything._with_time_left(runs, 2) == others[1]
+    usual = experiments.everything(questions="warm_runs")
+    assert everything._with_time_left(everything.Runs(usual), 0) == usual.plans[0]
 
 
 @pytest.mark.usefixtures("outputs")

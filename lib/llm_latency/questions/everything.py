@@ -6,6 +6,7 @@ import contextlib
 import html
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from llm_latency.base import Frozen
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.machine import lock
-from llm_latency.measure import resume, runner
+from llm_latency.measure import resume, rounds, runner
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import as_list, build, check_sizes, closed, plain, run_name, shown
 from llm_latency.plan.spec import Minutes, Plan, RunId
@@ -99,7 +100,7 @@ def plan(
     return build(Everything, whole | {"plans": _shared_out(plans, float(given["minutes"]))})
 
 
-def _shared_out(plans: list[Plan], minutes: float) -> tuple[Plan, ...]:
+def _shared_out(plans: Sequence[Plan], minutes: float) -> tuple[Plan, ...]:
     """Return the plans, each with its share of the time: by its cells, as each is a process."""
     cells = sum(len(plan.cells) for plan in plans)
     shares = [{"minutes": minutes * len(plan.cells) / cells} for plan in plans]
@@ -107,6 +108,14 @@ def _shared_out(plans: list[Plan], minutes: float) -> tuple[Plan, ...]:
         plan.model_copy(update=share | {"parameters": plan.parameters | share})
         for plan, share in zip(plans, shares, strict=True)
     )
+
+
+def _with_time_left(runs: Runs, number: int) -> Plan:
+    """Return the plan of a question with its share of what those before it left of their time."""
+    plans = runs.plan.plans[number:]
+    used_min = sum(rounds.used_s(store.records()) for store in runs.stores.values()) / 60
+    (shared, *_) = _shared_out(plans, max(runs.plan.minutes - used_min, 0.0))
+    return shared if shared.minutes > plans[0].minutes else plans[0]
 
 
 def _names(questions: Grid) -> list[str]:
@@ -269,10 +278,11 @@ def run(plan: Everything, progress: bool = True) -> Runs:
             wait_s = max(one.wait_s for one in plan.plans)
             stack.enter_context(lock.machine(wait_s)).tell(plan.run_id, outputs_dir() / "runs")
         bar = stack.enter_context(tqdm(total=runs.planned, unit="trial", disable=not progress))
-        for one in plan.plans:
+        for number, one in enumerate(plan.plans):
             bar.set_description(one.experiment)
             try:
-                runs.stores[one.experiment] = runner.run(one, progress=bar)
+                asked = _with_time_left(runs, number)
+                runs.stores[one.experiment] = runner.run(asked, progress=bar)
             except LabError as error:
                 runs.stopped[one.experiment] = str(error)
                 bar.write(f"{one.experiment}: {error}", file=sys.stderr)
