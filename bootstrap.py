@@ -4,6 +4,9 @@
 wants Python 3.10 or newer, a C/C++ compiler and, on the first call, the network. Called again
 with nothing changed, it returns at once.
 
+With ``--name`` it makes one more environment, with another engine, beside the first: it holds
+that engine and takes all else from the first, so that the two differ in nothing but llama.cpp.
+
 This file is the one place where llama.cpp's build flags are chosen, see `engine_flags`.
 """
 
@@ -28,6 +31,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 ENGINES = ("portable", "native", "cuda", "metal", "vulkan", "hip", "sycl")
+TAKEN = ("home", "all")  # how the lab calls the engine of .venv, and every engine that there is
 PACKAGE = "llama-cpp-python"
 X86_FEATURES = frozenset({"avx", "avx2", "bmi2", "fma", "f16c"})
 STARTED = time.monotonic()
@@ -351,6 +355,25 @@ def run_logged(
         raise SetupError(f"{tail}\n\n{label} failed. The whole output is in {log}\n{advice}")
 
 
+def place_of(name: str, env: Mapping[str, str]) -> Path:
+    """Say where the environment of a name lies; the lab looks for it there."""
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,60}", name) or name in TAKEN or name.endswith("."):
+        raise SetupError(
+            f"--name {name} is refused: give letters, digits, '-', '_' and '.', a letter or digit "
+            f"first, and none of {', '.join(TAKEN)}."
+        )
+    return Path(env.get("LLM_LATENCY_ENGINES") or ROOT / ".engines").expanduser() / name
+
+
+def other_entry(version: str) -> str:
+    """Make the requirement of an engine that the lock does not name: without its hashes."""
+    if not re.fullmatch(r"\d+(\.\w+)*", version):
+        raise SetupError(
+            f"--engine-version {version} is refused: give a release of {PACKAGE}, such as 0.3.30."
+        )
+    return f"{PACKAGE}=={version}\n"
+
+
 def build_wheel(python: Path, entry: str, env: Mapping[str, str], target: Path, log: Path) -> None:
     """Compile the engine into ``target``, a folder that appears only when all is well."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -359,20 +382,21 @@ def build_wheel(python: Path, entry: str, env: Mapping[str, str], target: Path, 
         wanted.write_text(entry, encoding="utf-8")
         finished = Path(folder) / "wheel"
         command = [str(python), "-m", "pip", "wheel", "-v", "--no-cache-dir", "--no-deps"]
-        command += ["--no-binary", PACKAGE, "--require-hashes", "-r", str(wanted)]
+        command += ["--no-binary", PACKAGE, *["--require-hashes"] * ("--hash=" in entry)]
+        command += ["-r", str(wanted)]
         command += ["--wheel-dir", str(finished)]
         run_logged("Compiling llama.cpp", command, env, log, build_progress)
         if not target.exists():  # another set-up may have built the same meanwhile
             finished.rename(target)
 
 
-def make_venv(venv: Path, python: Path) -> None:
+def make_venv(venv: Path, python: Path, by: str = sys.executable) -> None:
     """Create the virtual environment, or one anew where an earlier try left half of it."""
     if python.exists() and first_line([str(python), "-m", "pip", "--version"]):
         return
     if venv.exists() and any(venv.iterdir()) and not (venv / "pyvenv.cfg").exists():
         raise SetupError(f"{venv} is no virtual environment: name another folder with --venv.")
-    command = [sys.executable, "-m", "venv", "--clear", str(venv)]
+    command = [by, "-m", "venv", "--clear", str(venv)]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if done.returncode:
         shutil.rmtree(venv, ignore_errors=True)
@@ -399,9 +423,39 @@ def write_json(path: Path, content: Mapping[str, str]) -> None:
     fresh.replace(path)
 
 
-def set_up(engine: str | None, venv: Path) -> None:
-    """Bring the virtual environment to what the lock, pyproject.toml and the flags ask for."""
-    python = venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+def python_of(venv: Path) -> Path:
+    """Say where the interpreter of a virtual environment lies."""
+    return venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+
+def packages_of(python: Path) -> str:
+    """Ask an interpreter for the folder of its packages."""
+    asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    return first_line([str(python), "-c", asked])
+
+
+def set_up(
+    engine: str | None, venv: Path, beside: Path | None = None, version: str | None = None
+) -> None:
+    """Bring the virtual environment to what the lock, pyproject.toml and the flags ask for.
+
+    Parameters
+    ----------
+    engine
+        One of `ENGINES`; by default the one that it has.
+    venv
+        Where it lies.
+    beside
+        The environment that it takes all but its engine from; by default it has all itself.
+    version
+        A release of llama-cpp-python that the lock does not name.
+    """
+    python, home = python_of(venv), packages_of(python_of(beside)) if beside else ""
+    if beside and not home:
+        raise SetupError(
+            f"An engine of another name takes all but llama.cpp from {beside}, which is not set "
+            "up: run 'python bootstrap.py' first."
+        )
     facts_file, stamp_file = venv / "engine-build.json", venv / "bootstrap-stamp.json"
     installed = read_json(facts_file)
     extra = os.environ.get("CMAKE_ARGS")
@@ -411,7 +465,13 @@ def set_up(engine: str | None, venv: Path) -> None:
     engine, extra = engine or installed.get("engine") or "portable", (extra or "").strip()
 
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    version, entry = lock_entry(lock)
+    locked, entry = lock_entry(lock)
+    version = version or installed.get("asked_version") or ""
+    if version in ("", locked):
+        version, asked_version = locked, ""
+    else:
+        entry, asked_version = other_entry(version), version
+        say(f"{PACKAGE} {version} is not the lock's {locked}: taken without a checksum")
     machine, features = platform.machine(), cpu_features()
     cards = cuda_cards() if engine == "cuda" else []
     # Last, so that the user's own options win over those chosen here.
@@ -423,6 +483,8 @@ def set_up(engine: str | None, venv: Path) -> None:
     project = (ROOT / "pyproject.toml").read_bytes()
     digests = [hashlib.sha256(content).hexdigest() for content in (lock.encode(), project)]
     stamp = {"key": key, "lock": digests[0], "pyproject": digests[1], "root": str(ROOT)}
+    if beside:  # what the lock names is not its own
+        stamp = {"key": key, "home": home}
     if python.exists() and read_json(stamp_file) == stamp:
         say(f"Nothing to set up: {venv} has the {engine} engine and all that the lock names")
         return
@@ -432,7 +494,7 @@ def set_up(engine: str | None, venv: Path) -> None:
     if not here and not wheels.exists():
         raise SetupError(explain_compiler())
     say(f"Python {platform.python_version()} on {sysconfig.get_platform()}; {compilers}")
-    make_venv(venv, python)
+    make_venv(venv, python, str(python_of(beside)) if beside else sys.executable)
 
     env = build_environment(os.environ, cmake_args, available_cpus())
     if not wheels.exists():
@@ -442,6 +504,9 @@ def set_up(engine: str | None, venv: Path) -> None:
         say("Compiled")
     wheel = next(wheels.glob("*.whl"))
     pip = [str(python), "-m", "pip", "install"]
+    link = Path(packages_of(python)) / "home.pth" if beside else None
+    if link:  # not while the engine is installed: pip would take the home's for what to replace
+        link.unlink(missing_ok=True)
     if read_json(facts_file).get("key") != key:
         facts_file.unlink(missing_ok=True)
         command = [*pip, "--no-deps", "--force-reinstall", str(wheel)]
@@ -449,8 +514,15 @@ def set_up(engine: str | None, venv: Path) -> None:
         built_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wheel.stat().st_mtime))
         facts = {"engine": engine, "cmake_args": cmake_args, "extra_cmake_args": extra}
         facts |= {"llama_cpp_python": version, "compiler": compilers, "built_at": built_at}
+        facts |= {"asked_version": asked_version} if asked_version else {}
         write_json(facts_file, {**facts, "platform": sysconfig.get_platform(), "key": key})
         say(f"Installed the {engine} engine, built {built_at}")
+
+    if link:  # behind its own packages, so that its own engine is the one that is found
+        link.write_text(f"import site; site.addsitedir({home!r})\n", encoding="utf-8")
+        write_json(stamp_file, stamp)
+        say(f"Ready: {venv}; give engine={venv.name!r}")
+        return
 
     # The engine is there already, so pip leaves the lock's own entry for it alone.
     say("Installing what the lock names")
@@ -505,9 +577,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--engine", choices=ENGINES, help="which llama.cpp to build; without it, "
                         "the one that is installed, else portable")  # fmt: skip
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="where to install")
+    parser.add_argument("--name", help="make an engine of this name beside that of --venv, to "
+                        "measure both in one run")  # fmt: skip
+    parser.add_argument("--engine-version", help="with --name: another release of "
+                        f"{PACKAGE}, taken without the lock's checksum")  # fmt: skip
     options = parser.parse_args(argv)
+    if options.engine_version and not options.name:
+        parser.error("--engine-version needs --name: .venv has the version that the lock names")
+    home = options.venv.absolute()
     try:
-        set_up(options.engine, options.venv.absolute())
+        if options.name:
+            venv = place_of(options.name, os.environ).absolute()
+            set_up(options.engine, venv, home, options.engine_version)
+        else:
+            set_up(options.engine, home)
     except SetupError as error:
         print(f"\n{error}", file=sys.stderr)
         return 1

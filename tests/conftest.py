@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llm_latency.errors import LabError
+from llm_latency.machine.interpreters import FOLDER_VARIABLE
 from llm_latency.measure.job import WORKER_VARIABLE
 from llm_latency.model import names
 from tests.support import fake_worker as fake
@@ -26,6 +27,16 @@ def lock_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLM_LATENCY_LOCK", str(path))
         yield path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine_beside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give the lab one engine beside the one at home, which is the same by another name."""
+    folder = tmp_path_factory.mktemp("engines")
+    (folder / "again").symlink_to(sys.prefix, target_is_directory=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(folder))
+        yield folder
 
 
 @pytest.fixture

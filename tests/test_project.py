@@ -398,15 +398,19 @@ class Calls:
         self.venv = tmp_path / ".venv"
         self.steps: list[str] = []
         self.env: dict[str, str] = {}
+        self.entry = self.by = ""
         monkeypatch.setenv("LLM_LATENCY_CACHE", str(tmp_path / "cache"))
         monkeypatch.delenv("CMAKE_ARGS", raising=False)
         monkeypatch.setattr(bootstrap, "cuda_cards", lambda: [])
         monkeypatch.setattr(bootstrap, "compiler_line", lambda env, engine: "c++ 13")
         monkeypatch.setattr(bootstrap, "make_venv", self.make_venv)
+        monkeypatch.setattr(bootstrap, "packages_of", lambda python: str(python.parent.parent)
+                            if python.exists() else "")  # fmt: skip
         monkeypatch.setattr(bootstrap, "build_wheel", self.build_wheel)
         monkeypatch.setattr(bootstrap, "run_logged", self.run_logged)
 
-    def make_venv(self, venv: Path, python: Path) -> None:
+    def make_venv(self, venv: Path, python: Path, by: str = "") -> None:
+        self.by = by
         python.parent.mkdir(parents=True, exist_ok=True)
         python.touch()
 
@@ -414,7 +418,7 @@ class Calls:
         self, python: Path, entry: str, env: dict[str, str], target: Path, log: Path
     ) -> None:
         self.steps.append("build")
-        self.env = env
+        self.env, self.entry = env, entry
         target.mkdir(parents=True)
         (target / "llama.whl").touch()
 
@@ -426,8 +430,14 @@ class Calls:
         bootstrap.set_up(engine, self.venv)
         return list(self.steps)
 
-    def facts(self) -> dict[str, str]:
-        loaded = json.loads((self.venv / "engine-build.json").read_text(encoding="utf-8"))
+    def run_named(self, name: str, engine: str | None = None, version: str = "") -> list[str]:
+        self.steps.clear()
+        bootstrap.set_up(engine, self.venv.parent / name, self.venv, version)
+        return list(self.steps)
+
+    def facts(self, name: str = ".venv") -> dict[str, str]:
+        folder = self.venv.parent / name
+        loaded = json.loads((folder / "engine-build.json").read_text(encoding="utf-8"))
         assert isinstance(loaded, dict)
         return loaded
 
@@ -496,3 +506,56 @@ def test_no_compiler_is_said_only_when_one_is_needed(
     assert calls.run() == ALL_STEPS[2:], "nor does what the cache has"
     with pytest.raises(bootstrap.SetupError, match=r"no C/C\+\+ compiler was found: install"):
         calls.run("native")
+
+
+# --------------------------------------------------------------------------- several engines
+
+
+def test_a_named_engine_stands_beside_the_first_and_takes_all_else_from_it(calls: Calls) -> None:
+    with pytest.raises(bootstrap.SetupError, match=r"not set up: run 'python bootstrap.py' first"):
+        calls.run_named("wide", "native")
+    calls.run()
+    assert calls.run_named("wide", "native") == ALL_STEPS[:2]
+    assert calls.by == str(calls.venv / "bin" / "python")
+    assert calls.run_named("wide") == [] == calls.run(), "each keeps its own"
+    assert (calls.facts("wide")["engine"], calls.facts()["engine"]) == ("native", "portable")
+    link = calls.venv.parent / "wide" / "home.pth"
+    assert link.read_text() == f"import site; site.addsitedir({str(calls.venv)!r})\n"
+
+
+def test_a_release_that_the_lock_does_not_name_is_built_without_its_checksums(
+    calls: Calls, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls.run()
+    assert "--hash=" in calls.entry
+    calls.run_named("old", version="0.3.30")
+    assert calls.entry == "llama-cpp-python==0.3.30\n"
+    assert "without a checksum" in capsys.readouterr().out
+    assert calls.run_named("old") == [], "it is kept"
+    assert calls.facts("old")["llama_cpp_python"] == "0.3.30"
+    assert calls.run_named("old", version=bootstrap.lock_entry(LOCK)[0]) == ALL_STEPS[1:2]
+    with pytest.raises(bootstrap.SetupError, match=r"refused: give a release"):
+        calls.run_named("old", version="0.3 ; x")
+
+
+def test_another_release_needs_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bootstrap.main(["--engine-version", "0.3.30"])
+    assert "--engine-version needs --name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["", "home", "all", "../up", "a/b", "-x", "end.", "x" * 99])
+def test_a_name_that_no_engine_can_have_is_refused(name: str) -> None:
+    with pytest.raises(bootstrap.SetupError, match="is refused: give letters"):
+        bootstrap.place_of(name, {})
+
+
+def test_named_engines_lie_where_the_lab_looks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llm_latency.machine import interpreters
+
+    monkeypatch.delenv("LLM_LATENCY_ENGINES")
+    assert bootstrap.place_of("wide", {}) == interpreters.folder() / "wide"
+    monkeypatch.setenv("LLM_LATENCY_ENGINES", str(tmp_path))
+    assert bootstrap.place_of("wide", os.environ) == interpreters.folder() / "wide"

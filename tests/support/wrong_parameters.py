@@ -63,6 +63,8 @@ WRONG = [
         ("applications", "temprature", "1", "did you mean 'temperature'"),
         ("compare", "run", "a", "did you mean 'runs'"),
         ("compare", "runs", "a", "is one run"),
+        ("engines", "engines", "home", "did you mean 'engine'"),
+        ("engines", "engine", "nosuch", "There are: home"),
         # models
         ("sweep", "model", "nosuch.gguf", "does not exist"),
         ("cold_start", "model", "synthetic:tyni", "did you mean 'tiny'"),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import LabError
+from llm_latency.machine import interpreters
 from llm_latency.model import names
 from llm_latency.plan.spec import Trial
 from llm_latency.records.folders import TrialFiles
@@ -22,12 +22,11 @@ WORKER_VARIABLE = "LLM_LATENCY_WORKER"
 """Environment variable with another command line for the worker, as a JSON list: for tests."""
 
 
-def worker_command() -> tuple[str, ...]:
-    """Return the command line of a worker on this machine."""
-    other = os.environ.get(WORKER_VARIABLE)
-    return (
-        tuple(json.loads(other)) if other else (sys.executable, "-m", "llm_latency.engine.worker")
-    )
+def worker_command(engine: str | None = None) -> tuple[str, ...]:
+    """Return the command line of a worker on this machine, of a named engine or of this one."""
+    if other := os.environ.get(WORKER_VARIABLE):
+        return tuple(json.loads(other))
+    return (str(interpreters.interpreter(engine)), "-m", "llm_latency.engine.worker")
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Job:
     @property
     def command(self) -> tuple[str, ...]:
         """The worker's command line on this machine."""
-        return self.worker or worker_command()
+        return self.worker or worker_command(self.trial.start.engine)
 
     @property
     def hides_gpu(self) -> bool:

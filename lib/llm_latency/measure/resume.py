@@ -15,6 +15,7 @@ from typing import Any
 from llm_latency.base import Frozen
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import affinity, devices, host
+from llm_latency.measure import engines
 from llm_latency.measure.rounds import left
 from llm_latency.model.names import ModelCard
 from llm_latency.plan.spec import Plan, Trial
@@ -112,23 +113,25 @@ def check_cores(plan: Plan) -> None:
 
 def check_offload(plan: Plan, info: Mapping[str, Any]) -> None:
     """Refuse to leave some VRAM to an engine that uses none, or to put some layers there."""
-    asked = any(cell.start.leave_vram_bytes is not None for cell in plan.cells)
-    if asked and not info["engine"]["gpu_offload"]:
+    cells = [one for one in plan.cells if not engines.of(info, one.start.engine)["gpu_offload"]]
+    if any(cell.start.leave_vram_bytes is not None for cell in cells):
         raise LabError(
             "leave_vram is refused: this engine computes on the CPU alone; build it with "
             "'python bootstrap.py --engine cuda', or leave it out"
         )
     n_layer = (info.get("model") or {}).get("n_layer") or 0
-    layers = [cell.settings.n_gpu_layers for cell in plan.cells]
+    layers = [cell.settings.n_gpu_layers for cell in cells]
     some = next((count for count in layers if 0 < count <= n_layer), None)
-    if some is not None and not info["engine"]["gpu_offload"]:
+    if some is not None:
         raise LabError(
             f"n_gpu_layers={some} is refused: this engine sees no device to put layers on; give 0, "
             "or build it with 'python bootstrap.py --engine cuda' (or another that fits the card)"
         )
 
 
-def check_origin(info: Mapping[str, Any], model: ModelCard) -> None:
+def check_origin(
+    info: Mapping[str, Any], model: ModelCard, others: Mapping[str, Any] | None = None
+) -> None:
     """Refuse to go on with a run whose further records would not belong to those it has.
 
     Parameters
@@ -137,6 +140,8 @@ def check_origin(info: Mapping[str, Any], model: ModelCard) -> None:
         The content of the run's ``run.json``; what it does not know is not compared.
     model
         The card of the file that would be measured now.
+    others
+        What :func:`llm_latency.measure.engines.cards` tells now of engines beside the one at home.
 
     Raises
     ------
@@ -150,6 +155,8 @@ def check_origin(info: Mapping[str, Any], model: ModelCard) -> None:
     engine = (info.get("versions") or {}).get("llama_cpp_python")
     if _differ(engine, here := host.versions()["llama_cpp_python"]):
         _refuse(info, "with another engine", f"llama-cpp-python {engine}, here {here}")
+    if other := engines.changed(info, others or {}):
+        _refuse(info, f"with another engine {other[0]!r}", other[1])
     sha256 = (info.get("model") or {}).get("sha256")
     if _differ(sha256, model.sha256):
         _refuse(info, "with another model file", f"SHA-256 {sha256}, now {model.sha256}")

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from llm_latency.base import Frozen
 from llm_latency.errors import ParameterError
+from llm_latency.measure import engines
 from llm_latency.measure.resume import (
     SEARCHES,
     check_cores,
@@ -84,6 +85,7 @@ def run(
         return stored
     check_vram(plan)
     check_cores(plan)
+    engines.check(plan)
     with session(plan, stored=stored, progress=bool(progress)) as held:
         store = held.store
         check_offload(plan, store.info)

@@ -19,6 +19,7 @@ from llm_latency.engine import programs, token_count
 from llm_latency.engine.dry_run import DryRun, NotForetoldError, Side
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import devices, host, lock, offload
+from llm_latency.measure import engines
 from llm_latency.measure.job import Job, ModelFile
 from llm_latency.measure.resume import check_origin, find
 from llm_latency.measure.trial import carry_out, engine_card
@@ -170,11 +171,13 @@ def session(
         hold.take(folder / "run.lock", plan.wait_s)
         # Only now: another process may have begun the same run meanwhile.
         store = stored or find(plan, home)
+        others = engines.cards(plan, folder)
         if store is not None:
-            check_origin(store.info, described.card)
+            check_origin(store.info, described.card, others)
         else:
             try:
                 card = _run_card(plan, described, path, folder) | dict(more or {})
+                card |= {"engines": others} if others else {}
             except ParameterError:  # no run was begun
                 after.callback(_unmake, folder)
                 raise
@@ -242,9 +245,10 @@ def _run_card(plan: Any, model: names.Described, path: Path, folder: Path) -> di
 
 
 def _foretold(plan: Any, path: Path, engine: EngineCard) -> list[dict[str, Any]]:
-    """Return what llama.cpp says that each of the plan's settings will allocate."""
+    """Return what llama.cpp says that each setting of the engine at home will allocate."""
     told, seen = [], offload.taken(engine.devices)
-    every = dict.fromkeys(cell.settings for cell in getattr(plan, "cells", ()))
+    cells = [cell for cell in getattr(plan, "cells", ()) if cell.start.engine is None]
+    every = dict.fromkeys(cell.settings for cell in cells)
     with DryRun(path) as dry_run:
         for settings in every:
             on: Side = "gpu" if seen and settings.n_gpu_layers else "cpu"

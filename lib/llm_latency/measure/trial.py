@@ -15,7 +15,15 @@ from pathlib import Path
 
 from llm_latency.engine.protocol import Request
 from llm_latency.errors import ParameterError
-from llm_latency.machine import affinity, disturbance, host, offload, page_cache, power
+from llm_latency.machine import (
+    affinity,
+    disturbance,
+    host,
+    interpreters,
+    offload,
+    page_cache,
+    power,
+)
 from llm_latency.machine.cpu_watch import CpuWatch
 from llm_latency.machine.devices import GpuCard, GpuWatch
 from llm_latency.machine.memory_cap import limited
@@ -61,6 +69,7 @@ def carry_out(job: Job) -> Record:
     try:
         model = job.model.find()
         pinned = affinity.chosen(job.trial.start.cores)
+        interpreters.interpreter(job.trial.start.engine)
     except ParameterError as error:
         return _unmeasured(job, "refused", str(error))
     with contextlib.suppress(OSError):  # whoever writes the log says why there is none
@@ -185,13 +194,13 @@ def _judged(beside: HostState, limit: MemoryLimit | None) -> HostState:
     return beside.model_copy(update={"memory_pressure_fraction": None}) if limit else beside
 
 
-def engine_card(log_path: Path) -> EngineCard | str:
-    """Ask a child what the installed engine is; where it dies, return how."""
+def engine_card(log_path: Path, command: Sequence[str] = ()) -> EngineCard | str:
+    """Ask a child what the installed engine is, or that of a worker; where it dies, return how."""
     circumstances = Circumstances(ENGINE_TIMEOUT_S, log_path, log_start=size_of(log_path))
     request = Request(log_path=str(log_path))
     with GpuWatch() as gpu:
         transcript = process.run_child(
-            worker_command(), request, gpu, timeout_s=ENGINE_TIMEOUT_S, hide_gpu=False
+            command or worker_command(), request, gpu, timeout_s=ENGINE_TIMEOUT_S, hide_gpu=False
         )
         seen = gpu.card()
     card = transcript.latest("engine")

@@ -28,7 +28,7 @@ from llm_latency.plan.parameters import (
     whole,
 )
 from llm_latency.plan.settings import Settings
-from llm_latency.plan.spec import Plan, Start, Trial
+from llm_latency.plan.spec import HOME, Plan, Start, Trial
 from llm_latency.plan.workload import MAX_SEED, Sampling, Workload
 
 Grid = Any
@@ -175,6 +175,8 @@ class Request:
             values["sampling"] = self._sampling({n: values.pop(n) for n in SAMPLING if n in values})
         if "cores" not in start:
             start["cores"] = cores.understood(self.given["cores"])
+        if start.get("engine") == HOME:
+            start["engine"] = None
         return build(
             Trial,
             {

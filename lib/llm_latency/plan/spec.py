@@ -40,6 +40,9 @@ Wait = Annotated[
     ),
 ]
 
+HOME = "home"
+"""How the engine of the interpreter that runs the lab is called: the one that needs no name."""
+
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that Windows keeps for its devices."""
 
@@ -92,6 +95,9 @@ class Start(Frozen):
         None,
         description="Its CPUs: any, physical (one of each core), performance, or a list, [0, 2]",
     )
+    engine: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="An environment by its name, or its interpreter; home: this one"
+    )
 
 
 class Trial(Frozen):
@@ -130,8 +136,8 @@ class Trial(Frozen):
         chosen = self.start.model_copy(update={"page_cache": "as_is", "cores": None})
         if self.workload.via == "openai" and chosen != Start():
             raise ValueError(
-                "a server that is already there has begun; leave out warm_up, memory_limit and "
-                "leave_vram"
+                "a server that is already there has begun; leave out warm_up, memory_limit, "
+                "leave_vram and engine"
             )
         return self
 

@@ -35,6 +35,7 @@ QUESTIONS: dict[str, Question] = {
     "conversation": Question("Is a rich context faster?"),
     "depth": Question("How fast is it deep in a context?"),
     "applications": Question("What does the way in cost?", False),
+    "engines": Question("Which build of the engine is faster, and at what?", False),
     "memory_ledger": Question("Where is the memory, and does it fit?", False),
     "threads": Question("How many threads, and on which cores?", False),
     "knobs": Question("What matters here?", False),

@@ -18,7 +18,7 @@ from llm_latency.base import Part
 from llm_latency.plan import cores
 from llm_latency.plan.loading import reading_of
 from llm_latency.plan.settings import Settings
-from llm_latency.plan.spec import Start
+from llm_latency.plan.spec import HOME, Start
 from llm_latency.plan.workload import Sampling, Workload
 from llm_latency.records import equal_text, power_cap
 from llm_latency.records.generation import Generation, Quality, Timings
@@ -75,6 +75,7 @@ def _common(record: Record) -> dict[str, Any]:
         **{f"effective_{k}": v for k, v in _dump(record.effective, Effective).items()},
         **trial.start.model_dump(),
         "cores": cores.in_words(trial.start.cores),
+        "engine": trial.start.engine or HOME,
         "effective_cores": record.affinity.in_force,
         "effective_page_cache": record.page_cache.in_force,
         "resident_before": record.page_cache.resident_before,

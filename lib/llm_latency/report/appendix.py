@@ -46,6 +46,8 @@ def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = N
     )
     model, machine = cards.model(info), cards.machine(info)
     _show("## Machine and model", show(machine), show(model))
+    if info.get("engines"):
+        _show("## Engines", show(cards.engines(info)))
     _show("## Data", data or where_it_lies(run.path))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from llm_latency.plan.parameters import shown
+from llm_latency.plan.spec import HOME
 from llm_latency.words import MIB, file_name, missing, number
 
 
@@ -56,6 +57,61 @@ def machine(info: Mapping[str, Any]) -> pd.DataFrame:
     lines += [(f"build {name}", value) for name, value in _lines(build, {})]
     lines += list((info.get("versions") or {}).items())
     return _card(lines, ("machine", ""))
+
+
+def engines(info: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the builds of a run of several engines side by side, and where their features differ.
+
+    Parameters
+    ----------
+    info
+        The content of ``run.json``.
+    """
+    build = (info.get("machine") or {}).get("engine_build")
+    home = {"engine": info.get("engine"), "build": build, "versions": info.get("versions")}
+    known = {HOME: home} | dict(info.get("engines") or {})
+    cells = (info.get("plan") or {}).get("cells") or []
+    used = dict.fromkeys((cell.get("start") or {}).get("engine") or HOME for cell in cells)
+    cards = {name: known[name] for name in used if name in known} or known
+    told = [features((one.get("engine") or {}).get("system_info") or "") for one in cards.values()]
+    every = dict.fromkeys(name for one in told for name in one)
+    same = [name for name in every if len({one.get(name) for one in told}) == 1]
+    rows: dict[str, list[str]] = {
+        "llama-cpp-python": [
+            _value("", (one.get("versions") or {}).get("llama_cpp_python"), None)
+            for one in cards.values()
+        ]
+    }
+    for label, key in {"build": "engine", "options": "cmake_args", "compiler": "compiler",
+                       "built at": "built_at"}.items():  # fmt: skip
+        builds = [one.get("build") or {} for one in cards.values()]
+        rows[label] = [_value(key, one.get(key), one.get("why")) for one in builds]
+    rows["devices"] = [
+        ", ".join(d["name"] for d in (one.get("engine") or {}).get("devices") or []) or "–"
+        for one in cards.values()
+    ]
+    rows |= {name: [one.get(name, "–") for one in told] for name in every if name not in same}
+    rows["in force in all"] = [", ".join(name for name in same if told[0][name] != "0")] * len(told)
+    table = pd.DataFrame(
+        [[label, *values] for label, values in rows.items()],
+        columns=["", *(file_name(name) for name in cards)],
+        dtype=object,
+    )
+    table.attrs["caption"] = "Features: what llama.cpp was compiled for and found, its own words."
+    return table
+
+
+def features(system_info: str) -> dict[str, str]:
+    """Return llama.cpp's ``CPU : AVX = 1 | AVX2 = 1 |`` by name; a device's with its own before."""
+    found, device = {}, ""
+    for part in system_info.split("|"):
+        head, _, rest = part.rpartition(" : ")
+        device = head.strip() or device
+        name, equals, value = rest.partition(" = ")
+        if equals:
+            own = "" if device in ("", "CPU") else f"{device} "
+            found[own + name.strip()] = value.strip()
+    return found
 
 
 def device_words(device: Mapping[str, Any]) -> str:

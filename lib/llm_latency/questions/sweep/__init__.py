@@ -16,7 +16,7 @@ from llm_latency.plan.builder import SAMPLING, Grid, Request
 from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.parameters import shown
 from llm_latency.plan.settings import Settings
-from llm_latency.plan.spec import Plan
+from llm_latency.plan.spec import HOME, Plan
 from llm_latency.questions.sweep.cells import memory_table, table
 from llm_latency.questions.sweep.memory import latency_by_memory, memory_by_n_ctx
 from llm_latency.questions.sweep.speed import speed_heatmap
@@ -60,6 +60,7 @@ def plan(
     at_once: Grid = 1,
     page_cache: Grid = "resident",
     warm_up: Grid = "none",
+    engine: Grid = HOME,
     rounds: int = 2,
     repeats: int = 1,
     **options: Any,
@@ -94,7 +95,7 @@ def plan(
         for way in request.many("via")
         for requests in request.many("at_once")
         for sampling in request.grid(*SAMPLING)
-        for start in request.grid("page_cache", "warm_up")
+        for start in request.grid("page_cache", "warm_up", "engine")
     ]
     return request.plan(cells)
 
