@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -119,3 +120,27 @@ def test_outputs_that_cannot_be_written_stop_a_run_before_a_model_is_made(
     assert done.stdout.startswith("LabError:") and "LLM_LATENCY_OUTPUTS" in done.stdout, done.stderr
     assert len(done.stdout.strip().splitlines()) == 1
     assert not (tmp_path / "cache").exists(), "a model was made before the place was looked at"
+
+
+def test_a_run_is_packed_by_a_command(
+    outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (outputs / "runs").mkdir(parents=True)
+    stored = ROOT / "tests" / "data" / "version-1"
+    assert main(["pack", str(stored)]) == 0
+    told, checksum = capsys.readouterr().out.splitlines()
+    file = outputs / "version-1.zip"
+    assert told == str(file)
+    assert checksum == f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    for arguments, words in (
+        (["nosuch"], "Give the run_id of a stored run"),
+        ([str(file)], "in one file already"),
+        ([str(stored), "x.tar"], "does not end in .zip"),
+        ([str(stored), str(tmp_path / "no" / "x.zip")], "give the pack another place"),
+        ([str(stored), "--report", "nosuch.html"], "give the files of the run"),
+    ):
+        assert main(["pack", *arguments]) == 2
+        assert words in said(capsys)
+    (tmp_path / "half.zip").write_bytes(file.read_bytes()[:-9])
+    assert main(["pack", str(tmp_path / "half.zip")]) == 2
+    assert "is no whole archive" in said(capsys)

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from llm_latency.plan.workload import Workload
     from llm_latency.questions import answers, calibration, experiments, plots
     from llm_latency.records import llama_bench
-    from llm_latency.records.store import RunStore, load_runs, open_run
+    from llm_latency.records.many import load_runs
+    from llm_latency.records.pack import pack
+    from llm_latency.records.store import RunStore, open_run
     from llm_latency.report import cards, tables
     from llm_latency.report.appendix import appendix
     from llm_latency.report.expect import expect
@@ -57,10 +59,11 @@ _HOMES = {
     "fits": "memory.fits:fits",
     "llama_bench": "records.llama_bench",
     "load": "engine.timed:load",
-    "load_runs": "records.store:load_runs",
+    "load_runs": "records.many:load_runs",
     "models": "model.names",
     "notices": "report.page:notices",
     "open_run": "records.store:open_run",
+    "pack": "records.pack:pack",
     "plots": "questions:plots",
     "run": "measure.runner:run",
     "show": "report.show:show",
@@ -92,6 +95,7 @@ __all__ = [
     "models",
     "notices",
     "open_run",
+    "pack",
     "plots",
     "run",
     "show",

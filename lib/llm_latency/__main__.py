@@ -1,8 +1,9 @@
-"""``python -m llm_latency doctor | run | report | runs | compare | export``."""
+"""``python -m llm_latency doctor | run | report | runs | pack | compare | export``."""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import html
 import sys
 from pathlib import Path
@@ -31,6 +32,13 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("format", choices=("bmf", "llama-bench"), help="Bencher's, llama-bench's")
     export.add_argument("file", type=Path, help="the file to write")
     export.add_argument("runs", nargs="+", help="folders, packs, run_ids or reports")
+    packing = commands.add_parser("pack", help="a run in one file, without anybody's name")
+    packing.add_argument("run", help="a run's folder or its run_id")
+    packing.add_argument("file", type=Path, nargs="?", help="default: outputs/<run_id>.zip")
+    packing.add_argument(
+        "--report", type=Path, action="append", help="default: those in outputs that name the run"
+    )
+    packing.add_argument("--keep-names", action="store_true", help="users', hosts' and folders'")
     asked = parser.parse_args(arguments)
     try:
         if asked.command == "doctor":
@@ -51,6 +59,11 @@ def main(arguments: list[str] | None = None) -> int:
             from llm_latency.questions.compare.exports import export as exported
 
             print(f"{asked.file}: {exported(asked.format, asked.file, asked.runs)}")
+        elif asked.command == "pack":
+            from llm_latency.records.pack import pack
+
+            file = pack(asked.run, asked.file, reports=asked.report, keep_names=asked.keep_names)
+            print(f"{file}\nSHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}")
         else:
             return show_runs()
     except LabError as error:

@@ -8,7 +8,7 @@ import pytest
 
 from llm_latency.__main__ import main
 from llm_latency.questions import QUESTIONS
-from llm_latency.records.store import load_runs
+from llm_latency.records.many import load_runs
 
 pytestmark = [pytest.mark.notebook, pytest.mark.engine]
 NOTEBOOK = str(Path(__file__).parents[2] / "notebooks" / "everything.ipynb")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llm_latency.__main__ import main
-from llm_latency.records.store import load_runs
+from llm_latency.records.many import load_runs
 from tests.support.factories import SecondDevice
 
 pytestmark = [pytest.mark.notebook, pytest.mark.engine]

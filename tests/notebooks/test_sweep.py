@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llm_latency.records.store import load_runs
+from llm_latency.records.many import load_runs
 from llm_latency.report.html import write_report
 
 pytestmark = [pytest.mark.notebook, pytest.mark.engine]

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from llm_latency.records.store import load_runs
+from llm_latency.records.many import load_runs
 from llm_latency.report.html import write_report
 from tests.support.pages import CarriedOut, plain
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from llm_latency.errors import LabError
 from llm_latency.records import files
-from llm_latency.records.store import RunStore, load_runs
+from llm_latency.records.many import load_runs
+from llm_latency.records.store import RunStore
 from tests.records.test_store import PLAN, make, record
 
 TEXTS = st.lists(st.text(max_size=8), max_size=4)

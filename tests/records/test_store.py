@@ -21,8 +21,9 @@ from llm_latency.plan.workload import Workload
 from llm_latency.questions import cold_start, sweep
 from llm_latency.records import versions
 from llm_latency.records.folders import make_folder, outputs_dir
+from llm_latency.records.many import load_runs
 from llm_latency.records.record import SCHEMA_VERSION, EngineCard, Record
-from llm_latency.records.store import RunStore, load_runs, open_run
+from llm_latency.records.store import RunStore, open_run
 from llm_latency.report import tables
 from llm_latency.report.page import Rows
 from llm_latency.stats.compare import noise_floor, samples

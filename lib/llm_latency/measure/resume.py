@@ -20,7 +20,7 @@ from llm_latency.measure.rounds import left
 from llm_latency.model.names import ModelCard
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records.folders import outputs_dir
-from llm_latency.records.store import RunStore
+from llm_latency.records.store import RunStore, holds_run
 
 BY_RESULTS = {
     "advise": "llm_latency.questions.advise.trying",
@@ -60,7 +60,7 @@ def find(plan: Any, home: str = "runs") -> RunStore | None:
         If that run is of another plan.
     """
     folder = outputs_dir() / home / (plan.run_id or "")
-    if not plan.run_id or not (folder / "run.json").is_file():
+    if not plan.run_id or not holds_run(folder):
         return None
     store = RunStore(folder)
     if _plan_of(store, type(plan)).plan_id != plan.plan_id:

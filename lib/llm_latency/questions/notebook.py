@@ -33,7 +33,7 @@ from llm_latency.plan.settings import Settings
 from llm_latency.plan.spec import Plan, Start
 from llm_latency.plan.workload import Sampling, Workload
 from llm_latency.records.folders import outputs_dir
-from llm_latency.records.store import RunStore
+from llm_latency.records.store import RunStore, holds_run
 
 SHAPES = (Settings, Workload, Start, Plan, Sampling)
 """Where a parameter that a question does not describe itself is described."""
@@ -112,7 +112,7 @@ def stored(plan: Any) -> Any:
     if not isinstance(plan, Plan):
         return None
     folder = outputs_dir() / "runs" / str(plan.run_id or "")
-    if not plan.run_id or not (folder / "run.json").is_file():
+    if not plan.run_id or not holds_run(folder):
         return None
     begun = RunStore(folder).plan
     if begun.experiment != plan.experiment:

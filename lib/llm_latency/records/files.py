@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import warnings
+import zipfile
 from pathlib import Path
 
 
@@ -64,13 +65,15 @@ class Lines:
     Attributes
     ----------
     file : Path
-        The file, which need not be there.
+        The file, which need not be there; a member of an archive is never appended to.
     end : int
         Bytes up to the end of the last line that was read and sound.
+    whole : bool
+        Whether every line that was read is sound.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file, self.end = file, 0
+    def __init__(self, file: Path | zipfile.Path) -> None:
+        self.file, self.end, self.whole = file, 0, True
         self._count = 0
 
     def new(self) -> list[bytes]:
@@ -93,6 +96,7 @@ class Lines:
                 found.append(line)
                 self.end, self._count = start, number
             elif line.strip():
+                self.whole = False
                 warnings.warn(
                     f"line {number} of {self.file} is damaged and left out; what it held is "
                     "measured again when the run goes on",
@@ -103,13 +107,18 @@ class Lines:
     def at_end(self) -> bool:
         """Return whether nothing stands behind the last line that was read."""
         try:
-            return self.file.stat().st_size == self.end
-        except FileNotFoundError:
+            return self._size() == self.end
+        except (FileNotFoundError, KeyError):  # an archive has no such name
             return True
 
     def skip(self) -> None:
         """Take the one line that was just appended as read."""
-        self.end, self._count = self.file.stat().st_size, self._count + 1
+        self.end, self._count = self._size(), self._count + 1
+
+    def _size(self) -> int:
+        if isinstance(self.file, zipfile.Path):
+            return self.file.root.getinfo(self.file.at).file_size
+        return self.file.stat().st_size
 
 
 def sound(line: bytes) -> bool:

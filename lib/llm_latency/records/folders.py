@@ -54,6 +54,11 @@ def make_folder(path: Path, *, new: bool = False) -> Path:
     except OSError as error:
         if new and isinstance(error, FileExistsError):
             raise
+        if path.is_file():
+            raise LabError(
+                f"{path} is a file, in which no run goes on; give a new run_id, or go on in the "
+                "run's folder"
+            ) from None
         raise unwritable(path, error) from None
     return path
 

@@ -8,15 +8,18 @@
         trials.torn         what a crash left half-written: kept, not trusted
         run.lock            held by the process that goes on with the run
         logs/<trial_id>.log llama.cpp's words of each trial
+        frame.parquet       the rows as they were read last, see records/cache.py
+
+or all of it in one file, see ``records/pack.py``, which is read and never written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import shutil
 import warnings
+import zipfile
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +29,7 @@ from pydantic import ValidationError
 
 from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.plan.spec import Plan
-from llm_latency.records import files, versions
+from llm_latency.records import archive, files, versions
 from llm_latency.records.folders import LOGS, STATES, make_folder, outputs_dir, unwritable
 from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
@@ -44,17 +47,18 @@ class RunStore:
     Attributes
     ----------
     path : Path
-        The run's folder.
+        The run's folder, or the archive that holds it.
     info : dict
         The content of ``run.json``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._home: Path | zipfile.Path = archive.opened(path) if archive.is_one(path) else path
         self._records: list[Record] = []
-        self._lines = files.Lines(path / "trials.jsonl")
+        self._lines = files.Lines(self._home / "trials.jsonl")
         try:
-            found = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            found = json.loads((self._home / "run.json").read_text(encoding="utf-8"))
             self.info: dict[str, Any] = _run_info(found)
         except FileNotFoundError:
             near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -96,8 +100,29 @@ class RunStore:
 
     @property
     def run_id(self) -> str:
-        """Name of the run."""
-        return self.path.name
+        """Name of the run: that of its folder, or of its archive."""
+        return self.path.name if self._home == self.path else self.path.stem
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, to write to.
+
+        Raises
+        ------
+        LabError
+            If the run is an archive.
+        """
+        if self._home != self.path:
+            raise LabError(
+                f"{self.path} is a run in one file, which is read and never written; go on in the "
+                "folder that it was made of, or give a new run_id"
+            )
+        return self.path
+
+    @property
+    def whole(self) -> bool:
+        """Whether every line that was read counts: none is damaged, none stored twice."""
+        return self._lines.whole and len(self.done()) == len(self._records)
 
     @cached_property
     def plan(self) -> Plan:
@@ -125,11 +150,12 @@ class RunStore:
 
     def log_path(self, name: str) -> Path:
         """Return where the words of a trial go, or of another process that is named."""
-        return self.path / LOGS / f"{name}.log"
+        return self.folder / LOGS / f"{name}.log"
 
     def drop_states(self) -> None:
         """Delete the stored KV caches, which can be large; the records keep their sizes."""
-        shutil.rmtree(self.path / STATES, ignore_errors=True)
+        if self._home == self.path:
+            shutil.rmtree(self.path / STATES, ignore_errors=True)
 
     def append(self, record: Record) -> None:
         """Add one record; it is on the disk when this returns.
@@ -137,12 +163,13 @@ class RunStore:
         Raises
         ------
         LabError
-            If the disk is full or fails; nothing of the record is left then.
+            If the disk is full or fails, or the run is an archive; nothing of the record is left
+            then.
         """
         try:
             # A record of one's own is not parsed again, unless others stand before it.
             next_one = self._lines.at_end()
-            files.append(self._lines.file, record.model_dump_json())
+            files.append(self.folder / "trials.jsonl", record.model_dump_json())
             if next_one:
                 self._lines.skip()
                 self._records.append(record)
@@ -156,8 +183,9 @@ class RunStore:
     def mend(self) -> None:
         """Set aside what a crash left half-done, so that the next record starts anew."""
         try:
-            files.mend(self._lines.file, self.path / "trials.torn", self._lines.end)
-            for draft in (self.path / STATES).glob("*"):
+            file, aside = self.folder / "trials.jsonl", self.folder / "trials.torn"
+            files.mend(file, aside, self._lines.end)
+            for draft in (self.folder / STATES).glob("*"):
                 if draft.suffix not in (".state", ".json"):
                     draft.unlink()
         except OSError as error:
@@ -216,49 +244,8 @@ def _once(records: Iterable[Record]) -> list[Record]:
     return list(kept.values())
 
 
-def load_runs(place: str | Path) -> pd.DataFrame:
-    """Return the rows of one run or many as one frame.
-
-    Three columns say where a row comes from: ``machine_id``, ``model_sha256`` and
-    ``engine_version``. What estimates refuses rows of several machines, model files or engines
-    in one frame: choose one, or take them apart with ``frame.groupby("machine_id")``.
-
-    Parameters
-    ----------
-    place
-        A run's folder, its ``run_id``, or a pattern such as ``"outputs/runs/*"``.
-
-    Raises
-    ------
-    ParameterError
-        If there is no run in that place.
-    """
-    import pandas as pd
-
-    # A folder's own name may hold signs that mean something in a pattern.
-    folders = [path for path in _places(place) if _holds_run(path)][:1]
-    if not folders:
-        folders = [Path(p) for p in sorted(glob.glob(str(_places(place)[0]))) if _holds_run(p)]
-    if not folders:
-        raise ParameterError(
-            f"{str(place)!r} holds no run; give a run's folder, its run_id, or a pattern such as "
-            "'outputs/runs/*'"
-        )
-    frames = []
-    for folder in folders:
-        run = RunStore(folder)
-        frame = run.frame()
-        frame["model_sha256"] = (run.info.get("model") or {}).get("sha256")
-        frame["engine_version"] = (run.info.get("engine") or {}).get("version")
-        frames.append(frame)
-    rows = pd.concat([f for f in frames if len(f)] or frames[:1], ignore_index=True)
-    if any("looks" in frame.attrs for frame in frames):  # of one is enough for wider intervals
-        rows.attrs["looks"] = 0
-    return rows
-
-
 def open_run(place: str | Path) -> RunStore:
-    """Return a stored run by its folder or its ``run_id``.
+    """Return a stored run by its folder, its archive or its ``run_id``.
 
     A folder may have been copied from another machine, and may have another name than the run
     had there: its records keep the ``run_id`` under which they were measured.
@@ -268,13 +255,13 @@ def open_run(place: str | Path) -> RunStore:
     ParameterError
         If there is no such run.
     LabError
-        If it cannot be read.
+        If it cannot be read, or an archive is not as it was packed.
     """
-    places = _places(place)
-    return RunStore(next((path for path in places if _holds_run(path)), places[-1]))
+    places = paths_of(place)
+    return RunStore(next((path for path in places if holds_run(path)), places[-1]))
 
 
-def _places(place: str | Path) -> list[Path]:
+def paths_of(place: str | Path) -> list[Path]:
     """Return where a run may lie that is named by a path or by its ``run_id``."""
     path = Path(place)
     with contextlib.suppress(RuntimeError):  # ~nobody is a name like any other
@@ -282,9 +269,10 @@ def _places(place: str | Path) -> list[Path]:
     return [path, outputs_dir() / "runs" / path]
 
 
-def _holds_run(folder: str | Path) -> bool:
+def holds_run(path: Path) -> bool:
+    """Return whether a run lies here: in a folder, or in an archive by its name."""
     try:
-        return (Path(folder) / "run.json").is_file()
+        return (path / "run.json").is_file() or archive.is_one(path)
     except OSError:  # a name that is too long for this file system
         return False
 
