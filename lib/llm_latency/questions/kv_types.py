@@ -279,33 +279,31 @@ def table(view: View) -> pd.DataFrame:
     """Return one row per pair: memory, speed, and what it loses."""
     against = view.against_f16()
     token, prefill = view.estimates("token_s"), view.estimates("prefill_tps")
-    nothing = estimate([])
-    rows = []
+    nothing, rows = estimate([]), []
     parts = {_pair(key): part for key, part in view.data.groupby(BY, sort=False)}
     for pair in dict.fromkeys([*view.kv_bytes, *parts]):
         part = parts[pair]
         lost = view.losses.get(pair, NO_LOSS)
         size, whole = (view.kv_bytes.get(p, float("nan")) for p in (pair, UNQUANTISED))
-        rows.append(
-            {
-                "K": pair[0],
-                "V": pair[1],
-                "trials": fr.status_words(part),
-                "KV cache, MiB": number(size * MIB),
-                "of f16": percent(size / whole),
-                "token, ms": phrases.short(token.get(pair, nothing), "ms"),
-                "against f16": phrases.change(against[pair]) if pair in against else "–",
-                "prefill, tok/s": phrases.short(prefill.get(pair, nothing)),
-                "another token, %": phrases.short(lost.other_token.times(100)),
-                "its probability, ± %": phrases.short(mean(lost.probability_change).times(100)),
-                "divergence, 10⁻³ nats": phrases.short(mean(lost.divergence).times(1e3)),
-            }
-        )
-    return tables.captioned(
-        rows,
-        "Losses are means over blocks of tokens, which n counts; times are medians over "
-        f"processes. {phrases.BRACKETS}",
-    )
+        row = {
+            "K": pair[0],
+            "V": pair[1],
+            "trials": fr.status_words(part),
+            "KV cache, MiB (of f16)": f"{number(size * MIB)} ({percent(size / whole)})",
+            "token, ms": phrases.short(token.get(pair, nothing), "ms"),
+            "against f16": phrases.change(against[pair]) if pair in against else "–",
+            "prefill, tok/s": phrases.short(prefill.get(pair, nothing)),
+        }
+        for title, value in {
+            "another token, %": lost.other_token.times(100),
+            "its probability, ± %": mean(lost.probability_change).times(100),
+            "divergence, 10⁻³ nats": mean(lost.divergence).times(1e3),
+        }.items():
+            row[title] = phrases.short(value).partition(" n ")[0]  # as many blocks in each
+        rows.append(row)
+    blocks = max((len(lost.divergence) for lost in view.losses.values()), default=0)
+    caption = f"Losses are means over {blocks} blocks of {LOSS_BLOCK} tokens. {phrases.BRACKETS}"
+    return tables.captioned(rows, caption)
 
 
 @style.styled
