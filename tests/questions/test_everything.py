@@ -15,6 +15,7 @@ from llm_latency import experiments
 from llm_latency.errors import LabError, ParameterError
 from llm_latency.machine import lock
 from llm_latency.measure import runner, session
+from llm_latency.plan.settings import Settings
 from llm_latency.questions import QUESTIONS, everything
 from llm_latency.questions.everything import ASKED, PRESETS
 from llm_latency.questions.notebook import defaults
@@ -97,9 +98,9 @@ def test_minutes_are_shared_out_by_the_cells_of_each_question() -> None:
 
 
 def test_time_that_a_question_left_is_shared_out_over_those_after_it() -> None:
-    plan = experiments.everything(questions=["warm_runs", "prompt_size", "threads"], minutes=30)
+    plan = experiments.everything(questions=["warm_runs", "prompt_size", "max_tokens"], minutes=30)
     _, *others = plan.plans
-    took = [factories.record().model_copy(update={"took_s": 60.0})]
+    took = [factories.record(Settings()).model_copy(update={"took_s": 60.0})]
     store: Any = SimpleNamespace(records=lambda: took)
     runs = everything.Runs(plan, {"warm_runs": store})
     more = everything._with_time_left(runs, 1)
