@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from llm_latency.plan.spec import Plan, Start, Trial
     from llm_latency.plan.workload import Workload
     from llm_latency.questions import answers, calibration, experiments, plots
+    from llm_latency.questions.machines import notices
     from llm_latency.records import llama_bench
     from llm_latency.records.many import load_runs
     from llm_latency.records.pack import pack
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from llm_latency.report.appendix import appendix
     from llm_latency.report.expect import expect
     from llm_latency.report.html import write_report
-    from llm_latency.report.page import notices
     from llm_latency.report.show import show
     from llm_latency.stats import compare
 
@@ -61,7 +61,7 @@ _HOMES = {
     "load": "engine.timed:load",
     "load_runs": "records.many:load_runs",
     "models": "model.names",
-    "notices": "report.page:notices",
+    "notices": "questions.machines:notices",
     "open_run": "records.store:open_run",
     "pack": "records.pack:pack",
     "plots": "questions:plots",

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import nbformat
 import pytest
 
 import llm_latency as lab
@@ -17,21 +15,9 @@ from llm_latency.questions import QUESTIONS, module
 from llm_latency.records.store import RunStore
 from llm_latency.report.page import Answer
 from tests.support import factories
-from tests.support.pages import text
+from tests.support.pages import cells_after, text
 
-NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 ASKED = [name for name in QUESTIONS if name not in ("calibration", "compare", "everything")]
-
-
-def cells_after(name: str) -> Iterator[str]:
-    """Yield a notebook's cells that read its run."""
-    cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
-    sources = [cell.source for cell in cells if cell.cell_type == "code"]
-    first = next(place for place, source in enumerate(sources) if "lab.run(plan)" in source)
-    for source in sources[first:]:
-        yield "\n".join(
-            line for line in source.splitlines() if not line.startswith(("%", "run =", "plan ="))
-        )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -316,6 +316,7 @@ def two(**columns: tuple[str, str]) -> pd.DataFrame:
     ("columns", "words"),
     [
         ({"machine_id": ("abc", "def")}, "2 machines (abc, def)"),
+        ({"gpu_uuid": ("GPU-0", "GPU-1")}, "2 GPUs (GPU-0, GPU-1)"),
         ({"engine_version": ("0.3.36", "0.3.37")}, "2 versions of the engine (0.3.36, 0.3.37)"),
         ({"model_sha256": ("00", "11")}, "2 model files (00, 11)"),
         ({"model": ("a.gguf", "b.gguf")}, "2 models (a.gguf, b.gguf)"),

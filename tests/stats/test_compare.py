@@ -136,3 +136,13 @@ def test_the_noise_floor_follows_the_noise() -> None:
     ]
     assert floors[0] * 2 < floors[1] < floors[2] / 2
     assert noise_floor(measured(0, 2, 0.1, seed=1), "total_s") is None
+
+
+def test_a_pair_is_of_one_machine() -> None:
+    frame = measured(0.1, 6, 0.01, seed=5)
+    split = frame.assign(machine_id=["x" if cell == "a" else "y" for cell in frame["cell_id"]])
+    a, b = (samples(split, "total_s", cell_id=cell) for cell in "ab")
+    assert len(a) == len(b) == 6 and len(ratios(a, b)) == 0
+    found = compare(a, b, 0.01)
+    assert found.verdict == "undecided" and found.ratio.n == 0
+    assert found.sides == (("total_s", "a"), ("total_s", "b"))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 CarriedOut = Callable[..., tuple[pd.DataFrame, str]]
 """Runs a notebook by its name and parameters; returns its rows, and its report as text."""
 
@@ -30,3 +33,14 @@ def words(drawn: Any) -> str:
     first = drawn[0] if isinstance(drawn, Sequence | np.ndarray) else drawn
     figure = first if isinstance(first, Figure) else first.get_figure()
     return " ".join(found.get_text() for found in figure.findobj(Text))
+
+
+def cells_after(name: str) -> Iterator[str]:
+    """Yield a notebook's cells that read its run."""
+    cells = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4).cells  # type: ignore[no-untyped-call]
+    sources = [cell.source for cell in cells if cell.cell_type == "code"]
+    first = next(place for place, source in enumerate(sources) if "lab.run(plan)" in source)
+    for source in sources[first:]:
+        yield "\n".join(
+            line for line in source.splitlines() if not line.startswith(("%", "run =", "plan ="))
+        )

@@ -86,9 +86,17 @@ class Face:
             return draw
 
         def of_run(run: Any, *arguments: Any, **named: Any) -> Any:
+            from llm_latency.questions import machines
+            from llm_latency.records.machines import by_machine
+            from llm_latency.records.store import RunStore
             from llm_latency.report.page import as_run
 
-            return draw(home.View(as_run(run)), *arguments, **named)
+            parts = by_machine(run) if isinstance(run, RunStore) else {}
+            if len(parts) < 2:
+                return draw(home.View(as_run(run)), *arguments, **named)
+            if function == "answer":
+                return machines.answer(question, parts)
+            return machines.figures(parts, lambda one: draw(home.View(one), *arguments, **named))
 
         of_run.__doc__ = draw.__doc__
         return of_run

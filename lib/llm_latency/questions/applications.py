@@ -24,6 +24,7 @@ from llm_latency.plan.parameters import whole
 from llm_latency.plan.settings import padded
 from llm_latency.plan.spec import Plan, Trial
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
@@ -111,6 +112,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         later = (rows["generated_tokens"] - 1).where(lambda count: count > 0)
         token_s = rows["decode_s"] / later

@@ -23,6 +23,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.parameters import check_room
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
@@ -86,6 +87,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         self.info, self.rows = run.info, run.frame()
         self.data = fr.by_cell(self.rows)
         self.prefill = self.estimates("prefill_s")

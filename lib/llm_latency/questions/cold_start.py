@@ -21,6 +21,7 @@ from llm_latency.plan import loading
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import PageCache, Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import clock, layout, phrases, style
 from llm_latency.report import figure as fig
 from llm_latency.report.page import Answer, Run, model_name, no_answer
@@ -104,6 +105,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         loads = ["backend_init_s", "model_load_s", "context_s", "warm_up_s"]
         rows = rows.assign(

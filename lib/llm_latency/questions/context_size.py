@@ -24,6 +24,7 @@ from llm_latency.plan.parameters import as_list, whole
 from llm_latency.plan.settings import padded
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.labels import End
@@ -134,6 +135,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         rows = rows.assign(
             token_s=1 / rows["decode_tps"],

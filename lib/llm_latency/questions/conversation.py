@@ -23,6 +23,7 @@ from llm_latency.plan.parameters import whole
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
 from llm_latency.records.generation import LOST
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, model_name, no_answer
@@ -118,6 +119,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         self.rows = rows.assign(
             token_s=1 / rows["decode_tps"],

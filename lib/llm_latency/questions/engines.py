@@ -24,6 +24,7 @@ from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import HOME, Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import cards, layout, phrases, style
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
@@ -83,6 +84,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         later = (rows["generated_tokens"] - 1).where(lambda count: count > 0)
         self.rows = rows.assign(token_s=rows["decode_s"] / later)

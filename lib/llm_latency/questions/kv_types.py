@@ -28,6 +28,7 @@ from llm_latency.plan.sizes import share
 from llm_latency.plan.spec import Plan
 from llm_latency.plan.workload import LOSS_BLOCK
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, page, phrases, style, tables
 from llm_latency.report.labels import End
@@ -137,6 +138,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         self.info, self.rows = run.info, rows.assign(token_s=1 / rows["decode_tps"])
         self.data = fr.by_cell(self.rows)

@@ -30,6 +30,7 @@ from llm_latency.plan.settings import Settings
 from llm_latency.plan.sizes import size_bytes
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.records.record import PLACES
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
@@ -141,6 +142,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         for phase in PHASES:
             columns = [f"{place}_{phase}_bytes" for place in PLACES]

@@ -26,6 +26,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.sizes import limit_bytes
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, model_name, no_answer
 from llm_latency.stats.compare import SMALLEST_EFFECT, Comparison, compare, noise_floor, samples
@@ -119,6 +120,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         self.info, self.data = run.info, fr.by_cell(rows)
         self.each = _processes(rows)

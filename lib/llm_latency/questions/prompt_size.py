@@ -25,6 +25,7 @@ from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.settings import MAX_INT32, PADDING, UBATCH, Settings, padded
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, code, model_name, no_answer
@@ -122,6 +123,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         self.info, self.rows = run.info, run.frame()
         self.data = fr.by_cell(self.rows)
         self.good = fr.ok(self.data).dropna(subset=["prompt_tokens", "ttft_s"])

@@ -26,6 +26,7 @@ from llm_latency.plan.cores import choices
 from llm_latency.plan.parameters import as_list, plain, shown
 from llm_latency.plan.spec import CoreKind, Cores, Plan, Trial
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, model_name, no_answer, parameters_of
@@ -151,6 +152,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         self.info, rows = run.info, run.frame()
         batch = rows["n_threads_batch"].fillna(rows["n_threads"])
         self.rows = rows.assign(n_threads_batch=batch, itl_spread=rows["itl_s"].map(_spread))

@@ -29,6 +29,7 @@ from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.labels import End
@@ -116,6 +117,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         refilled = rows["refilled_tokens"] > 0
         self.uncut, rows = bool(refilled.any()), rows[~refilled]

@@ -25,6 +25,7 @@ from llm_latency.plan.loading import STATES
 from llm_latency.plan.parameters import whole
 from llm_latency.plan.spec import PREFIX_WARM_UPS, Plan, WarmUp
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report import figure as fig
 from llm_latency.report import layout, phrases, style, tables
 from llm_latency.report.page import Answer, Run, model_name, no_answer
@@ -123,6 +124,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         rows = rows.assign(
             bare_load_s=rows["load_s"] - rows["warm_up_s"],

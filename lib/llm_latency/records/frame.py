@@ -59,6 +59,7 @@ def counted(frame: pd.DataFrame) -> pd.DataFrame:
 
 ORIGIN = {
     "machine_id": "machines",
+    "gpu_uuid": "GPUs",
     "engine_version": "versions of the engine",
     "model_sha256": "model files",
     "model": "models",
@@ -67,7 +68,7 @@ ORIGIN = {
 
 
 def of_one_origin(frame: pd.DataFrame, by: Sequence[str] = ()) -> None:
-    """Refuse rows of several machines, engines or model files, which no estimate may mix.
+    """Refuse rows of several machines, GPUs, engines or model files, which no estimate may mix.
 
     Parameters
     ----------

@@ -31,6 +31,7 @@ from llm_latency.errors import LabError, ParameterError, did_you_mean
 from llm_latency.plan.spec import Plan
 from llm_latency.records import archive, files, versions
 from llm_latency.records.folders import LOGS, STATES, make_folder, outputs_dir, unwritable
+from llm_latency.records.machines import Rows, by_machine
 from llm_latency.records.record import Record
 from llm_latency.records.rows import to_frame
 
@@ -215,6 +216,21 @@ class RunStore:
         here = (self.info.get("machine") or {}).get("machine_id")
         rows["machine_id"] = rows["machine_id"].where(rows["machine_id"].notna(), here)
         return rows
+
+    def on(self, machine: str) -> Rows:
+        """Return the part of the run that one machine measured, as a run of its own.
+
+        Raises
+        ------
+        ParameterError
+            If no trial was measured on a machine of that name.
+        """
+        if machine not in (parts := by_machine(self)):
+            raise ParameterError(
+                f"no trial of run {self.run_id!r} was measured on {machine!r}; give one of "
+                f"{', '.join(map(repr, parts))}."
+            )
+        return parts[machine]
 
     def __repr__(self) -> str:
         state = "complete" if self.complete else "INCOMPLETE"

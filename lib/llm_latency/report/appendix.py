@@ -10,6 +10,7 @@ from typing import Any
 
 from IPython.display import Markdown, display
 
+from llm_latency.records.machines import by_machine
 from llm_latency.report import cards, tables
 from llm_latency.report.conditions import threads_in_force
 from llm_latency.report.page import code, markdown
@@ -32,20 +33,20 @@ def appendix(run: Any, method: Markdown | None = None, data: Markdown | None = N
     method, data
         How it was measured and where it lies, of a run that is more than its trials.
     """
-    frame, info = run.frame(), run.info
-    for head, table in (
-        ("Settings that are not in force as asked", tables.settings_in_force(frame)),
-        ("Trials that did not end well", tables.failures(frame)),
+    frame, info, parts = run.frame(), run.info, by_machine(run)
+    for head, made in (
+        ("Settings that are not in force as asked", tables.settings_in_force),
+        ("Trials that did not end well", tables.failures),
     ):
-        if len(table):
+        if len(table := tables.of_each(parts, made)):
             _show(f"## {head}", show(table))
     _show(
         "## Method",
         method or how_measured(info, threads_in_force(frame, info)),
         show(cards.parameters(info)),
     )
-    model, machine = cards.model(info), cards.machine(info)
-    _show("## Machine and model", show(machine), show(model))
+    machines = [show(cards.machine(part.info)) for part in parts.values()]
+    _show("## Machine and model", *machines, show(cards.model(info)))
     if info.get("engines"):
         _show("## Engines", show(cards.engines(info)))
     _show("## Data", data or where_it_lies(run.path))

@@ -56,7 +56,7 @@ def machine(info: Mapping[str, Any]) -> pd.DataFrame:
     lines += [(f"device {device.get('name')}", device_words(device)) for device in devices]
     lines += [(f"build {name}", value) for name, value in _lines(build, {})]
     lines += list((info.get("versions") or {}).items())
-    return _card(lines, ("machine", ""))
+    return _card(lines, ("machine", str(info.get("on") or "")))
 
 
 def engines(info: Mapping[str, Any]) -> pd.DataFrame:

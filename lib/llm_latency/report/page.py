@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 from IPython.display import Markdown
@@ -18,6 +18,9 @@ from llm_latency.machine.disturbance import OTHER_LIMIT, STEAL_LIMIT, within_quo
 from llm_latency.measure.resume import next_trials
 from llm_latency.measure.rounds import time_is_up, used_s
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import Rows as Rows  # a run's stand-in, for all who make pages
+from llm_latency.records.machines import Run as Run
+from llm_latency.records.machines import by_machine
 from llm_latency.records.store import RunStore
 from llm_latency.report import conditions
 from llm_latency.words import (
@@ -32,29 +35,6 @@ from llm_latency.words import (
 )
 
 MOST_SENTENCES = 5
-
-
-class Run(Protocol):
-    """What a page is made of: a stored run, or rows in its place."""
-
-    @property
-    def info(self) -> dict[str, Any]:
-        """The content of ``run.json``."""
-
-    def frame(self) -> pd.DataFrame:
-        """Return one tidy row per generation."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows in the place of a run, such as :func:`~llm_latency.load_runs` returns them."""
-
-    rows: pd.DataFrame
-    info: dict[str, Any]
-
-    def frame(self) -> pd.DataFrame:
-        """Return the rows."""
-        return self.rows
 
 
 def as_run(run: Run | pd.DataFrame) -> Run:
@@ -147,26 +127,65 @@ def random_weights(info: Mapping[str, Any]) -> bool:
 
 
 def model_name(info: Mapping[str, Any]) -> str:
-    """Return the name of the model's file as a page shows it; ``the model`` if it is not known."""
-    return escape(file_name(str((info.get("model") or {}).get("name") or "the model")))
+    """Return the name of the model's file as a page shows it; ``the model`` if it is not known.
+
+    Of one machine of several it says which.
+    """
+    name = escape(file_name(str((info.get("model") or {}).get("name") or "the model")))
+    return f"{name} on {escape(info['on'])}" if info.get("on") else name
 
 
-def notices(run: Any) -> Markdown:
+def machine_name(name: str, info: Mapping[str, Any]) -> str:
+    """Return a machine's name with its processor, ``1f2e3d4c5b6a (A CPU @ 2 GHz)``."""
+    cpu = (info.get("machine") or {}).get("cpu")
+    return f"**{escape(name or 'not named')}**" + (f" ({escape(cpu)})" if cpu else "")
+
+
+def notices(run: Any, *more: str) -> Markdown:
     """Return what a reader must know before the answer; nothing where all is well.
 
     Whether the run is complete, whether the model has random weights, which cells failed, what
-    held the machine back, and whether it was disturbed.
+    held the machine back, and whether it was disturbed; of several machines, of each.
 
     Parameters
     ----------
     run
         A stored run.
+    *more
+        What else is to be known of it.
     """
-    data = fr.by_cell(run.frame())
     why = ended_early(run)
     final = run.planned if why else run.final
-    told = conditions.told(data, run.info)
-    return head(run.planned, final, run.info, why, failed(data), told, disturbed(data))
+    parts = by_machine(run)
+    several_of_them = len(parts) > 1
+    each = [
+        f"On **{escape(name)}**: {warning}" if several_of_them else warning
+        for name, part in parts.items()
+        for warning in _warnings(part)
+    ]
+    told = _machines(parts) if several_of_them else ""
+    return head(run.planned, final, run.info, why, told, *more, *each)
+
+
+def _warnings(run: Run) -> list[str]:
+    """Return what is to be known of one machine's trials."""
+    data = fr.by_cell(run.frame())
+    found = (failed(data), conditions.told(data, run.info), disturbed(data))
+    return [warning for warning in found if warning]
+
+
+def _machines(parts: Mapping[str, Rows]) -> str:
+    """Say on which machines a run was measured, and of which the page tells."""
+    each = [
+        f"{machine_name(name, part.info)}, {several(part.rows['process'].nunique(), 'trial')}"
+        for name, part in parts.items()
+    ]
+    first, other, *_ = parts
+    return (
+        f"**Measured on {len(parts)} machines**, which no estimate mixes: {'; '.join(each)}. "
+        f"Answer, figures and tables below are of {escape(first)}; "
+        f"`run.on({other!r})` in the place of the run gives those of another."
+    )
 
 
 def ended_early(run: Any) -> str:

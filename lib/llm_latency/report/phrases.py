@@ -17,7 +17,13 @@ from llm_latency.words import MIB, MS, decimals, number, percent, several
 
 FACTORS = {"ms": MS, "µs": 1e6, "MiB": MIB, "%": 100.0}
 """From the data's SI units to the screen's; 1 for all others."""
-WORDS = {"faster": "faster", "slower": "slower", "same": "same", "undecided": "undecided"}
+WORDS = {
+    "faster": "faster",
+    "slower": "slower",
+    "same": "same",
+    "undecided": "undecided",
+    "depends": "depends on the machine",
+}
 """The verdicts of :mod:`llm_latency.stats.compare`, as readers see them."""
 UNDECIDED = f"**{WORDS['undecided']}**"
 INTERVAL = "95 % interval"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from llm_latency.plan.settings import Settings
 from llm_latency.plan.spec import Start
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import Run
 from llm_latency.records.record import STATUSES
 from llm_latency.words import setting
 
@@ -18,6 +20,27 @@ def captioned(rows: Any, caption: str) -> pd.DataFrame:
     made = pd.DataFrame(rows)
     made.attrs["caption"] = caption
     return made
+
+
+def of_each(
+    machines: Mapping[str, Run], table: Callable[[pd.DataFrame], pd.DataFrame]
+) -> pd.DataFrame:
+    """Return a table of rows of every machine, with the machine's name where there are several.
+
+    Parameters
+    ----------
+    machines
+        Runs by their machine, :func:`~llm_latency.records.machines.by_machine`.
+    table
+        One of those below.
+    """
+    made = {name: table(run.frame()) for name, run in machines.items()}
+    if len(made) == 1:
+        return next(iter(made.values()))
+    for name, one in made.items():
+        one.insert(0, "machine", name)
+    some = [one for one in made.values() if len(one)] or [*made.values()][:1]
+    return pd.concat(some, ignore_index=True)
 
 
 def settings_in_force(frame: pd.DataFrame) -> pd.DataFrame:

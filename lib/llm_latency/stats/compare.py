@@ -5,6 +5,9 @@ time fell on all of them alike. So the cells are compared round by round, as the
 ratio of two processes; the median over the rounds has a distribution-free interval and needs no
 more than independent rounds.
 
+A pair is of one run, one machine and one round: what two machines took is no pair of anything. An
+effect that was measured on several is for :mod:`llm_latency.stats.pooled`.
+
 Each process stands in the comparison with its quickest generation. What else happens on a
 machine only ever adds time, so the quickest is the least disturbed: on a 2-core virtual machine
 the medians of processes scattered about twice as much as their quickest generations. Estimates
@@ -34,10 +37,15 @@ from llm_latency.stats.estimate import FEWEST, Estimate, estimate
 from llm_latency.stats.sequential import hopeless, widened
 from llm_latency.words import several
 
-Verdict = Literal["faster", "slower", "same", "undecided"]
+Verdict = Literal["faster", "slower", "same", "undecided", "depends"]
+"""``depends`` is said of several machines only: on the machine."""
+Side = tuple[str, ...]
+"""What stands on one side of a comparison: its column, and its cells by their ``cell_id``."""
 
 SMALLEST_EFFECT = 0.02
 """Relative difference below which nobody would change a setting."""
+PAIRED = ("run_id", "machine_id", "round")
+"""Columns in which the two processes of a pair agree."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,14 @@ class Comparison:
         Whether the rounds to come cannot bring another verdict, or need not.
     apart : str
         What lies between two that no rounds pair, such as another day; empty: they are paired.
+    sides : tuple
+        A and B, so that the same comparison is found again on another machine.
+    logs : tuple of float
+        The logarithms of B / A, pair by pair.
+    smallest_effect : float
+        Relative difference that would matter to the user.
+    looks : int or None
+        How many rounds there will be at most, where the run looks after every round.
     """
 
     ratio: Estimate
@@ -69,6 +85,10 @@ class Comparison:
     cells: frozenset[str] = frozenset()
     settled: bool = False
     apart: str = ""
+    sides: tuple[Side, Side] = ((), ())
+    logs: tuple[float, ...] = ()
+    smallest_effect: float = SMALLEST_EFFECT
+    looks: int | None = None
 
     @property
     def change(self) -> float:
@@ -113,10 +133,11 @@ def samples(
         raise ParameterError(f"the frame has no column {column!r}; name a measured column.")
     of_one_origin(frame[keep])
     values = frame.loc[keep, column]
-    rounds = [frame.loc[keep, "run_id"], frame.loc[keep, "round"]]
-    grouped = values.groupby(rounds)
+    # A machine that was not told is one like any other.
+    grouped = values.groupby([frame.loc[keep, n].fillna("") for n in PAIRED if n in frame])
     found = (grouped.min() if within == "quickest" else grouped.median()).dropna()
-    found.attrs = {"cells": tuple(frame.loc[keep, "cell_id"].unique()), **frame.attrs}
+    cells = tuple(frame.loc[keep, "cell_id"].unique())
+    found.attrs = {"cells": cells, "column": column, **frame.attrs}
     return found
 
 
@@ -177,8 +198,19 @@ def compare(
         raise ParameterError(
             f"smallest_effect={smallest_effect!r} is refused: give a share such as 0.02 (2 %)."
         )
-    logs = np.log(ratios(a, b))
     looks = (a.attrs | b.attrs).get("looks")
+    one, other = ((str(x.attrs.get("column", "")), *x.attrs.get("cells", ())) for x in (a, b))
+    return paired(np.log(ratios(a, b)), floor, smallest_effect, looks, (one, other))
+
+
+def paired(
+    logs: npt.NDArray[np.float64],
+    floor: float | None,
+    smallest_effect: float,
+    looks: int | None = None,
+    sides: tuple[Side, Side] = ((), ()),
+) -> Comparison:
+    """Return what logarithms of ratios, pair by pair, say; see :func:`compare`."""
     log = estimate(logs) if looks is None else widened(logs)
     middle, low, high = (math.exp(x) for x in (log.median, log.low, log.high))
     ratio = Estimate(middle, low, high, log.n, log.kind, log.coverage)
@@ -186,8 +218,10 @@ def compare(
     settled = verdict != "undecided"
     if not settled and looks and hopeless(logs, looks, math.log1p(smallest_effect)):
         settled, why = True, f"{log.n} rounds; by {looks} it cannot be decided any more"
-    cells = frozenset(str(cell) for one in (a, b) for cell in one.attrs.get("cells", ()))
-    return Comparison(ratio, floor, verdict, why, cells, settled)
+    cells = frozenset(cell for side in sides for cell in side[1:])
+    each = tuple(map(float, logs))
+    known: dict[str, Any] = {"smallest_effect": smallest_effect, "looks": looks}
+    return Comparison(ratio, floor, verdict, why, cells, settled, sides=sides, logs=each, **known)
 
 
 def judge(

@@ -26,6 +26,7 @@ from llm_latency.questions.advise.options import Option, answer_s, fills, option
 from llm_latency.questions.advise.threads import Threads, best, measured, timed
 from llm_latency.questions.kv_types import losses
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report.page import Run
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import FEWEST
@@ -146,6 +147,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         self.info, self.rows = run.info, run.frame()
         self.advice = judge(self.rows, self.info)
         self.data = fr.by_cell(timed(self.rows, self.advice.needs))

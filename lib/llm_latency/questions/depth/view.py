@@ -12,6 +12,7 @@ from llm_latency.errors import ParameterError
 from llm_latency.plan.settings import KvType
 from llm_latency.questions.depth.planning import rows_beside
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report.page import Run, parameters_of
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.curves import Curves
@@ -54,6 +55,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         rows = run.frame()
         self.rows = rows.assign(token_s=1 / rows["decode_tps"])
         self.info = run.info

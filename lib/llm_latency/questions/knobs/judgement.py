@@ -16,6 +16,7 @@ import pandas as pd
 
 from llm_latency.plan.settings import Settings
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report.page import Run, parameters_of
 from llm_latency.stats.compare import (
     SMALLEST_EFFECT,
@@ -112,6 +113,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         self.info, self.rows = run.info, run.frame()
         self.data = fr.by_cell(self.rows)
         self.memory = fr.memory_choice(self.data)

@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import on_one
 from llm_latency.report.page import Run
 from llm_latency.stats.compare import Comparison, compare, noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimates
@@ -45,6 +46,7 @@ class View:
     """
 
     def __init__(self, run: Run) -> None:
+        run = on_one(run)
         self.info, self.rows = run.info, run.frame()
         self.data = fr.by_cell(self.rows)
         self.good = fr.ok(self.data)
