@@ -19,6 +19,8 @@ from llm_latency.words import visible
 
 MOST = 16
 """Cells that are drawn; of more the table tells."""
+UNPAIRED: Any = (0, (1.2, 0.5))
+"""Dashes of what is not paired: fine, so that short intervals show them."""
 BESIDE = 4
 """Panels in a row."""
 WIDE = 26
@@ -80,7 +82,7 @@ def _marks(
             continue
         low, middle, high = (100 * (x - 1) for x in _bounds(found))
         thin = found.ratio.kind == "range"
-        dash: Any = (0, (3, 1.5)) if found.apart else "-"
+        dash = UNPAIRED if found.apart else "-"
         ax.hlines(
             row + aside, low, high, color=colour, linewidth=1.0 if thin else 2.2, linestyle=dash
         )
@@ -114,9 +116,11 @@ def _handle(view: View, other: Side, colour: Any) -> Line2D:
     caveat = f"{phrases.UNPAIRED}: {between}" if between else "the same run, paired"
     words = f"{visible(other.name)} against {visible(view.base.name)} ({caveat})"
     mark = style.MARKERS[place % len(style.MARKERS)]
-    dash: Any = (0, (3, 1.5)) if between else "-"
+    dash = UNPAIRED if between else "-"
     label = textwrap.fill(words, 105)
-    return Line2D([], [], marker=mark, linestyle=dash, label=label, **_look(between, colour))
+    return Line2D(
+        [], [], marker=mark, linestyle=dash, linewidth=2.2, label=label, **_look(between, colour)
+    )
 
 
 def _below(view: View, cells: list[str]) -> str:

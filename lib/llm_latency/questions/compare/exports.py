@@ -122,9 +122,8 @@ def _llama_bench(runs: Sequence[RunStore], file: Path) -> tuple[str, str]:
             "compare-llama-bench.py would take them for one build; rename a folder, or give each "
             "once."
         )
-    lines = [
-        json.dumps(line) for run in runs for line in llama_bench.lines(run.frame(), **_of(run))
-    ]
+    made = (llama_bench.lines(fr.counted(run.frame()), **_of(run)) for run in runs)
+    lines = [json.dumps(line) for of_run in made for line in of_run]
     if not lines:
         raise ParameterError(
             "the runs have no generation with status ok, so there is nothing to write; give runs "
@@ -132,7 +131,7 @@ def _llama_bench(runs: Sequence[RunStore], file: Path) -> tuple[str, str]:
         )
     told = several(len(lines), "line")
     if len(builds) > 1:
-        told += f"; compare-llama-bench.py -i {file} -b {builds[0]} -c {builds[1]}"
+        told += f"; compare-llama-bench.py -t llama-bench -i {file} -b {builds[0]} -c {builds[1]}"
     return "\n".join(lines) + "\n", told
 
 

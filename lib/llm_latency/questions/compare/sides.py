@@ -125,8 +125,6 @@ def _info(info: dict[str, Any], machine: str | None) -> dict[str, Any]:
 def _prepared(run: RunStore) -> pd.DataFrame:
     """Return a run's rows with what is compared of them, in the order of their settings."""
     rows = run.frame()
-    if "machine_id" not in rows:
-        rows["machine_id"] = (run.info.get("machine") or {}).get("machine_id")
     matches = {record.trial.cell_id: _match(record.trial) for record in run.records()}
     depth = rows["depth_tokens"].map(lambda tokens: f"@{tokens:.0f}" if tokens >= 0 else "")
     later = (rows["generated_tokens"] - 1).where(lambda count: count > 0)

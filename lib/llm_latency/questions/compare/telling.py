@@ -8,7 +8,8 @@ from IPython.display import Markdown
 from llm_latency.questions.compare.differing import differing
 from llm_latency.questions.compare.judgement import View
 from llm_latency.questions.compare.sides import OTHER_MACHINE, Side
-from llm_latency.report import phrases
+from llm_latency.records import frame as fr
+from llm_latency.report import conditions, page, phrases
 from llm_latency.report.page import Answer, head, markdown
 from llm_latency.stats.compare import Comparison
 from llm_latency.stats.estimate import FEWEST
@@ -17,18 +18,28 @@ from llm_latency.words import counts, enumerate_words, escape, several
 MOST = 2
 """Runs beyond the base that the answer tells of; of more the table does."""
 SECONDS = "ms"
+INCOMPLETE = "**incomplete: {final:,} of {planned:,} trials** have been measured."
 
 
 def notices(view: View) -> Markdown:
-    """Return what a reader must know before the answer: runs that are not whole."""
+    """Return what a reader must know before the answer, of each run by its name.
+
+    Which are not whole, which cells failed, what held the machine back, and whether it was
+    disturbed: what is not paired has all of that in its difference.
+    """
     texts = []
-    for run in {side.run.path: side.run for side in view.sides}.values():
-        if run.final < run.planned and not run.plan.looked_at:
-            texts.append(
-                f"**{escape(run.run_id)} is incomplete: {run.final:,} of {run.planned:,} trials** "
-                "have been measured."
-            )
-    return head(1, 1, {}, *texts)
+    for side in {each.origin: each for each in reversed(view.sides)}.values():
+        run, data = side.run, fr.by_cell(side.rows)
+        left = "" if run.plan.looked_at or run.final >= run.planned else INCOMPLETE
+        told = [
+            left.format(final=run.final, planned=run.planned),
+            page.failed(data),
+            conditions.told(data, side.info),
+            page.disturbed(data),
+        ]
+        if words := " ".join(filter(None, told)):
+            texts.append(f"{escape(side.name)}: {words}")
+    return head(1, 1, {}, *reversed(texts))
 
 
 def answer(view: View) -> Answer:
@@ -41,13 +52,14 @@ def answer(view: View) -> Answer:
     found = {o.name: view.compared(o, main) for o in view.others} if main else {}
     every = [one for cells in found.values() for one in cells.values()]
     told = [_against(view, other, main) for other in view.others[:MOST] if found.get(other.name)]
+    told = [] if view.same_run else told
     verdicts = {one.verdict for one in every}
     word = verdicts.pop() if len(verdicts) == 1 else "measured" if every else "none"
     noise = "" if view.same_run else phrases.noise(every)
     sentences = [_between(view, every), *told, *_differs(view), _lonely(view) or noise]
     if len(sentences) < 5 and _lonely(view):
         sentences.append(noise)
-    line = told[0].partition("; the largest")[0] if told else "nothing was measured on both"
+    line = told[0].partition("; the largest")[0] if told else _between(view, every).rstrip(".")
     sure = phrases.sureness(every)
     return Answer(line.replace("*", ""), word, sure, tuple(filter(None, sentences)))
 
