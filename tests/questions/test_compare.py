@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 
 from llm_latency import answers, experiments, plots
-from llm_latency.errors import ParameterError
+from llm_latency.errors import LabError, ParameterError
 from llm_latency.questions import compare as question
 from llm_latency.questions.compare.exports import bencher, export
 from llm_latency.questions.compare.sides import OTHER_MACHINE, SAME_STATE
 from llm_latency.records import llama_bench
+from llm_latency.records.pack import pack
 from llm_latency.records.store import RunStore
 from llm_latency.report import appendix, phrases
 from tests.support import factories
@@ -70,9 +72,12 @@ def run(tmp_path: Path) -> RunStore:
     return stored(tmp_path, "before")
 
 
+@pytest.mark.parametrize("measured", [None, "version-2"])
 def test_with_itself_of_another_day_and_of_another_machine_end_in_three_sentences(
-    run: RunStore,
+    measured: str | None, run: RunStore, tmp_path: Path
 ) -> None:
+    if measured:  # by the real engine
+        run = RunStore(Path(shutil.copytree(DATA / measured, tmp_path / measured)))
     day = copy(run, "later", run_id="later", created_at="2026-02-02T00:00:00+00:00")
     machine = copy(run, "there", machine={"machine_id": "xyz", "cpu": "Another CPU"})
     views = [question.View([run, other]) for other in (run, day, machine)]
@@ -85,6 +90,7 @@ def test_with_itself_of_another_day_and_of_another_machine_end_in_three_sentence
     assert "The same run" in first[0] and "exactly 0" in first[0]
     assert f"Not paired: another day, {SAME_STATE}" in first[1]
     assert "Not paired, and the machines differ" in first[2]
+    assert len(set(first)) == 3
     told = [question.answer(view).text for view in views]
     assert phrases.UNPAIRED not in told[0].lower()
     assert all(phrases.UNPAIRED in one for one in told[1:])
@@ -101,7 +107,6 @@ def test_a_run_of_any_version_is_the_same_as_itself(version: str) -> None:
             assert not found.ratio.n or found.ratio.low == found.ratio.high == 1.0
     assert question.differing(view).empty
     assert "exactly 0" in question.answer(view).sentences[0]
-    assert "same run, paired" in words(question.figure(view))
 
 
 def test_a_copy_is_the_same_run_until_it_was_changed(run: RunStore) -> None:
@@ -111,6 +116,40 @@ def test_a_copy_is_the_same_run_until_it_was_changed(run: RunStore) -> None:
     file.write_text(file.read_text("utf-8").replace('"total_s":0.', '"total_s":1.'), "utf-8")
     told = question.answer(question.View([run, RunStore(same.path)])).sentences[0]
     assert "not the same records" in told
+
+
+def test_a_pack_is_the_run_that_it_holds_and_one_that_was_changed_is_refused(
+    run: RunStore, tmp_path: Path
+) -> None:
+    file = pack(run, tmp_path / "before.zip", reports=[])
+    view = question.View(question.run(question.plan([str(run.path), str(file)])))
+    assert view.same_run and len(view.cells) == 2
+    assert "exactly 0" in question.answer(view).sentences[0]
+    with zipfile.ZipFile(file) as sent:
+        members = {name: sent.read(name) for name in sent.namelist()}
+    with zipfile.ZipFile(file, "w") as changed:
+        for name, content in members.items():
+            changed.writestr(name, content.replace(b'"total_s":0.', b'"total_s":1.'))
+    with pytest.raises(LabError, match=r"trials\.jsonl"):
+        question.run(question.plan([str(run.path), str(file)]))
+
+
+def test_each_machine_of_a_run_stands_by_itself(run: RunStore) -> None:
+    other = copy(run, "both")
+    lines = (other.path / "trials.jsonl").read_text("utf-8").splitlines()
+    cards = {name: {"machine": {"machine_id": name, "cpu": name}} for name in ("m1", "m2")}
+    info = json.loads((other.path / "run.json").read_text("utf-8")) | {"machines": cards}
+    (other.path / "run.json").write_text(json.dumps(info))
+    dealt = [
+        json.loads(line) | {"machine_id": f"m{1 + json.loads(line)['trial']['round'] % 2}"}
+        for line in lines
+    ]
+    (other.path / "trials.jsonl").write_text("".join(f"{json.dumps(d)}\n" for d in dealt))
+    view = question.View([run, RunStore(other.path)])
+    assert [side.name for side in view.sides] == ["before", "both on m1", "both on m2"]
+    assert [view.apart(side) for side in view.others] == [OTHER_MACHINE] * 2
+    cell = next(iter(view.cells))
+    assert [len(side.samples(cell, "total_s")) for side in view.sides] == [8, 4, 4]
 
 
 def test_one_machine_id_on_two_processors_is_two_machines() -> None:
@@ -187,6 +226,17 @@ def test_only_what_differs_is_listed(run: RunStore, tmp_path: Path) -> None:
     assert set(table.index) == {"day", "n_ctx", "CPU features", "CPU frequency governor"}
     assert list(table.loc["CPU features"]) == ["fma", "avx512f"]
     assert list(table.loc["day"]) == ["2026-01-01", "2026-03-03"]
+
+
+def test_of_a_builds_features_those_that_differ_are_listed(run: RunStore) -> None:
+    told = "CPU : AVX = 1 | AVX2 = {} | FMA = 1 | "
+    engine = run.info["engine"]
+    builds = [
+        copy(run, name, engine=engine | {"system_info": told.format(avx2)})
+        for name, avx2 in (("with", 1), ("without", 0))
+    ]
+    table = question.differing(question.View(builds))
+    assert list(table.itertuples(index=False, name=None)) == [("engine AVX2", "1", "0")]
 
 
 def test_cells_of_one_run_alone_are_told(run: RunStore, tmp_path: Path) -> None:

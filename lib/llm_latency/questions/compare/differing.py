@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,8 +14,8 @@ from llm_latency.report import cards
 
 NO_DIFFERENCE = ("run_id", "runs", "wait_s")
 """Parameters that change nothing that is measured."""
-LISTS = {"CPU features": ", ", "engine system_info": " | "}
-"""What is a list, and what stands between its items: only what not all have is shown."""
+FEATURES = "CPU features"
+"""What is a list: only what not all have is shown."""
 
 
 def differing(view: View) -> pd.DataFrame:
@@ -26,8 +25,8 @@ def differing(view: View) -> pd.DataFrame:
     rows = []
     for label in labels:
         values = [one.get(label, _unasked(label)) for one in told]
-        if label in LISTS:
-            values = _not_in_all(values, LISTS[label])
+        if label == FEATURES:
+            values = _not_in_all(values)
         if len(set(values)) > 1:
             names = (side.name for side in view.sides)
             rows.append({"what differs": label} | dict(zip(names, values, strict=True)))
@@ -46,7 +45,11 @@ def _told(side: Side) -> dict[str, str]:
     found = {"question": str(plan.get("experiment") or ""), "day": side.day}
     found |= {name: text for name, text in parameters.items() if name not in NO_DIFFERENCE}
     found |= {f"model {label}": text for label, text in _rows(cards.model(info)).items()}
-    return found | _rows(cards.machine(info))
+    found |= _rows(cards.machine(info))
+    if info.get("engines"):
+        found |= {f"engines' {label}": text for label, text in _rows(cards.engines(info)).items()}
+    built = cards.features(found.pop("engine system info", ""))
+    return found | {f"engine {name}": value for name, value in built.items()}
 
 
 def _rows(card: pd.DataFrame) -> dict[str, str]:
@@ -68,9 +71,8 @@ def _unasked(label: str) -> str:
     return str(OPTIONS[label]) if label in OPTIONS else "–"
 
 
-def _not_in_all(lists: list[str], between: str) -> list[str]:
+def _not_in_all(lists: list[str]) -> list[str]:
     """Return of each list what not all of them have."""
-    items = [list(filter(None, map(str.strip, re.split(re.escape(between), t)))) for t in lists]
+    items = [text.split(", ") for text in lists]
     common = set.intersection(*map(set, items))
-    return [between.strip(" ").join(f" {i}" for i in one if i not in common).strip() or "–"
-            for one in items]  # fmt: skip
+    return [", ".join(i for i in one if i not in common) or "–" for one in items]

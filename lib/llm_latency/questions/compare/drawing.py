@@ -116,7 +116,7 @@ def _handle(view: View, other: Side, colour: Any) -> Line2D:
     caveat = f"{phrases.UNPAIRED}: {between}" if between else "the same run, paired"
     words = f"{visible(other.name)} against {visible(view.base.name)} ({caveat})"
     mark = style.MARKERS[place % len(style.MARKERS)]
-    dash = UNPAIRED if between else "-"
+    dash: Any = UNPAIRED if between else "-"
     label = textwrap.fill(words, 105)
     return Line2D(
         [], [], marker=mark, linestyle=dash, linewidth=2.2, label=label, **_look(between, colour)

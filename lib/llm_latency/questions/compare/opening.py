@@ -14,7 +14,7 @@ from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.builder import Grid
 from llm_latency.plan.parameters import build, check_sizes, closed, plain, shown
 from llm_latency.records.folders import outputs_dir
-from llm_latency.records.store import RunStore, open_run
+from llm_latency.records.store import RunStore, holds_run, open_run
 from llm_latency.report.appendix import named_runs
 
 PAGES = (".html", ".htm", ".ipynb")
@@ -91,9 +91,9 @@ def opened(place: str) -> RunStore:
     if len(names) != 1:
         told = "no run" if not names else f"{len(names)} runs ({', '.join(names[:3])})"
         raise ParameterError(f"{place} tells of {told}; {advice}.")
-    beside = file.parent / "runs" / names[0]
+    beside = (file.parent / "runs" / names[0], file.parent / f"{names[0]}.zip")
     try:
-        return open_run(beside if beside.is_dir() else names[0])
+        return open_run(next(filter(holds_run, beside), names[0]))
     except ParameterError:
         raise ParameterError(
             f"{place} holds no rows, and the run {names[0]!r} that it tells of is not stored here; "
