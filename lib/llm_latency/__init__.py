@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from llm_latency.engine.timed import load
     from llm_latency.errors import LabError, ParameterError
+    from llm_latency.measure import places
     from llm_latency.measure.runner import run
     from llm_latency.memory.fits import fits
     from llm_latency.model import names as models
@@ -64,6 +65,7 @@ _HOMES = {
     "notices": "questions.machines:notices",
     "open_run": "records.store:open_run",
     "pack": "records.pack:pack",
+    "places": "measure.places",
     "plots": "questions:plots",
     "run": "measure.runner:run",
     "show": "report.show:show",
@@ -96,6 +98,7 @@ __all__ = [
     "notices",
     "open_run",
     "pack",
+    "places",
     "plots",
     "run",
     "show",

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +102,6 @@ def test_a_run_id_that_holds_another_plan_is_refused(
         lab.run(other)
 
 
-@pytest.mark.usefixtures("outputs")
-def test_any_executor_will_do(plan: lab.Plan, fake_worker: FakeWorker) -> None:
-    fake_worker("answers")
-    with ThreadPoolExecutor(2) as executor:
-        run = lab.run(plan, executor=executor, progress=False)
-    assert run.complete
-    assert {r.trial.trial_id for r in run.records()} == {t.trial_id for t in plan.trials()}
-
-
 @contextlib.contextmanager
 def another_run() -> Iterator[None]:
     """Let another thread hold this machine, as another notebook would."""
@@ -190,50 +180,6 @@ def test_others_can_see_how_far_a_run_is(
     }
     assert [note.last_s is None for note in seen if note] == [True] + [False] * (run.planned - 1)
     assert lock._read(lock.machine_path()) is None
-
-
-class Unsteady(Executor):
-    """Carries out what it is given at once; what the numbers name ends in another way."""
-
-    def __init__(self, **ends: BaseException) -> None:
-        self.ends, self.given = ends, list[Future[Any]]()
-
-    def submit(self, call: Any, /, *given: Any, **options: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        self.given.append(future)
-        end = self.ends.get(f"job{len(self.given)}")
-        if end is not None:
-            future.set_exception(end)
-        elif not self.ends.get("then_wait") or len(self.given) == 1:
-            future.set_result(call(*given, **options))
-        return future
-
-
-@pytest.mark.usefixtures("outputs")
-def test_what_an_executor_lost_is_measured_when_the_run_goes_on(
-    plan: lab.Plan, fake_worker: FakeWorker
-) -> None:
-    fake_worker("answers")
-    executor = Unsteady(job2=RuntimeError("a worker was killed"), job3=RuntimeError("too"))
-    with pytest.raises(lab.LabError, match=r"lost 2 of 6 trials .*Error: .*run_id='r'"):
-        lab.run(plan, executor=executor, progress=False)
-    assert lab.open_run("r").final == 4
-    run = lab.run(plan, progress=False)
-    assert run.complete
-    assert len(run.records()) == run.planned
-
-
-@pytest.mark.usefixtures("outputs")
-def test_an_interrupt_leaves_an_executor_nothing_to_do(
-    plan: lab.Plan, fake_worker: FakeWorker
-) -> None:
-    fake_worker("answers")
-    executor = Unsteady(job2=KeyboardInterrupt(), then_wait=KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt):
-        lab.run(plan, executor=executor, progress=False)
-    assert [future.cancelled() for future in executor.given[2:]] == [True] * 4
-    with lock.machine():
-        pass  # given back
 
 
 @pytest.mark.usefixtures("outputs")

@@ -127,6 +127,16 @@ class Hold:
 
 
 @contextlib.contextmanager
+def none() -> Iterator[Hold]:
+    """Hold no lock yet, and while the context lasts whatever is taken."""
+    hold = Hold()
+    try:
+        yield hold
+    finally:
+        hold.release()
+
+
+@contextlib.contextmanager
 def machine(wait_s: float = 0.0) -> Iterator[Hold]:
     """Hold this machine while the context lasts; others are refused, or wait.
 
@@ -140,16 +150,14 @@ def machine(wait_s: float = 0.0) -> Iterator[Hold]:
     LabError
         If another run holds it: says which, how far it is, and what to do.
     """
-    path, hold = machine_path(), Hold()
-    try:
+    path = machine_path()
+    with none() as hold:
         if VARIABLE not in os.environ:
             with contextlib.suppress(OSError):
                 path.parent.mkdir(exist_ok=True)
                 path.parent.chmod(0o777)  # for all users; refused if it is another's already
         hold.take(path, wait_s)
         yield hold
-    finally:
-        hold.release()
 
 
 def _taken(path: Path, wait_s: float) -> FileLock:

@@ -16,7 +16,7 @@ from llm_latency.errors import LabError
 from llm_latency.machine import interpreters
 from llm_latency.model import names
 from llm_latency.plan.spec import Trial
-from llm_latency.records.folders import TrialFiles
+from llm_latency.records.folders import TrialFiles, place_folder
 
 WORKER_VARIABLE = "LLM_LATENCY_WORKER"
 """Environment variable with another command line for the worker, as a JSON list: for tests."""
@@ -74,8 +74,9 @@ class Job:
         What is measured.
     model : ModelFile
         The model, by what it is.
-    folder : Path
-        The run's folder, for the trial's own files.
+    folder : Path or None
+        The run's folder, for the trial's own files; ``None``: the run is kept by another machine,
+        and they lie in the outputs of the one that carries the job out.
     timeout_s : float
         Longest life of its process, in seconds.
     worker : tuple of str
@@ -85,14 +86,19 @@ class Job:
     run_id: str
     trial: Trial
     model: ModelFile
-    folder: Path
+    folder: Path | None
     timeout_s: float
     worker: tuple[str, ...] = ()
 
     @property
     def files(self) -> TrialFiles:
         """The trial's own files."""
-        return TrialFiles(self.folder, self.trial)
+        return TrialFiles(self.home, self.trial)
+
+    @property
+    def home(self) -> Path:
+        """The folder of the trial's own files on this machine."""
+        return self.folder or place_folder(self.run_id)
 
     @property
     def command(self) -> tuple[str, ...]:

@@ -77,14 +77,30 @@ def _plan_of(store: RunStore, kind: type[Frozen]) -> Any:
     return kind.model_validate_json(json.dumps(store.info["plan"]))
 
 
-def next_trials(plan: Plan, store: RunStore) -> list[Trial]:
+def next_trials(plan: Plan, store: RunStore, ahead: int = 1) -> list[Trial]:
     """Return the trials to measure now, in their order; none where the run is complete.
 
-    They do not depend on each other's results. When they are stored, more may follow.
+    They do not depend on each other's results. When they are stored, more may follow. Of a run
+    that is looked at after every round they are those of one, or of so many ``ahead`` as are
+    known already.
     """
     module = BY_RESULTS.get(plan.experiment)
-    found = import_module(module).next_trials(plan, store) if module else left(plan, store)
+    found = import_module(module).next_trials(plan, store) if module else left(plan, store, ahead)
     return list(found)
+
+
+def check_places(plan: Plan) -> None:
+    """Refuse to measure at several places what one machine's facts or results choose."""
+    if plan.experiment in {*BY_RESULTS, *BY_MACHINE}:
+        raise ParameterError(
+            f"places are refused: what {plan.experiment!r} tries depends on the machine and on "
+            "what was found there; measure it on each by itself, without places."
+        )
+    if named := engines.named(plan):
+        raise ParameterError(
+            f"places are refused: engine {named[0]!r} is a name on one machine; measure engines on "
+            "each by itself, without places."
+        )
 
 
 def check_vram(plan: Plan) -> None:
@@ -130,7 +146,11 @@ def check_offload(plan: Plan, info: Mapping[str, Any]) -> None:
 
 
 def check_origin(
-    info: Mapping[str, Any], model: ModelCard, others: Mapping[str, Any] | None = None
+    info: Mapping[str, Any],
+    model: ModelCard,
+    others: Mapping[str, Any] | None = None,
+    *,
+    anywhere: bool = False,
 ) -> None:
     """Refuse to go on with a run whose further records would not belong to those it has.
 
@@ -142,6 +162,8 @@ def check_origin(
         The card of the file that would be measured now.
     others
         What :func:`llm_latency.measure.engines.cards` tells now of engines beside the one at home.
+    anywhere
+        Whether it may be of several machines: it goes on at places.
 
     Raises
     ------
@@ -150,7 +172,8 @@ def check_origin(
     """
     machine, now = info.get("machine") or {}, host.machine_card()
     # A container has a new name each time that it starts, and a machine keeps its CPU.
-    if _differ(machine.get("machine_id"), now.machine_id) and _differ(machine.get("cpu"), now.cpu):
+    another = _differ(machine.get("machine_id"), now.machine_id)
+    if not anywhere and another and _differ(machine.get("cpu"), now.cpu):
         _refuse(info, "on another machine", f"{machine['cpu']}, here {now.cpu}")
     engine = (info.get("versions") or {}).get("llama_cpp_python")
     if _differ(engine, here := host.versions()["llama_cpp_python"]):

@@ -8,6 +8,7 @@ the whole rounds before them, so that comparisons stay within rounds.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol
@@ -36,15 +37,17 @@ MOST = 10_000
 """Rounds that no run goes beyond, whatever its time."""
 
 
-def left(plan: Plan, store: RunStore) -> list[Trial]:
+def left(plan: Plan, store: RunStore, ahead: int = 1) -> list[Trial]:
     """Return the trials without a record, of one round where the run looks after every round.
+
+    Or of so many ``ahead``, as far as it is known already who is in them.
 
     When there are none, those that are to be repeated, since the machine was disturbed.
     """
     done = store.done()
     if time_is_up(plan, store):
         return []
-    trials = _next_round(plan, store) if plan.looked_at else plan.trials()
+    trials = _next_rounds(plan, store, ahead) if plan.looked_at else plan.trials()
     planned = [trial for trial in trials if trial.trial_id not in done]
     if planned or not plan.repeat_disturbed:
         return planned
@@ -84,19 +87,26 @@ def cost_s(record: Record) -> float:
     return record.child_s if record.took_s is None else record.took_s
 
 
-def _next_round(plan: Plan, store: RunStore) -> list[Trial]:
-    """Return the trials of the round that is not whole yet; none where the rounds have ended."""
+def _next_rounds(plan: Plan, store: RunStore, ahead: int) -> list[Trial]:
+    """Return the trials of the first rounds that are not whole yet; none where they have ended.
+
+    Who is in a round that follows from results is known when all before it are whole.
+    """
     cells = {(cell.cell_id, cell.twin, 0) for cell in plan.cells}
     trials = [record.trial for record in store.records()]
     if not {(one.cell_id, one.twin, one.attempt) for one in trials} <= cells:
         return []  # what comes after the rounds has begun
-    done = store.done()
-    number = max((one.round for one in trials), default=0)
-    for at in (number, number + 1):
-        planned = going_on(plan, store, at)
+    done, count = store.done(), Counter(one.round for one in trials)
+    last, known = max(count, default=0), FEWEST if plan.stop_when_decided else MOST
+    begun = [n for n in range(min(last, known)) if count[n] < len(cells)]
+    found: list[list[Trial]] = []
+    for number in (*begun, *range(last, last + ahead + 1)):
+        if len(found) == ahead or (found and number >= known):
+            break
+        planned = going_on(plan, store, number)
         if any(trial.trial_id not in done for trial in planned):
-            return planned
-    return []
+            found.append(planned)
+    return [trial for planned in found for trial in planned]
 
 
 def going_on(plan: Plan, store: Stored, number: int) -> list[Trial]:

@@ -37,6 +37,11 @@ def project_dir() -> Path | None:
     return None
 
 
+def place_folder(run_id: str) -> Path:
+    """Return the folder for the files of a run's trials where another machine keeps the run."""
+    return outputs_dir() / "places" / run_id
+
+
 def make_folder(path: Path, *, new: bool = False) -> Path:
     """Make a folder with all above it, and return it.
 

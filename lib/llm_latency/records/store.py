@@ -158,6 +158,21 @@ class RunStore:
         if self._home == self.path:
             shutil.rmtree(self.path / STATES, ignore_errors=True)
 
+    def tell(self, **more: Any) -> None:
+        """Add to ``run.json``, which is replaced whole.
+
+        Raises
+        ------
+        LabError
+            If it cannot be written; it is as it was then.
+        """
+        try:
+            info = self.info | more
+            files.write(self.path / "run.json", json.dumps(info, indent=1, default=str))
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+        self.info = info
+
     def append(self, record: Record) -> None:
         """Add one record; it is on the disk when this returns.
 
