@@ -100,3 +100,10 @@ def test_the_plan_holds_the_text_and_where_it_was(
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
     long = "evening " * 1_000  # longer than any other parameter may be
     assert {c.workload.prompt for c in experiments.sweep(prompt=long).cells} == {long}
+
+
+@pytest.mark.parametrize("question", ["batch_size", "knobs", "kv_types", "threads"])
+def test_questions_of_one_prompt_ask_it_in_every_cell(question: str) -> None:
+    plan = getattr(experiments, question)(prompt=CHAT)
+    asked = {(cell.workload.messages, cell.workload.prompt_tokens) for cell in plan.cells}
+    assert asked == {(MESSAGES, None)}

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -97,12 +96,7 @@ class DryRun:
     def __enter__(self) -> DryRun:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._end()
 
     def ask(self, settings: Settings, on: Side) -> Allocation:

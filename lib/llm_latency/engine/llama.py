@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, TextIO, TypeVar
 
 from llm_latency.engine import loading
@@ -99,12 +98,7 @@ class Model(Vocabulary):
     def __enter__(self: ModelT) -> ModelT:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

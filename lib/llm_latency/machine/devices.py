@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
-from types import TracebackType
 from typing import NamedTuple, Protocol, TypeVar
 
 from pydantic import Field
@@ -163,12 +162,7 @@ class GpuWatch:
         self._peak = self._before.used if self._before else None
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._close()
 
     def _close(self) -> None:

@@ -145,6 +145,10 @@ class Request:
             self.given["prompt_file"] = str(own_prompt.path_of(self.given["prompt_file"]))
         return own_prompt.understood(self.given["prompt"], self.given["prompt_file"])
 
+    def asked(self) -> dict[str, Any]:
+        """Return what is asked, as fields of ``Workload``: the user's own, or so many tokens."""
+        return self.own_prompt() or {"prompt_tokens": self.one("prompt_tokens")}
+
     def grid(self, *names: str) -> list[dict[str, Any]]:
         """Return every combination of the values of some parameters, the last turning fastest."""
         return grid({name: self.many(name) for name in names})

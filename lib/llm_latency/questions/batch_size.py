@@ -20,6 +20,7 @@ from matplotlib.ticker import NullLocator
 from llm_latency.errors import ParameterError
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
+from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.parameters import check_room
 from llm_latency.plan.spec import Plan
 from llm_latency.records import frame as fr
@@ -43,18 +44,16 @@ def plan(
         *(64, 256, 512, 1024),
     ),
     prompt_tokens: Annotated[int, "length of the prompt; no batch above it matters"] = 1024,
+    prompt: Annotated[str, PROMPT] = "",
+    prompt_file: Annotated[str, PROMPT_FILE] = "",
     max_tokens: int = 16,
     rounds: int = 6,
     **options: Any,
 ) -> Plan:
     """Plan every pair of sizes that llama.cpp would not cut down."""
     request = Request("batch_size", locals(), names.check)
-    work = {
-        "prompt_tokens": request.one("prompt_tokens"),
-        "max_tokens": request.one("max_tokens"),
-        "repeats": 0,
-        "page_cache": "resident",
-    }
+    common = {"max_tokens": request.one("max_tokens"), "repeats": 0, "page_cache": "resident"}
+    work = request.asked() | common
     batches, ubatches = request.many("n_batch"), request.many("n_ubatch")
     if 0 in ubatches or None in ubatches:
         raise ParameterError(

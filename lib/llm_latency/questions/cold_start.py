@@ -14,7 +14,6 @@ from typing import Annotated, Any, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 
 from llm_latency.model import names
 from llm_latency.plan import loading
@@ -360,16 +359,7 @@ def figure(view: View, ax: Axes | None = None) -> Axes:
     layout.rows(ax, ticks, -0.6, y - 0.4)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("ms; parts: medians; black: median and interval of the whole; points: processes")
-    ax.legend(
-        handles=[Patch(facecolor=clock.COLOURS[name], label=name) for name in view.parts],
-        ncols=len(view.parts),
-        loc="lower left",
-        bbox_to_anchor=(-0.06, 0.985),
-        handlelength=0.9,
-        handletextpad=0.4,
-        columnspacing=0.9,
-        fontsize=8.6,
-    )
+    layout.key(ax, {name: clock.COLOURS[name] for name in view.parts}, -0.06)
     style.say_below(ax, style.say_failures(view.data), own)
     return ax
 

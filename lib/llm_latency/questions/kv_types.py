@@ -83,7 +83,7 @@ def plan(
             f"text_tokens={text} is refused: n_ctx={n_ctx} does not hold so many; give fewer, or a "
             "larger n_ctx."
         )
-    times = own or {"prompt_tokens": request.one("prompt_tokens")}
+    times = request.asked()
     loss = (own or {"prompt_tokens": text}) | {"quality_against": REFERENCE}
     works = times | {"max_tokens": request.one("max_tokens")}, loss | {"max_tokens": 1}
     cells = [

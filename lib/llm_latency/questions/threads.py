@@ -23,6 +23,7 @@ from llm_latency.machine import affinity, limits
 from llm_latency.model import names
 from llm_latency.plan.builder import Grid, Request
 from llm_latency.plan.cores import choices
+from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.parameters import as_list, plain, shown
 from llm_latency.plan.spec import CoreKind, Cores, Plan, Trial
 from llm_latency.records import frame as fr
@@ -53,6 +54,8 @@ def plan(
         Grid, "any, physical, performance or lists, [[0], [0, 1]]; []: the kinds that differ"
     ] = (),
     prompt_tokens: int = 256,
+    prompt: Annotated[str, PROMPT] = "",
+    prompt_file: Annotated[str, PROMPT_FILE] = "",
     max_tokens: int = 32,
     repeats: int = 1,
     rounds: int = 6,
@@ -60,10 +63,8 @@ def plan(
 ) -> Plan:
     """Plan every combination of threads and cores; what is left open, the machine decides."""
     request = Request("threads", locals(), names.check)
-    work = {
-        **{name: request.one(name) for name in ("prompt_tokens", "max_tokens", "repeats")},
-        "page_cache": "resident",
-    }
+    work = request.asked() | {name: request.one(name) for name in ("max_tokens", "repeats")}
+    work["page_cache"] = "resident"
     batches = request.many("n_threads_batch")
     if 0 in batches and len(batches) > 1:
         raise ParameterError(

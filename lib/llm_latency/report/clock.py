@@ -15,13 +15,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from llm_latency.records.generation import Generation
 from llm_latency.records.record import LoadTimings
 from llm_latency.report import figure as fig
-from llm_latency.report import style
+from llm_latency.report import layout, style
 from llm_latency.report.labels import End, label_ends
 from llm_latency.report.page import markdown
 from llm_latency.report.phrases import amount
@@ -161,16 +160,7 @@ def _draw_parts(ax: Axes, load: LoadTimings, answers: Mapping[str, Generation]) 
     ax.grid(visible=False, axis="y")
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("ms; each bar has a zero of its own; a stroke: a token that came")
-    ax.legend(
-        handles=[Patch(facecolor=COLOURS[name], label=name) for name in (*LOADING, *ANSWER)],
-        ncols=len(LOADING) + len(ANSWER),
-        loc="lower left",
-        bbox_to_anchor=(-0.14, 0.985),
-        handlelength=0.9,
-        handletextpad=0.4,
-        columnspacing=0.9,
-        fontsize=8.6,
-    )
+    layout.key(ax, {name: COLOURS[name] for name in (*LOADING, *ANSWER)}, -0.14)
 
 
 def _draw_gaps(ax: Axes, answers: Mapping[str, Generation]) -> None:

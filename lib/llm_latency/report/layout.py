@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 from llm_latency.report import style
 
@@ -51,6 +52,20 @@ def pair(
     style.say_above(both[0], above if measured else "", own)
     style.say_below(both[0], style.say_failures(view.data) if below is None else below, own)
     return np.array(both)
+
+
+def key(ax: Axes, colours: Mapping[str, Any], left: float) -> None:
+    """Name colours in a line over the axes, from so far left of them on."""
+    ax.legend(
+        handles=[Patch(facecolor=colour, label=name) for name, colour in colours.items()],
+        ncols=len(colours),
+        loc="lower left",
+        bbox_to_anchor=(left, 0.985),
+        handlelength=0.9,
+        handletextpad=0.4,
+        columnspacing=0.9,
+        fontsize=8.6,
+    )
 
 
 def rows(ax: Axes, names: Sequence[tuple[float, str]], first: float, last: float) -> None:

@@ -17,6 +17,7 @@ from llm_latency.model import names
 from llm_latency.model.header import Header
 from llm_latency.plan import loading
 from llm_latency.plan.builder import Request
+from llm_latency.plan.own_prompt import PROMPT, PROMPT_FILE
 from llm_latency.plan.settings import BLOCKWISE, UBATCH, Settings
 from llm_latency.plan.spec import Cores, Plan, Trial
 from llm_latency.questions.advise.needs import devices_seen
@@ -34,6 +35,8 @@ Knobs = dict[str, dict[str, Any]]
 def plan(
     model: str = "synthetic:tiny",
     prompt_tokens: Annotated[int, "length of the prompt, in tokens"] = 512,
+    prompt: Annotated[str, PROMPT] = "",
+    prompt_file: Annotated[str, PROMPT_FILE] = "",
     max_tokens: int = 32,
     repeats: int = 2,
     rounds: int = 6,
@@ -41,7 +44,7 @@ def plan(
 ) -> Plan:
     """Plan the baseline, which is the options as given, and every knob turned once."""
     asked = Request("knobs", locals(), names.check)
-    work = {name: asked.one(name) for name in ("prompt_tokens", "max_tokens", "repeats")}
+    work = asked.asked() | {name: asked.one(name) for name in ("max_tokens", "repeats")}
     base = asked.cell(**work, page_cache="resident")
     changes, no_room = every(base), without_room(base.settings)
     cells = [turned(base, change) for name, change in changes.items() if name not in no_room]
