@@ -141,23 +141,11 @@ def _draw_parts(ax: Axes, load: LoadTimings, answers: Mapping[str, Generation]) 
     for place, parts in enumerate(bars.values()):
         sizes = {name: seconds * MS for name, seconds in parts.items()}
         end = fig.stack(ax, place, sizes, COLOURS, lying=True, reach=reach)
-        ax.annotate(
-            f"{number(end)} ms",
-            (end, place),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9.5,
-            fontweight="bold",
-        )
+        layout.write(ax, f"{number(end)} ms", (end, place), (6, 0), fontweight="bold")
     for place, one in enumerate(answers.values(), start=1):
         stamps = pd.Series(one.timings.itl_s).cumsum() * MS
         ax.vlines(stamps, place - 0.35, place - 0.2, color=style.INK, linewidth=0.7)
-    ax.set_ylim(len(bars) - 0.4, -0.6)
-    ax.set_yticks(range(len(bars)), list(bars))
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
-    ax.grid(visible=False, axis="y")
+    layout.rows(ax, list(enumerate(bars)), -0.6, len(bars) - 0.4)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("ms; each bar has a zero of its own; a stroke: a token that came")
     layout.key(ax, {name: COLOURS[name] for name in (*LOADING, *ANSWER)}, -0.14)
