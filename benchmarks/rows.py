@@ -12,13 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from llm_latency.records import cache
 from llm_latency.records.store import RunStore
@@ -97,21 +97,22 @@ def lines(run_id: str, rows: int, seed: int) -> Iterator[str]:
     chance = random.Random(seed)
     for number, start in enumerate(range(0, rows, EACH)):
         record = records[number % len(records)] | {"run_id": run_id}
-        record["trial"] = record["trial"] | {"round": number // len(records), "order": number}
+        record["trial"] = record["trial"] | {"round": number, "order": number}
         answer = record["generations"][0]
         each = range(min(EACH, rows - start))
-        record["generations"] = [answer | {"repeat": repeat} for repeat in each]
-        # Any digit of a fraction but its first may be another: times differ as measured ones do.
-        yield (
-            re.sub(
-                r"(\d\.\d\d)(\d{6,})",
-                lambda found: (
-                    f"{found[1]}{chance.randrange(10 ** len(found[2])):0{len(found[2])}d}"
-                ),
-                json.dumps(record, separators=(",", ":")),
-            )
-            + "\n"
-        )
+        record["generations"] = [
+            answer | {"repeat": repeat, "timings": other(answer["timings"], chance)}
+            for repeat in each
+        ]
+        yield json.dumps(record, separators=(",", ":")) + "\n"
+
+
+def other(timings: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """Return other times of as many digits: these with the digits from 1 to 9 in another order."""
+    digits = "123456789"
+    mixed = str.maketrans(digits, "".join(chance.sample(digits, len(digits))))
+    made: dict[str, Any] = json.loads(json.dumps(timings).translate(mixed))
+    return made
 
 
 def read(reading: str, then: str = "") -> tuple[int, float, float]:

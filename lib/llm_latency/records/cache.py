@@ -1,15 +1,18 @@
 """Rows kept beside the records they came from, so that many runs are read as fast as one table.
 
-``frame.parquet`` holds a run's rows in Parquet's columns; a column with one value throughout, as
-most are within a run, is a word of its metadata. Records are what counts: a cache is read only
-where it names the very files that lie beside it, and the code and libraries that read them now;
-and it is kept only where it says exactly what the records say. Whatever goes wrong with it, the
-records are read.
+``frame.parquet`` holds a run's rows. Each column of each run is a thing to open, so there are few:
+one with the same value throughout, as most are within a run, is a word of the metadata, and all
+numbers are one column, as they lie in memory, cut into as many pieces as there are rows.
+
+Records are what counts: a cache is read only where it names the very files that lie beside it, and
+the code and libraries that read them now; and it is kept only where it says exactly what the
+records say. Whatever goes wrong with it, the records are read.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -23,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_latency.records.rows import COLUMNS
+from llm_latency.words import missing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +37,8 @@ FILE = "frame.parquet"
 OF = ("run.json", "trials.jsonl")
 """The files that rows are read from."""
 KEY = b"llm_latency"
+NUMBERS = "numbers"
+"""The column that holds all that are numbers, one after another."""
 ALWAYS = "trial_id"
 """A column that is one in any case: a table has to have some."""
 
@@ -50,15 +56,18 @@ class Kept:
     columns
         Names, in their order.
     table
-        Columns whose values differ.
+        Columns whose values differ, the numbers together.
+    numbers
+        Which columns these are.
     alike
-        The value of each other column.
+        The value of each column that has one.
     looked_at
         Whether the run looked after every round whether it was to end.
     """
 
     columns: list[str]
     table: pa.Table
+    numbers: list[str]
     alike: dict[str, Any]
     looked_at: bool
 
@@ -66,8 +75,22 @@ class Kept:
         return int(self.table.num_rows)
 
     def values(self, name: str) -> Any:
-        """Return a column's values, or the one that all have."""
+        """Return the values of a column, or the one that all have; of any but the numbers."""
         return self.alike[name] if name in self.alike else _unpacked(self.table[name])
+
+    def fill(self, block: np.ndarray[Any, Any], place: dict[str, int]) -> None:
+        """Put the numbers where they belong: a line of the block, all NaN, for each column."""
+        import numpy as np
+
+        for name in place:
+            if not missing(value := self.alike.get(name)):
+                block[place[name]] = value
+        if self.numbers:
+            packed = self.table[NUMBERS].combine_chunks().buffers()[1]
+            shape = len(self.numbers), len(self)
+            lines = np.frombuffer(packed, dtype=float, count=shape[0] * shape[1]).reshape(shape)
+            for name, line in zip(self.numbers, lines, strict=True):
+                block[place[name]] = line
 
 
 def known(runs: Sequence[Path]) -> Iterator[Kept | None]:
@@ -109,7 +132,7 @@ def keep(run: Path, as_of: State, rows: pd.DataFrame) -> None:
                 return
             from pyarrow import parquet
 
-            texts = [field.name for field in table.schema if field.type not in _numbers()]
+            texts = [f.name for f in table.schema if str(f.type).startswith("dictionary")]
             parquet.write_table(table, draft, use_dictionary=texts, write_page_checksum=True)
             draft.replace(run / FILE)
         finally:
@@ -123,14 +146,27 @@ def joined(parts: Sequence[Part]) -> pd.DataFrame:
 
     ends = np.cumsum([0, *map(len, parts)])
     names = dict.fromkeys(name for part in parts for name in part.columns)
-    columns: dict[str, Any] = {}
-    for name in names:
-        values = np.empty(ends[-1], dtype=COLUMNS.get(name, "object"))
+    floats = [name for name in names if COLUMNS.get(name) == "float64"]
+    place = {name: line for line, name in enumerate(floats)}
+    block = np.full((len(floats), ends[-1]), np.nan)
+    columns: dict[str, Any] = {
+        name: block[place[name]]
+        if name in place
+        else np.empty(ends[-1], dtype=COLUMNS.get(name, "object"))
+        for name in names
+    }
+    others = columns.keys() - place.keys()
+    with _no_garbage_collected():
         for part, start, end in zip(parts, ends, ends[1:], strict=False):
-            values[start:end] = (
-                part.values(name) if isinstance(part, Kept) else part[name].to_numpy()
-            )
-        columns[name] = pd.Series(values, dtype=values.dtype, copy=False)
+            if isinstance(part, Kept):
+                part.fill(block[:, start:end], place)
+                for name in others:
+                    if (values := part.values(name)) is not None:  # as it is from the beginning
+                        columns[name][start:end] = values
+            else:
+                for name, values in columns.items():
+                    values[start:end] = part[name].to_numpy()
+    columns = {n: pd.Series(v, dtype=v.dtype, copy=False) for n, v in columns.items()}
     rows = pd.DataFrame(columns, copy=False)
     looked_at = (
         part.looked_at if isinstance(part, Kept) else "looks" in part.attrs for part in parts
@@ -138,6 +174,18 @@ def joined(parts: Sequence[Part]) -> pd.DataFrame:
     if any(looked_at):  # of one is enough for wider intervals
         rows.attrs["looks"] = 0
     return rows
+
+
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """Keep Python from going through a million new lists again and again: none is garbage."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _known(run: Path) -> Kept | None:
@@ -152,7 +200,8 @@ def _known(run: Path) -> Kept | None:
             if said["state"] == now:
                 table = file.read(use_threads=False)
                 if _shape(table) == said["shape"]:
-                    return Kept(said["columns"], table, said["alike"], said["looked_at"])
+                    names = ("columns", "numbers", "alike", "looked_at")
+                    return Kept(table=table, **{name: said[name] for name in names})
     return None
 
 
@@ -186,9 +235,11 @@ def _readers() -> dict[str, str]:
 
 def _packed(rows: pd.DataFrame, as_of: State) -> pa.Table | None:
     """Return rows as they are kept; ``None`` where something in them could not be."""
+    import numpy as np
     import pyarrow as pa
 
     columns: dict[str, pa.Array] = {}
+    numbers: dict[str, np.ndarray[Any, Any]] = {}
     alike: dict[str, Any] = {}
     for name in map(str, rows):
         values = rows[name].to_numpy()
@@ -196,19 +247,26 @@ def _packed(rows: pd.DataFrame, as_of: State) -> pa.Table | None:
             return None
         if name != ALWAYS and _one(values):
             alike[name] = values[0].item() if values.dtype != object else values[0]
+        elif values.dtype == float:
+            numbers[name] = values
         elif values.dtype != object:
-            columns[name] = pa.array(values, from_pandas=False)
+            columns[name] = pa.array(values)
         elif (kind := _kind(values)) is None:
             return None
         else:
             columns[name] = pa.array(values, kind)
             if kind == pa.string():
                 columns[name] = columns[name].dictionary_encode()
+    if numbers:
+        packed = pa.py_buffer(np.concatenate(list(numbers.values())).tobytes())
+        kind = pa.binary(len(numbers) * 8)
+        columns[NUMBERS] = pa.Array.from_buffers(kind, len(rows), [None, packed])
     table = pa.table(columns)
     said = {
         "state": as_of,
         "shape": _shape(table),
         "columns": list(rows),
+        "numbers": list(numbers),
         "alike": alike,
         "looked_at": "looks" in rows.attrs,
     }
@@ -253,16 +311,10 @@ def _unpacked(column: pa.ChunkedArray) -> Any:
         words = np.array([*array.dictionary.to_pylist(), None], dtype=object)
         return words[array.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
     if pa.types.is_list(array.type):
-        flat, ends = array.values.to_numpy(), array.offsets.to_pylist()
+        flat, ends = array.values.to_numpy().tolist(), array.offsets.to_pylist()
         lists = (
-            flat[start:end].tolist() if there else None
+            flat[start:end] if there else None
             for start, end, there in zip(ends, ends[1:], array.is_valid().to_pylist(), strict=False)
         )
         return np.fromiter(lists, dtype=object, count=len(array))
     return array.to_numpy(zero_copy_only=False)
-
-
-def _numbers() -> set[pa.DataType]:
-    import pyarrow as pa
-
-    return {pa.float64(), pa.int64(), pa.bool_()}

@@ -58,7 +58,8 @@ def _read(path: Path) -> cache.Part:
     model = (run.info.get("model") or {}).get("sha256")
     rows["model_sha256"] = _texts([model] * len(rows))
     rows["engine_version"] = _texts(_engine_versions(run.info, rows))
-    if state is not None and run.whole:
+    stored_once = rows["process"].nunique() == len(run.records())
+    if state is not None and run.whole and stored_once:  # else it warns, and does so each time
         cache.keep(path, state, rows)
     return rows
 
@@ -71,8 +72,7 @@ def _engine_versions(info: Mapping[str, Any], rows: pd.DataFrame) -> list[str | 
 
     named = {name: version(card) for name, card in (info.get("engines") or {}).items()}
     there = {name: version(card) for name, card in (info.get("machines") or {}).items()}
-    engines = rows["engine"] if "engine" in rows else [None] * len(rows)
-    known = zip(engines, rows["machine_id"], strict=True)
+    known = zip(rows["engine"], rows["machine_id"], strict=True)
     return [named.get(engine) or there.get(machine) or version(info) for engine, machine in known]
 
 

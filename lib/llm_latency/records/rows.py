@@ -35,6 +35,7 @@ from llm_latency.records.record import (
     StateFile,
     Vram,
 )
+from llm_latency.words import missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,23 +254,33 @@ def typed(made: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
     rows_given = list(made)
     others = dict.fromkeys(n for row in rows_given for n in row if n not in COLUMNS)
-    frame = pd.DataFrame(rows_given, columns=[*COLUMNS, *others], dtype=object)
     columns: dict[str, Any] = {}
-    for name, kind in COLUMNS.items():
-        values = frame[name]
-        if kind == "float64":
-            columns[name] = pd.to_numeric(values, errors="coerce").astype("float64")
-        elif kind == "object":
-            # NaN is how pandas marks what a row lacks; of a text that is None.
-            columns[name] = values.where(values.notna(), "" if name in WORDS else None)
-        else:
-            columns[name] = values.where(values.notna(), 0).astype(
-                "bool" if kind == "bool" else "int64"
-            )
-    columns |= {name: frame[name].infer_objects() for name in others}
+    for name in [*COLUMNS, *others]:
+        values = [row.get(name) for row in rows_given]
+        columns[name] = _column(values, COLUMNS.get(name), "" if name in WORDS else None)
     table = pd.DataFrame(columns)
     table["process"] = table["run_id"] + "/" + table["trial_id"]
     return table
+
+
+def _column(values: list[Any], kind: str | None, otherwise: str | None) -> Any:
+    """Return values as a column of their kind; of none is known, whatever they are."""
+    import numpy as np
+    import pandas as pd
+
+    if kind == "float64":
+        try:
+            return np.array(values, dtype=float)
+        except (TypeError, ValueError):
+            column = pd.Series(values, dtype=object)
+            return pd.to_numeric(column, errors="coerce").astype("float64")
+    if kind is None:
+        return pd.Series(values, dtype=object).infer_objects()
+    # NaN is how pandas marks what a row lacks; of a text that is None.
+    if kind == "object":
+        known = [otherwise if missing(value) else value for value in values]
+        return pd.Series(known, dtype=object)
+    return np.array([0 if missing(value) else value for value in values], dtype=kind)
 
 
 def to_frame(records: Iterable[Record]) -> pd.DataFrame:
@@ -282,8 +293,9 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     # Replaced because the machine was disturbed, never because of what was measured.
     again = {_first(record) for record in kept if record.trial.attempt and record.status == "ok"}
     return typed(
-        row | {"superseded": not record.trial.attempt and _first(record) in again}
+        row | {"superseded": superseded}
         for record in kept
+        for superseded in [bool(again) and not record.trial.attempt and _first(record) in again]
         for row in rows(record)
     )
 
