@@ -12,17 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tqdm import tqdm
 
 import llm_latency as lab
 from llm_latency.machine import devices, host, lock
 from llm_latency.measure import place, places
-from llm_latency.measure.job import WORKER_VARIABLE
+from llm_latency.measure.job import WORKER_VARIABLE, Job
 from llm_latency.measure.resume import next_trials
 from llm_latency.records.folders import STATES, place_folder
+from llm_latency.records.record import Record
 from llm_latency.records.store import RunStore
-from tests.support import elsewhere
+from tests.support import elsewhere, factories
 from tests.support.elsewhere import Elsewhere
 from tests.support.factories import FakeChild, FakeWorker
 
@@ -151,6 +153,32 @@ def test_as_many_rounds_are_open_as_are_known(plan: lab.Plan, fake_worker: FakeW
     assert open_rounds(looked, 9, first) == [0, 1, 2, 3, 4, 5]  # who is in the seventh is open
     timed = looked.model_copy(update={"stop_when_decided": False, "minutes": 60.0})
     assert open_rounds(timed, 9, first) == list(range(9))
+
+
+def test_a_run_at_places_ends_when_all_is_decided(
+    fake_worker: FakeWorker, monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
+    fake_worker("answers")
+
+    def carry_out(job: Job) -> Record:
+        """Return a record at once: an n_batch of 128 takes a fifth longer, everywhere."""
+        trial = job.trial
+        random = np.random.default_rng([trial.round, trial.order])
+        factor = (1.2 if trial.settings.n_batch == 128 else 1.0) * np.exp(random.normal(0, 1e-3))
+        made = factories.record(trial.settings, workload=trial.workload, factor=factor)
+        kept = {"run_id": job.run_id, "trial": trial, "machine_id": host.machine_id()}
+        return made.model_copy(update=kept)
+
+    monkeypatch.setattr(place, "carry_out", carry_out)
+    plan = lab.experiments.sweep(
+        model=str(tiny), n_ctx=512, n_batch=[128, 256], prompt_tokens=64, max_tokens=3, repeats=0,
+        rounds=40, stop_when_decided=True, run_id="r",
+    )  # fmt: skip
+    run = lab.run(plan, places=[Elsewhere("one"), Elsewhere("two")], progress=False)
+    rounds = machines_of(run)
+    assert all(len(machines) == 1 for machines in rounds.values())
+    assert sorted(rounds) == list(range(len(rounds)))
+    assert 6 <= len(rounds) < 40
 
 
 def test_states_are_deleted_where_they_lie(fake_worker: FakeWorker, plan: lab.Plan) -> None:
