@@ -69,12 +69,13 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as home, ExitStack() as open_:
         places = [open_.enter_context(place(name, Path(home))) for name in NAMES]
-        for number in tqdm(range(asked.equal), unit="run"):
+        for number in (bar := tqdm(range(asked.equal), unit="run")):
             run = lab.run(plan(asked.rounds, asked.seed + number), places=places, progress=False)
             (found,) = deciding.compared("sweep", run)
             tally[found.verdict] += 1
             rows = run.frame()
             dealt.append(rows["round"].groupby(rows["machine_id"]).nunique().min())
+            bar.set_postfix(tally)
     wrong = sum(tally[word] for word in ("faster", "slower", "depends"))
     print(
         f"{asked.rounds} rounds over two machines, at least {min(dealt)} on each: {wrong} wrong "

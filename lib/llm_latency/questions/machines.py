@@ -12,7 +12,7 @@ from IPython.display import Markdown
 from llm_latency.questions import deciding, module
 from llm_latency.records import frame as fr
 from llm_latency.records.machines import Rows, by_machine
-from llm_latency.report import page, phrases
+from llm_latency.report import page, phrases, style
 from llm_latency.stats.compare import Comparison, Side
 from llm_latency.stats.pooled import Pooled
 from llm_latency.words import several
@@ -63,7 +63,9 @@ def figures(parts: Mapping[str, Rows], draw: Callable[[Rows], Any]) -> dict[str,
     """
     drawn = {name: draw(part) for name, part in parts.items()}
     for name, axes in drawn.items():
-        np.ravel(axes)[0].figure.suptitle(name, x=0.01, ha="left", fontsize=11)
+        first = np.ravel(axes)[0]
+        beside = first.figure.get_suptitle()
+        style.say_above(first, f"{name}: {beside}" if beside else name, own=True)
     return drawn
 
 
