@@ -27,7 +27,8 @@ HERE, THERE = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 
 
 def card(cpu: str) -> dict[str, Any]:
-    return {"machine": factories.info()["machine"] | {"cpu": cpu}}
+    machine = factories.info()["machine"] | {"cpu": cpu}
+    return {"machine": machine, "gpu": machine.pop("gpu")}
 
 
 def store(path: Path, plan: Plan, made: list[Record], on: tuple[str, ...] = (HERE, THERE)) -> Any:

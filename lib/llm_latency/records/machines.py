@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import pandas as pd
 
-CARDS = ("machine", "gpu", "engine", "versions")
-"""What ``run.json`` tells of each machine."""
-
 
 class Run(Protocol):
     """What a page is made of: a stored run, or rows in its place."""
@@ -60,17 +57,19 @@ def by_machine(run: Run) -> dict[str, Rows]:
     frame = run.frame()
     name = machines(frame)
     if len(every := sorted(name.unique())) < 2:
-        return {one: Rows(frame, _of_machine(run.info, one)) for one in every or [""]}
-    return {
-        one: Rows(frame[name == one], _of_machine(run.info, one) | {"on": one}) for one in every
-    }
+        return {one: Rows(frame, of_machine(run.info, one)) for one in every or [""]}
+    return {one: Rows(frame[name == one], of_machine(run.info, one) | {"on": one}) for one in every}
 
 
-def _of_machine(info: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return what is known of a run, and of one of its machines alone."""
+def of_machine(info: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return what is known of a run on one of its machines, as of a run on that machine alone."""
     cards: Mapping[str, Any] = info.get("machines") or {}
-    card = cards.get(name) or cards.get(name.partition(" ")[0]) or {}
-    return dict(info) | {key: card[key] for key in CARDS if card.get(key)}
+    card = cards.get(name) or cards.get(name.partition(" ")[0])
+    if not card:
+        return dict(info)
+    told = {key: card[key] for key in ("engine", "versions") if card.get(key)}
+    machine = (card.get("machine") or {}) | {"gpu": card.get("gpu") or {}}
+    return dict(info) | told | {"machine": machine}
 
 
 def on_one(run: Run) -> Run:
