@@ -14,6 +14,7 @@ import pandas as pd
 
 from llm_latency.plan.spec import Trial
 from llm_latency.records import frame as fr
+from llm_latency.records.machines import of_machine
 from llm_latency.records.store import RunStore
 from llm_latency.stats.compare import noise_floor, samples
 from llm_latency.stats.estimate import Estimate, estimate
@@ -109,17 +110,8 @@ def sides(runs: Sequence[RunStore]) -> list[Side]:
             machine = part["machine_id"].iloc[0] if len(part) else None
             name = run.run_id + f" on {machine}" * (len(parts) > 1)
             name += f" ({again + 1})" * bool(again)
-            made.append(Side(run, part, name, _info(run.info, machine)))
+            made.append(Side(run, part, name, of_machine(run.info, str(machine or ""))))
     return made
-
-
-def _info(info: dict[str, Any], machine: str | None) -> dict[str, Any]:
-    """Return what is known of a run on one of its machines."""
-    there = (info.get("machines") or {}).get(machine)
-    if not there:
-        return info
-    told = {name: value for name, value in there.items() if name != "gpu"}
-    return info | told | {"machine": told.get("machine", {}) | {"gpu": there.get("gpu") or {}}}
 
 
 def _prepared(run: RunStore) -> pd.DataFrame:
