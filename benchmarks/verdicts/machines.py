@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.verdicts.machines`` carries out whole sweeps of two cells that do the same
 work, and a twin, over two places of this machine: each a process of its own, with a name, a cache,
-a lock and a folder of its own, so that to the lab they are two machines. Twelve rounds are dealt to
+a lock and a folder of its own, so that to the lab they are two machines. Six rounds are dealt to
 both. Faster, slower and "depends on the machine" are wrong here.
 """
 
@@ -50,7 +50,7 @@ def plan(rounds: int, seed: int) -> Plan:
         n_threads=1,
         prompt_tokens=96,
         max_tokens=4,
-        repeats=4,
+        repeats=2,
         rounds=rounds,
         seed=seed,
     )
@@ -61,7 +61,7 @@ def main() -> None:
     """Measure, and print how often a verdict was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--equal", type=int, default=40, help="runs of equal cells")
-    parser.add_argument("--rounds", type=int, default=12, help="of each run, over both machines")
+    parser.add_argument("--rounds", type=int, default=6, help="of each run, over both machines")
     parser.add_argument("--seed", type=int, default=0, help="of the first run's order")
     asked = parser.parse_args()
     tally: Counter[str] = Counter()
