@@ -46,6 +46,7 @@ class View:
         # Of processes that answered once the first answer is the only one.
         once = not (fr.ok(rows)["repeat"] > 0).any()
         known = {name: c for name, c in told.items() if self._measured(c)}
+        self._compared: dict[tuple[str, str, str], Comparison] = {}
         self.measures = {n: c for n, c in known.items() if not (once and n == "first TTFT")}
 
     def _measured(self, column: str) -> bool:
@@ -66,6 +67,12 @@ class View:
 
     def compare(self, other: Side, cell: str, measure: str) -> Comparison:
         """Compare a cell of another side with the base's; the noise is that of the noisier side."""
+        key = (other.name, cell, measure)  # the answer, the table and the figure ask for the same
+        if key not in self._compared:
+            self._compared[key] = self._compare(other, cell, measure)
+        return self._compared[key]
+
+    def _compare(self, other: Side, cell: str, measure: str) -> Comparison:
         column = self.measures[measure]
         a, b = (side.samples(cell, column) for side in (self.base, other))
         floors = [side.floor(column) for side in (self.base, other)]

@@ -143,8 +143,8 @@ def method(view: View) -> Markdown:
     return markdown(
         f"Compared were {names}; nothing was measured. Cells are matched by all that was asked for "
         "in them. A run is paired with itself round by round; two runs are two independent samples "
-        "of processes, and their ratio is that of Hodges and Lehmann on logarithms, its interval "
-        "that of the rank test of Mann and Whitney, which knows how processes scatter within each "
-        "run, and nothing of what changed between the runs. A verdict needs six processes of each, "
-        "and a difference beyond the noise of both runs' twins, of which the larger counts."
+        "of processes, and their ratio is that of the medians, its interval put together of the "
+        "distribution-free intervals of both: it knows how processes scatter within each run, and "
+        "nothing of what changed between the runs. A verdict needs six processes of each, and a "
+        "difference beyond the noise of both runs' twins, of which the larger counts."
     )
