@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import llm_latency as lab
@@ -248,6 +249,8 @@ def test_real_trials_leave_real_figures(outputs: Path) -> None:
     assert all(json.loads(line)["schema_version"] == SCHEMA_VERSION for line in text.splitlines())
     for record in run.records():
         assert "llama_model_loader" in run.log_path(record.trial.trial_id).read_text()
+    pd.testing.assert_frame_equal(frame, lab.load_runs(outputs / "runs" / "*"))  # as it was kept
+    pd.testing.assert_frame_equal(frame, lab.load_runs(lab.pack(run)))
 
 
 @pytest.mark.engine

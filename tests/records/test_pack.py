@@ -235,7 +235,22 @@ def test_nobody_is_named(outputs: Path, somebody: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "user", ["a", "root", "model", "ok", "status", "sweep", "tiny", "CPU", "f16", "p", "of", "chat"]
+    "user",
+    [
+        "a",
+        "root",
+        "model",
+        "ok",
+        "status",
+        "sweep",
+        "tiny",
+        "CPU",
+        "f16",
+        "p",
+        "of",
+        "chat",
+        "trials",
+    ],
 )
 def test_a_name_that_is_a_word_destroys_nothing(
     outputs: Path, somebody: pytest.MonkeyPatch, user: str

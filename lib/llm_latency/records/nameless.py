@@ -52,7 +52,7 @@ NOBODY = {
         "windows",
     ),
 }
-"""Names that tell of nobody, or that notebooks give to their parts."""
+"""Names that tell of nobody, that files of a run have, or that notebooks give to their parts."""
 
 
 class Nameless:
@@ -175,12 +175,13 @@ def _words() -> frozenset[str]:
 
 
 def _own_words(data: Any) -> Iterator[str]:
-    """Yield what a run's JSON calls its parts, its experiment, and a model that the lab makes."""
+    """Yield what a run's JSON calls its parts, its experiment, and the kinds of models."""
     if isinstance(data, dict):
         for key, value in data.items():
             yield from re.findall(r"\w+", key.lower())
-            if isinstance(value, str) and (key == "experiment" or value.startswith("synthetic:")):
-                yield from re.findall(r"\w+", value.lower())
+            made = isinstance(value, str) and value.startswith("synthetic:")
+            if made or key in ("experiment", "architecture"):
+                yield from re.findall(r"\w+", str(value).lower())
             yield from _own_words(value)
     elif isinstance(data, list):
         for value in data:

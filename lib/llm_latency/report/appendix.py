@@ -130,15 +130,17 @@ def where_it_lies(path: Path, run_id: str = "") -> Markdown:
     Parameters
     ----------
     path
-        The run's folder.
+        The run's folder, or the one file that holds it.
     run_id
         Its name; by default that of the folder.
     """
     name = escape(run_id or Path(path).name)
+    computed = f"Every figure and sentence above is computed from the records of the run **{name}**"
+    if path.is_file():
+        return markdown(f"{computed}, in one file. `lab.load_runs` reads them again, given it.")
     return markdown(
-        f"Every figure and sentence above is computed from the records of the run **{name}**, in "
-        f"the folder of that name under outputs/runs. `lab.load_runs` reads them again, given that "
-        f"folder or the {code('run_id')}."
+        f"{computed}, in the folder of that name under outputs/runs. `lab.load_runs` reads them "
+        f"again, given that folder or the {code('run_id')}."
     )
 
 
