@@ -32,7 +32,7 @@ from llm_latency.plan.spec import Plan
 from llm_latency.questions.engines import TIMES, View, plan
 from llm_latency.records.record import EngineCard
 from llm_latency.records.rows import to_frame
-from llm_latency.report import cards
+from llm_latency.report import cards, phrases
 from llm_latency.report.page import Rows
 from tests.support import jobs
 
@@ -54,10 +54,12 @@ def verdicts(name: str, names: Sequence[str], count: int, rounds: int, seed: int
                 rounds=rounds, seed=seed + number,
             )  # fmt: skip
             view = measured(Path(place), planned)
-            for word, column in TIMES.items():
-                one = view.against(names[1], column)
+            each = {word: view.against(names[1], column) for word, column in TIMES.items()}
+            for word, one in each.items():
                 found[word][one.verdict] += 1
                 changes[word].append(one.change)
+            told = (f"{word} {phrases.change(one)}" for word, one in each.items())
+            tqdm.write(f"{name}, seed {planned.seed}: {'; '.join(told)}")
     for word, tally in found.items():
         middle = sorted(changes[word])[len(changes[word]) // 2]
         print(f"{name}, {word}: {dict(tally)} of {count}; median change {middle:+.1%}", flush=True)

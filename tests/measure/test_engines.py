@@ -21,7 +21,13 @@ from tests.support.factories import FakeWorker
 
 def short(tiny: Path, **options: Any) -> lab.Plan:
     usual: dict[str, Any] = {
-        **{"engine": ["home", "again"], "prompt_tokens": 8, "max_tokens": 3, "n_ctx": 256},
+        **{
+            "engine": ["home", "again"],
+            "prompt_tokens": 8,
+            "max_tokens": 3,
+            "n_ctx": 256,
+            "n_threads": 1,
+        },
         **{"rounds": 1, "repeats": 0, "run_id": "kept"},
     }
     return ask(model=str(tiny), **usual | options)
