@@ -50,7 +50,7 @@ def verdicts(name: str, names: Sequence[str], count: int, rounds: int, seed: int
     with tempfile.TemporaryDirectory() as place:
         for number in tqdm(range(count), desc=name, unit="plan"):
             planned = plan(
-                engine=list(names), prompt_tokens=96, max_tokens=16, n_threads=1,
+                engine=list(names), prompt_tokens=64, max_tokens=12, repeats=1, n_threads=1,
                 rounds=rounds, seed=seed + number,
             )  # fmt: skip
             view = measured(Path(place), planned)

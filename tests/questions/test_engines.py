@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm_latency.errors import ParameterError
+from llm_latency.errors import LabError, ParameterError
 from llm_latency.plan.settings import Settings
 from llm_latency.plan.spec import Start
 from llm_latency.questions import engines, module
@@ -142,3 +142,15 @@ def test_all_are_those_of_the_machine_and_the_first_is_measured_twice() -> None:
 def test_a_sweep_takes_several_engines() -> None:
     plan = module("sweep").plan(n_ctx=512, n_batch=256, prompt_tokens=8, engine=["home", "again"])
     assert [c.start.engine for c in plan.cells] == [None, "again", "again"]
+
+
+def test_releases_of_several_engines_are_told_apart_and_of_one_never_mixed() -> None:
+    rng = np.random.default_rng(0)
+    rows = factories.to_frame([trial(name, r, rng) for r in range(6) for name in (None, "old")])
+    version = rows["engine"].map({"home": "0.3.36", "old": "0.3.30"})
+    seen = engines.View(Rows(rows.assign(engine_version=version), info(None, "old")))
+    assert seen.others == ["old"] and seen.against("old", "token_s").ratio.n == 6
+    mixed = rows.assign(engine_version=["0.3.36"] * (len(rows) - 1) + ["0.3.30"])
+    mixed = mixed[mixed["engine"] == "old"]
+    with pytest.raises(LabError, match="2 versions of the engine"):
+        engines.View(Rows(mixed, info(None, "old")))

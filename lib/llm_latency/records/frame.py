@@ -89,7 +89,9 @@ def of_one_origin(frame: pd.DataFrame, by: Sequence[str] = ()) -> None:
         found = list(frame[name].dropna().unique()) if name in frame else []
         if len(found) < 2:
             continue
-        grouped = frame[name].groupby([frame[key] for key in by], dropna=False) if by else None
+        # An engine of another name is another cell, of whatever version.
+        apart = [*by, *["engine"] * (name == "engine_version" and "engine" in frame)]
+        grouped = frame[name].groupby([frame[k] for k in apart], dropna=False) if apart else None
         if grouped is not None and grouped.nunique().max() < 2:
             continue
         raise LabError(
