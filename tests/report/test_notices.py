@@ -7,6 +7,7 @@ import html
 import pytest
 
 from llm_latency.plan.settings import Settings
+from llm_latency.questions import kv_types
 from llm_latency.records import frame
 from llm_latency.report import page
 from llm_latency.report.appendix import how_measured
@@ -73,6 +74,8 @@ def test_method_is_the_plan() -> None:
     said = text(how_measured(INFO))
     assert "2 rounds: 54 trials" in said and "seed 0" in said and "0.3.36" in said
     assert "no 95 % interval" in said
+    losses = {"plan": kv_types.plan(type_k="q4_0", type_v="q4_0", rounds=3).model_dump()}
+    assert "2 that show a loss once: 11 trials" in text(how_measured(losses))
     six = {"plan": {**INFO["plan"], "rounds": 6}}
     assert "with their distribution-free 95 % interval" in text(how_measured(six))
     assert text(how_measured({}))

@@ -74,12 +74,16 @@ def how_measured(info: Mapping[str, Any], threads: str = "") -> Markdown:
         return markdown("How this run was planned is not stored with it.")
     minutes, stops = plan.get("minutes") or 0, bool(plan.get("stop_when_decided"))
     counted = f"{'up to ' * stops}{several(rounds, 'round')}"
-    trials = f": {'at most ' * stops}{len(planned) * rounds:,} trials"
+    # What a cache loses is told by one process: blocks of its tokens are the sample.
+    once = sum(bool((cell.get("workload") or {}).get("quality_against")) for cell in planned)
+    of_all = len(planned) * rounds - once * (rounds - 1)
+    trials = f": {'at most ' * stops}{of_all:,} trials"
     if minutes:
         counted, trials = f"as many rounds as {duration(60 * minutes)} hold", ": trials"
     sentences = [
         f"{several(cells, 'cell')} (settings × workload × start), each measured in {counted}"
         + _twice(len(planned) - cells)
+        + f", {once} that show a loss once" * bool(once)
         + f"{trials}, each in a fresh process, in an "
         f"order shuffled within each round (seed {escape(plan.get('seed', 'unknown'))})."
     ]
