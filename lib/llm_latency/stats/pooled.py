@@ -11,6 +11,10 @@ and their medians lie further from each other than anyone would shrug at, there 
 to estimate. That it finds nothing is no proof of agreement: so a verdict also wants every machine
 to have pairs enough to contradict it, and none whose median does (the change of direction of Gail
 and Simon, Testing for qualitative interactions, Biometrics 41, 1985).
+
+Of 1,000 simulated plans of equal cells on two machines, of three to ten rounds each and noise of
+0.5 to 5 % (normal, or with one process in ten late by some five times that), 0 to 2.4 % brought a
+false verdict; on twelve machines of three rounds, 0.3 and 1.2 % (normal, noise of 0.5 and 2 %).
 """
 
 from __future__ import annotations
