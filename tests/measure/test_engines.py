@@ -95,6 +95,7 @@ def test_layers_are_put_on_a_device_of_the_engine_that_has_one() -> None:
     card = {"gpu_offload": False}
     info = {"engine": card, "engines": {"wide": {"engine": {"gpu_offload": True}}},
             "model": {"n_layer": 8}}  # fmt: skip
-    check_offload(ask(engine="wide", n_gpu_layers=3), info)
+    sweep = lab.experiments.sweep
+    check_offload(sweep(engine="wide", n_gpu_layers=3), info)
     with pytest.raises(LabError, match="n_gpu_layers=3 is refused"):
-        check_offload(ask(engine=["wide", "home"], n_gpu_layers=3), info)
+        check_offload(sweep(engine=["wide", "home"], n_gpu_layers=3), info)

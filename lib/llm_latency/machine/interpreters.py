@@ -63,4 +63,6 @@ def interpreter(engine: str | None) -> Path:
 
 def _python_of(place: Path) -> Path | None:
     """Return the interpreter of an environment; not resolved, or it would be of no environment."""
-    return next((python for part in WITHIN if (python := place / part).is_file()), None)
+    with contextlib.suppress(OSError):  # a name that is too long for this file system
+        return next((python for part in WITHIN if (python := place / part).is_file()), None)
+    return None

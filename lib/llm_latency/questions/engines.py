@@ -66,6 +66,8 @@ def plan(
         )
         for one in asked
     ]
+    for cell in cells:  # a misspelt name is told before the page makes a model
+        interpreters.interpreter(cell.start.engine)
     return request.plan(cells, twins=cells[:1])
 
 
