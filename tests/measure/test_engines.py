@@ -83,7 +83,9 @@ def test_an_environment_without_this_lab_is_refused(
 ) -> None:  # fmt: skip
     python = tmp_path / "odd" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text(f"#!{sys.executable}\n{script}\n")
+    (tmp_path / "odd.py").write_text(script)
+    # A first line with a space in its path names no interpreter.
+    python.write_text(f"#!/bin/sh\nexec '{sys.executable}' '{tmp_path / 'odd.py'}'\n")
     python.chmod(0o755)
     monkeypatch.setenv("LLM_LATENCY_ENGINES", str(tmp_path))
     with pytest.raises(LabError, match=words):
