@@ -95,7 +95,7 @@ def test_the_sweep_runs_in_jupyterlab(lab: str, tmp_path: Path) -> None:
             page.wait_for_timeout(1500)
             cells = json.loads(saved.read_text(encoding="utf-8"))["cells"]
             code = [cell for cell in cells if cell["cell_type"] == "code"]
-            if code[-1]["outputs"]:
+            if code[-1]["outputs"] and code[-1]["execution_count"]:
                 break
         if picture := os.environ.get("LLM_LATENCY_PICTURES"):
             page.screenshot(path=str(Path(picture) / "jupyterlab.png"))
