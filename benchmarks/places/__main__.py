@@ -67,9 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
     ratio = estimate(there / here for (there, _), (here, _) in both)
     kind = "95 % interval" if ratio.kind == "interval" else "range"
     print(f"ratio of a pair {ratio.median:.4f} ({kind} {ratio.low:.4f} to {ratio.high:.4f})")
-    kept = ratio.median >= LEAST
-    print(f"{'Kept' if kept else 'NOT KEPT'}: at least {LEAST:g} of the plain loop.")
-    return 0 if kept else 1
+    below, above = ratio.high < LEAST, ratio.low >= LEAST
+    verdict = "NOT KEPT" if below else "Kept" if above else "Undecided, take more --pairs"
+    print(f"{verdict}: at least {LEAST:g} of the plain loop.")
+    return int(below)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from llm_latency.records import llama_bench
 from llm_latency.records.pack import pack
 from llm_latency.records.store import RunStore
 from llm_latency.report import appendix, phrases
+from llm_latency.report.show import show
 from tests.support import factories
 from tests.support.pages import text, words
 
@@ -105,7 +106,8 @@ def test_a_run_of_any_version_is_the_same_as_itself(version: str) -> None:
         for measure in view.measures:
             found = view.compare(view.others[0], cell, measure)
             assert not found.ratio.n or found.ratio.low == found.ratio.high == 1.0
-    assert question.differing(view).empty
+    assert (nothing := question.differing(view)).empty
+    assert nothing.attrs["empty"] in show(nothing).to_html()
     assert "exactly 0" in question.answer(view).sentences[0]
 
 

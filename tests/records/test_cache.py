@@ -28,7 +28,7 @@ def read_from_records(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the runs whose records were read, as they are."""
     read, once = [], many._read
 
-    def counting(run: Path) -> cache.Part:
+    def counting(run: Path) -> many.Part:
         read.append(run)
         return once(run)
 
@@ -113,8 +113,8 @@ def test_odd_values_come_back_as_they_were(tmp_path: Path) -> None:
     cache.keep(tmp_path, as_of, rows)
     (kept,) = cache.known([tmp_path])
     assert kept is not None
-    same(rows, cache.joined([kept]))
-    signs = np.signbit(cache.joined([kept])[numbers[1]])
+    same(rows, many.joined([kept]))
+    signs = np.signbit(many.joined([kept])[numbers[1]])
     assert list(signs) == list(np.signbit(rows[numbers[1]])), "-0.0 is not 0.0"
 
 
@@ -182,7 +182,7 @@ def test_a_broken_cache_is_passed_by(tmp_path: Path, read_from_records: list[Pat
         file.write_bytes(turned)
         (kept,) = cache.known([run])
         if kept is not None:
-            pd.testing.assert_frame_equal(before, cache.joined([kept]), check_exact=True)
+            pd.testing.assert_frame_equal(before, many.joined([kept]), check_exact=True)
     file.unlink()
     file.mkdir()
     same(before, load_runs(run))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -146,4 +147,13 @@ def test_a_text_is_replaced_whole_or_not_at_all(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError):
         files.write(file, "two")
-    assert file.read_text() == "one"
+    assert file.read_text() == "one" and list(tmp_path.iterdir()) == [file]
+
+
+def test_two_threads_write_the_same_text_apart(tmp_path: Path) -> None:
+    file = tmp_path / "card.json"
+    with files.drafted(file) as draft, ThreadPoolExecutor(1) as pool:
+        draft.write_text("one")
+        pool.submit(files.write, file, "two").result()
+        assert file.read_text() == "two"
+    assert file.read_text() == "one" and list(tmp_path.iterdir()) == [file]

@@ -17,6 +17,7 @@ from llm_latency.engine import prompts
 from llm_latency.engine.timed import TimedModel
 from llm_latency.plan.spec import Start
 from llm_latency.plan.workload import Workload
+from llm_latency.records.files import drafted
 from llm_latency.records.record import StateFile
 
 if TYPE_CHECKING:
@@ -68,14 +69,13 @@ def make_state(model: TimedModel, start: Start, workload: Workload, state: Path)
     start_s = time.perf_counter()
     model.kv_cache.prime(prefix)
     evaluated_s = time.perf_counter()
-    draft = state.with_name(f"{state.name}.{os.getpid()}")
     save = model.kv_cache.save if start.warm_up == "restored_state" else model.kv_cache.save_python
-    save(draft)
-    # On the disk, or its pages could not be put out of the page cache.
-    with draft.open("rb") as file:
-        os.fsync(file.fileno())
-    saved_s = time.perf_counter()
-    draft.replace(state)
+    with drafted(state) as draft:
+        save(draft)
+        # On the disk, or its pages could not be put out of the page cache.
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        saved_s = time.perf_counter()
     return StateFile(
         tokens=len(prefix),
         bytes=state.stat().st_size,

@@ -24,6 +24,7 @@ from llm_latency.errors import ParameterError, did_you_mean
 from llm_latency.model import download, hub, package, parts, synthetic, weights
 from llm_latency.model import header as gguf_header
 from llm_latency.model.header import Header, read_header
+from llm_latency.records.files import drafted
 
 CARDS = 4
 """Rises when more or something else is read of a file: what the cache keeps is then read anew."""
@@ -250,9 +251,8 @@ def describe(name: str, path: Path) -> Described:
         card=ModelCard(**content, **named, **about), header=file_header, checksums=checksums
     )
     stored.parent.mkdir(parents=True, exist_ok=True)
-    draft = stored.with_suffix(f".{os.getpid()}")
-    draft.write_text(described.model_dump_json(), encoding="utf-8")
-    draft.replace(stored)
+    with drafted(stored) as draft:
+        draft.write_text(described.model_dump_json(), encoding="utf-8")
     return described
 
 

@@ -225,8 +225,7 @@ def answer(view: View) -> Answer:
         sentence = f"{lead}, {phrases.UNDECIDED}: mmap and mlock were not both measured ({memory})."
         return Answer("mmap and mlock were not both measured", "undecided", "",
                       (sentence, *limits[:3]))  # fmt: skip
-    total = view.compare("total_s", base, lock)
-    spread = view.compare("itl_mad_s", base, lock)
+    total, spread = (view.compare(column, base, lock) for column in ("total_s", "itl_mad_s"))
     sentences = [
         f"{lead}, {_honoured(view)}.",
         f"With enough memory ({memory}) a generation takes {phrases.difference(total)} with mlock "
@@ -254,9 +253,7 @@ def _honoured(view: View) -> str:
 def _short(view: View, memory: str) -> str:
     """Say what each way does under a limit."""
     told = []
-    for kind in view.planned:
-        if kind.memory != memory:
-            continue
+    for kind in (kind for kind in view.planned if kind.memory == memory):
         ends = counts(view.of(kind)["status"])
         text = f"{kind.way} {escape(ends)}"
         plenty = view.plenty(kind)

@@ -234,8 +234,8 @@ def answer(view: View) -> Answer:
     line_text = f"TTFT at {last:,.0f} tokens {phrases.median(ttft[last], 'ms')}"
     if prefill is not None:
         line_text = f"{phrases.slope(prefill, 'ms', PER)[0]} per {PER:,} prompt tokens"
-    sure = phrases.sureness(found)
-    return Answer(line_text, found.verdict, sure, tuple(filter(None, sentences)))
+    told = tuple(filter(None, sentences))
+    return Answer(line_text, found.verdict, phrases.sureness(found), told)
 
 
 def _slope(view: View, prefill: Line | None) -> str:

@@ -348,8 +348,7 @@ def table(view: View) -> pd.DataFrame:
             row[f"{name}, tok/s"] = phrases.short(speed) if speed else "–"
             row[f"{name} against the quickest"] = phrases.change(found) if found else word
         row["decode, between processes"] = percent(view.between(cells["decode"]))
-        steady = spread[decoding, reading, cores]
-        row["times between tokens"] = percent(steady.median)
+        row["times between tokens"] = percent(spread[decoding, reading, cores].median)
         rows.append(row)
     return tables.captioned(
         rows,
@@ -385,9 +384,8 @@ def _drawn(part: Part) -> Callable[[Axes, View], None]:
         ax.set_xticks(range(len(counts)), [f"{count:.0f}" for count in counts])
         ax.set_xlabel(f"{column}, of equal distance")
         ax.set_ylabel("tokens per second")
-        usable = view.usable or 0
-        if any(count > usable for count in counts) and view.usable:
-            edge = sum(count <= usable for count in counts) - 0.5
+        if view.usable and counts[-1] > view.usable:
+            edge = sum(count <= view.usable for count in counts) - 0.5
             ax.axvline(edge, color=style.INK, linewidth=1.2, linestyle=(0, (4, 3)))
             layout.write(ax, "more than can be busy", (edge, ax.get_ylim()[1]), (4, -8), fontsize=9)
         by_cores = dict(list(each.groupby("cores", sort=False)))

@@ -8,11 +8,9 @@ which ``python -m llm_latency pack`` prints.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections import Counter
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llm_latency.errors import LabError
+from llm_latency.records.files import drafted
 
 MANIFEST = "manifest.json"
 SUFFIX = ".zip"
@@ -60,17 +59,13 @@ def write(file: Path, members: Mapping[str, bytes], about: Mapping[str, Any]) ->
     }
     manifest = {"format": FORMAT, **about, "files": listed}
     contents = {MANIFEST: json.dumps(manifest, indent=1).encode()} | dict(sorted(members.items()))
-    draft = file.with_name(f"{file.name}.{os.getpid()}")
     try:
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as packed:
+        with drafted(file) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED) as packed:
             for name, content in contents.items():
                 member = zipfile.ZipInfo(name, EPOCH)
                 member.external_attr = 0o644 << 16
                 packed.writestr(member, content, zipfile.ZIP_DEFLATED)
-        draft.replace(file)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise LabError(
             f"{file} cannot be written ({error.strerror}); give the pack another place"
         ) from None

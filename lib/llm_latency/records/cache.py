@@ -12,10 +12,8 @@ records say. Whatever goes wrong with it, the records are read.
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from llm_latency.records.files import drafted
 from llm_latency.records.rows import COLUMNS
 from llm_latency.words import missing
 
@@ -44,7 +43,6 @@ ALWAYS = "trial_id"
 
 State: TypeAlias = "dict[str, Any]"
 """What rows depend on, as JSON."""
-Part: TypeAlias = "pd.DataFrame | Kept"
 
 
 @dataclass(frozen=True)
@@ -124,68 +122,15 @@ def keep(run: Path, as_of: State, rows: pd.DataFrame) -> None:
     rows
         What was read.
     """
-    draft = run / f"{FILE}.{os.getpid()}"
     # pyarrow fails in ways of its own. Without a cache all is slower, and as right.
     with contextlib.suppress(Exception):
-        try:
-            if (table := _packed(rows, as_of)) is None:
-                return
-            from pyarrow import parquet
+        if (table := _packed(rows, as_of)) is None:
+            return
+        from pyarrow import parquet
 
-            texts = [f.name for f in table.schema if str(f.type).startswith("dictionary")]
+        texts = [f.name for f in table.schema if str(f.type).startswith("dictionary")]
+        with drafted(run / FILE) as draft:
             parquet.write_table(table, draft, use_dictionary=texts, write_page_checksum=True)
-            draft.replace(run / FILE)
-        finally:
-            draft.unlink(missing_ok=True)
-
-
-def joined(parts: Sequence[Part]) -> pd.DataFrame:
-    """Return the rows of all runs as one frame, in their order."""
-    import numpy as np
-    import pandas as pd
-
-    ends = np.cumsum([0, *map(len, parts)])
-    names = dict.fromkeys(name for part in parts for name in part.columns)
-    floats = [name for name in names if COLUMNS.get(name) == "float64"]
-    place = {name: line for line, name in enumerate(floats)}
-    block = np.full((len(floats), ends[-1]), np.nan)
-    columns: dict[str, Any] = {
-        name: block[place[name]]
-        if name in place
-        else np.empty(ends[-1], dtype=COLUMNS.get(name, "object"))
-        for name in names
-    }
-    others = columns.keys() - place.keys()
-    with _no_garbage_collected():
-        for part, start, end in zip(parts, ends, ends[1:], strict=False):
-            if isinstance(part, Kept):
-                part.fill(block[:, start:end], place)
-                for name in others:
-                    if (values := part.values(name)) is not None:  # as it is from the beginning
-                        columns[name][start:end] = values
-            else:
-                for name, values in columns.items():
-                    values[start:end] = part[name].to_numpy()
-    columns = {n: pd.Series(v, dtype=v.dtype, copy=False) for n, v in columns.items()}
-    rows = pd.DataFrame(columns, copy=False)
-    looked_at = (
-        part.looked_at if isinstance(part, Kept) else "looks" in part.attrs for part in parts
-    )
-    if any(looked_at):  # of one is enough for wider intervals
-        rows.attrs["looks"] = 0
-    return rows
-
-
-@contextlib.contextmanager
-def _no_garbage_collected() -> Iterator[None]:
-    """Keep Python from going through a million new lists again and again: none is garbage."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _known(run: Path) -> Kept | None:

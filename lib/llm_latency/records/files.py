@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -46,17 +48,27 @@ def append(file: Path, text: str) -> None:
 
 
 def write(file: Path, text: str) -> None:
-    """Write a file that appears whole, on the disk, or not at all; what was there is replaced.
-
-    A kill meanwhile leaves a draft beside it, of the same name with the process's number behind.
-    """
-    draft = file.with_name(f"{file.name}.{os.getpid()}")
-    with draft.open("w", encoding="utf-8") as out:
+    """Write a file that appears whole, on the disk, or not at all; what was there is replaced."""
+    with drafted(file) as draft, draft.open("w", encoding="utf-8") as out:
         out.write(text)
         out.flush()
         os.fsync(out.fileno())
-    draft.replace(file)
     sync_folder(file.parent)
+
+
+@contextlib.contextmanager
+def drafted(file: Path) -> Iterator[Path]:
+    """Give a path to write to, which becomes the file if nothing fails, and else is removed.
+
+    No other process and no other thread of this one has the same. A kill meanwhile leaves it: the
+    file's name with two numbers behind.
+    """
+    draft = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        yield draft
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 class Lines:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import glob
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from llm_latency.errors import ParameterError
 from llm_latency.records import cache
+from llm_latency.records.rows import COLUMNS
 from llm_latency.records.store import RunStore, holds_run, paths_of
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Part: TypeAlias = "pd.DataFrame | cache.Kept"
 
 
 def load_runs(place: str | Path) -> pd.DataFrame:
@@ -45,12 +50,59 @@ def load_runs(place: str | Path) -> pd.DataFrame:
             f"{str(place)!r} holds no run; give a run's folder, its run_id, or a pattern such as "
             "'outputs/runs/*'"
         )
-    return cache.joined(
-        [known or _read(run) for run, known in zip(runs, cache.known(runs), strict=True)]
+    return joined([known or _read(run) for run, known in zip(runs, cache.known(runs), strict=True)])
+
+
+def joined(parts: Sequence[Part]) -> pd.DataFrame:
+    """Return the rows of all runs as one frame, in their order."""
+    import numpy as np
+    import pandas as pd
+
+    ends = np.cumsum([0, *map(len, parts)])
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    floats = [name for name in names if COLUMNS.get(name) == "float64"]
+    place = {name: line for line, name in enumerate(floats)}
+    block = np.full((len(floats), ends[-1]), np.nan)
+    columns: dict[str, Any] = {
+        name: block[place[name]]
+        if name in place
+        else np.empty(ends[-1], dtype=COLUMNS.get(name, "object"))
+        for name in names
+    }
+    others = columns.keys() - place.keys()
+    with _no_garbage_collected():
+        for part, start, end in zip(parts, ends, ends[1:], strict=False):
+            if isinstance(part, cache.Kept):
+                part.fill(block[:, start:end], place)
+                for name in others:
+                    if (values := part.values(name)) is not None:  # as it is from the beginning
+                        columns[name][start:end] = values
+            else:
+                for name, values in columns.items():
+                    values[start:end] = part[name].to_numpy()
+    columns = {n: pd.Series(v, dtype=v.dtype, copy=False) for n, v in columns.items()}
+    rows = pd.DataFrame(columns, copy=False)
+    looked_at = (
+        part.looked_at if isinstance(part, cache.Kept) else "looks" in part.attrs for part in parts
     )
+    if any(looked_at):  # of one is enough for wider intervals
+        rows.attrs["looks"] = 0
+    return rows
 
 
-def _read(path: Path) -> cache.Part:
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """Keep Python from going through a million new lists again and again: none is garbage."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _read(path: Path) -> Part:
     """Return a run's rows out of its records, and keep them beside these."""
     state = cache.state(path)  # before they are read: what is appended meanwhile makes another
     run = RunStore(path)

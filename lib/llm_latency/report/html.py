@@ -21,6 +21,7 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import TagRemovePreprocessor
 
 from llm_latency.errors import LabError, ParameterError
+from llm_latency.records.files import drafted
 from llm_latency.report.harmless import harmless
 from llm_latency.words import MARKER, visible, without_folders
 
@@ -89,11 +90,10 @@ def write_report(notebook: Path, html: Path | None = None) -> Path:
             f"the report would overwrite the notebook {notebook}; give html another name."
         )
     page = _page(executed, notebook.stem)
-    draft = target.with_name(f".{target.name}.draft")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(target)
+        with drafted(target) as draft:
+            draft.write_text(page, encoding="utf-8")
     except OSError as error:
         raise LabError(
             f"the report {target} cannot be written ({error.strerror}); give a folder that can."

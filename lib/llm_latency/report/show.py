@@ -23,8 +23,9 @@ PAGE = 104
 def show(table: pd.DataFrame) -> Styler:
     """Return a table as it displays: no index, everything escaped, of paths only files' names.
 
-    Statuses other than ``ok`` stand out; an empty table says that it is empty; one that is wider
-    than a page is shown with its rows as columns, where that is narrower.
+    Statuses other than ``ok`` stand out; an empty table says that it is empty, in its own words
+    where it has some (``attrs["empty"]``); one that is wider than a page is shown with its rows as
+    columns, where that is narrower.
 
     Parameters
     ----------
@@ -32,7 +33,8 @@ def show(table: pd.DataFrame) -> Styler:
         Any table of the lab.
     """
     if table.empty:
-        return show(pd.DataFrame({"": ["Nothing to show: there are no such rows."]}))
+        words = table.attrs.get("empty", "Nothing to show: there are no such rows.")
+        return show(pd.DataFrame({"": [words]}))
     kind = "card" if table.attrs.get("card") else "grid"
     wide = kind == "grid" and _letters(table) > PAGE
     shown, turned = _narrow(table) if wide else (table, False)

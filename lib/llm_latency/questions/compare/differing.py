@@ -31,6 +31,7 @@ def differing(view: View) -> pd.DataFrame:
             names = (side.name for side in view.sides)
             rows.append({"what differs": label} | dict(zip(names, values, strict=True)))
     made = pd.DataFrame(rows, columns=["what differs", *(side.name for side in view.sides)])
+    made.attrs["empty"] = "Nothing: all cards tell the same."
     made.attrs["caption"] = (
         "Out of each run's card. Of lists only what not all have; a dash: not told there."
     )
