@@ -72,28 +72,27 @@ class Kept:
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
-    def values(self, name: str) -> Any:
-        """Return the values of a column, or the one that all have; of any but the numbers."""
-        return self.alike[name] if name in self.alike else _unpacked(self.table[name])
-
-    def fill(self, block: np.ndarray[Any, Any], place: dict[str, int]) -> None:
-        """Put the numbers where they belong: a line of the block, all NaN, for each column."""
+    def fill(self, columns: dict[str, Any], at: slice) -> None:
+        """Put the rows at their place in columns where everything is missing so far."""
         import numpy as np
 
-        for name in place:
-            if not missing(value := self.alike.get(name)):
-                block[place[name]] = value
+        for name, value in self.alike.items():
+            if not missing(value):
+                columns[name][at] = value
         if self.numbers:
             packed = self.table[NUMBERS].combine_chunks().buffers()[1]
             shape = len(self.numbers), len(self)
             lines = np.frombuffer(packed, dtype=float, count=shape[0] * shape[1]).reshape(shape)
             for name, line in zip(self.numbers, lines, strict=True):
-                block[place[name]] = line
+                columns[name][at] = line if columns[name].dtype == float else line.view("int64")
+        for name in self.table.column_names:
+            if name != NUMBERS:
+                columns[name][at] = _unpacked(self.table[name])
 
 
 def known(runs: Sequence[Path]) -> Iterator[Kept | None]:
     """Yield the rows of runs that are kept and still true, ``None`` where there are none."""
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(2) as pool:  # more only wait for each other: most of it is Python
         yield from pool.map(_known, runs)
 
 
@@ -195,7 +194,7 @@ def _packed(rows: pd.DataFrame, as_of: State) -> pa.Table | None:
         elif values.dtype == float:
             numbers[name] = values
         elif values.dtype != object:
-            columns[name] = pa.array(values)
+            numbers[name] = values.astype("int64").view(float)
         elif (kind := _kind(values)) is None:
             return None
         else:
@@ -247,14 +246,15 @@ def _kind(values: np.ndarray[Any, Any]) -> pa.DataType | None:
 
 
 def _unpacked(column: pa.ChunkedArray) -> Any:
-    """Return the values of a column as they were: numbers as numbers, all else as objects."""
+    """Return the objects of a column as they were."""
     import numpy as np
     import pyarrow as pa
 
     array = column.combine_chunks()
     if pa.types.is_dictionary(array.type):
         words = np.array([*array.dictionary.to_pylist(), None], dtype=object)
-        return words[array.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
+        places = array.indices
+        return words[(places.fill_null(len(words) - 1) if places.null_count else places).to_numpy()]
     if pa.types.is_list(array.type):
         flat, ends = array.values.to_numpy().tolist(), array.offsets.to_pylist()
         lists = (

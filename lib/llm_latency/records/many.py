@@ -50,7 +50,11 @@ def load_runs(place: str | Path) -> pd.DataFrame:
             f"{str(place)!r} holds no run; give a run's folder, its run_id, or a pattern such as "
             "'outputs/runs/*'"
         )
-    return joined([known or _read(run) for run, known in zip(runs, cache.known(runs), strict=True)])
+    from tqdm import tqdm
+
+    # Records that are read for the first time take half a second per thousand rows.
+    known = tqdm(cache.known(runs), "reading", len(runs), unit="run", delay=2, leave=False)
+    return joined([kept or _read(run) for run, kept in zip(runs, known, strict=True)])
 
 
 def joined(parts: Sequence[Part]) -> pd.DataFrame:
@@ -60,23 +64,15 @@ def joined(parts: Sequence[Part]) -> pd.DataFrame:
 
     ends = np.cumsum([0, *map(len, parts)])
     names = dict.fromkeys(name for part in parts for name in part.columns)
-    floats = [name for name in names if COLUMNS.get(name) == "float64"]
-    place = {name: line for line, name in enumerate(floats)}
-    block = np.full((len(floats), ends[-1]), np.nan)
+    kinds = {name: COLUMNS.get(name, "object") for name in names}
     columns: dict[str, Any] = {
-        name: block[place[name]]
-        if name in place
-        else np.empty(ends[-1], dtype=COLUMNS.get(name, "object"))
-        for name in names
+        name: np.full(ends[-1], np.nan) if kind == "float64" else np.empty(ends[-1], dtype=kind)
+        for name, kind in kinds.items()
     }
-    others = columns.keys() - place.keys()
     with _no_garbage_collected():
         for part, start, end in zip(parts, ends, ends[1:], strict=False):
             if isinstance(part, cache.Kept):
-                part.fill(block[:, start:end], place)
-                for name in others:
-                    if (values := part.values(name)) is not None:  # as it is from the beginning
-                        columns[name][start:end] = values
+                part.fill(columns, slice(start, end))
             else:
                 for name, values in columns.items():
                     values[start:end] = part[name].to_numpy()
@@ -92,13 +88,15 @@ def joined(parts: Sequence[Part]) -> pd.DataFrame:
 
 @contextlib.contextmanager
 def _no_garbage_collected() -> Iterator[None]:
-    """Keep Python from going through a million new lists again and again: none is garbage."""
+    """Keep Python from going through a million new lists, now and soon: none is garbage."""
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was:
+            gc.freeze()  # together with unfreeze: among the oldest, without a look
+            gc.unfreeze()
             gc.enable()
 
 
