@@ -20,6 +20,21 @@ if TYPE_CHECKING:
 Part: TypeAlias = "pd.DataFrame | cache.Kept"
 
 
+@contextlib.contextmanager
+def _no_garbage_collected() -> Iterator[None]:
+    """Keep Python from going through a million new lists, now and soon: none is garbage."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.freeze()  # together with unfreeze: among the oldest, without a look
+            gc.unfreeze()
+            gc.enable()
+
+
+@_no_garbage_collected()
 def load_runs(place: str | Path) -> pd.DataFrame:
     """Return the rows of one run or many as one frame.
 
@@ -69,13 +84,12 @@ def joined(parts: Sequence[Part]) -> pd.DataFrame:
         name: np.full(ends[-1], np.nan) if kind == "float64" else np.empty(ends[-1], dtype=kind)
         for name, kind in kinds.items()
     }
-    with _no_garbage_collected():
-        for part, start, end in zip(parts, ends, ends[1:], strict=False):
-            if isinstance(part, cache.Kept):
-                part.fill(columns, slice(start, end))
-            else:
-                for name, values in columns.items():
-                    values[start:end] = part[name].to_numpy()
+    for part, start, end in zip(parts, ends, ends[1:], strict=False):
+        if isinstance(part, cache.Kept):
+            part.fill(columns, slice(start, end))
+        else:
+            for name, values in columns.items():
+                values[start:end] = part[name].to_numpy()
     columns = {n: pd.Series(v, dtype=v.dtype, copy=False) for n, v in columns.items()}
     rows = pd.DataFrame(columns, copy=False)
     looked_at = (
@@ -84,20 +98,6 @@ def joined(parts: Sequence[Part]) -> pd.DataFrame:
     if any(looked_at):  # of one is enough for wider intervals
         rows.attrs["looks"] = 0
     return rows
-
-
-@contextlib.contextmanager
-def _no_garbage_collected() -> Iterator[None]:
-    """Keep Python from going through a million new lists, now and soon: none is garbage."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.freeze()  # together with unfreeze: among the oldest, without a look
-            gc.unfreeze()
-            gc.enable()
 
 
 def _read(path: Path) -> Part:
