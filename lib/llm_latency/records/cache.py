@@ -53,47 +53,36 @@ class Kept:
     ----------
     columns
         Names, in their order.
-    table
-        Columns whose values differ, the numbers together.
+    values
+        The value that all rows of a column have, or theirs in turn; of all but the numbers.
     numbers
-        Which columns these are.
-    alike
-        The value of each column that has one.
+        The line of each column of numbers, these as they lie in memory.
     looked_at
         Whether the run looked after every round whether it was to end.
     """
 
     columns: list[str]
-    table: pa.Table
-    numbers: list[str]
-    alike: dict[str, Any]
+    values: dict[str, Any]
+    numbers: dict[str, np.ndarray[Any, Any]]
     looked_at: bool
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return len(self.values[ALWAYS])
 
     def fill(self, columns: dict[str, Any], at: slice) -> None:
         """Put the rows at their place in columns where everything is missing so far."""
-        import numpy as np
-
-        for name, value in self.alike.items():
+        for name, value in self.values.items():
             if not missing(value):
                 columns[name][at] = value
-        if self.numbers:
-            packed = self.table[NUMBERS].combine_chunks().buffers()[1]
-            shape = len(self.numbers), len(self)
-            lines = np.frombuffer(packed, dtype=float, count=shape[0] * shape[1]).reshape(shape)
-            for name, line in zip(self.numbers, lines, strict=True):
-                columns[name][at] = line if columns[name].dtype == float else line.view("int64")
-        for name in self.table.column_names:
-            if name != NUMBERS:
-                columns[name][at] = _unpacked(self.table[name])
+        for name, line in self.numbers.items():
+            columns[name][at] = line if columns[name].dtype == float else line.view("int64")
 
 
 def known(runs: Sequence[Path]) -> Iterator[Kept | None]:
     """Yield the rows of runs that are kept and still true, ``None`` where there are none."""
     with ThreadPoolExecutor(2) as pool:  # more only wait for each other: most of it is Python
-        yield from pool.map(_known, runs)
+        for found in pool.map(_known, runs):
+            yield _unpacked(*found) if found else None  # while the next ones are read
 
 
 def state(run: Path) -> State | None:
@@ -132,7 +121,8 @@ def keep(run: Path, as_of: State, rows: pd.DataFrame) -> None:
             parquet.write_table(table, draft, use_dictionary=texts, write_page_checksum=True)
 
 
-def _known(run: Path) -> Kept | None:
+def _known(run: Path) -> tuple[pa.Table, dict[str, Any]] | None:
+    """Return what a run's cache holds, and what it says of that, if it is still true."""
     now = state(run)
     if now is None or not (run / FILE).is_file():
         return None
@@ -144,8 +134,7 @@ def _known(run: Path) -> Kept | None:
             if said["state"] == now:
                 table = file.read(use_threads=False)
                 if _shape(table) == said["shape"]:
-                    names = ("columns", "numbers", "alike", "looked_at")
-                    return Kept(table=table, **{name: said[name] for name in names})
+                    return table, said
     return None
 
 
@@ -245,7 +234,22 @@ def _kind(values: np.ndarray[Any, Any]) -> pa.DataType | None:
     return pa.list_(pa.field("element", pa.float64())) if inside <= {float} else None
 
 
-def _unpacked(column: pa.ChunkedArray) -> Any:
+def _unpacked(table: pa.Table, said: dict[str, Any]) -> Kept:
+    """Return what a table holds as it was."""
+    import numpy as np
+
+    values, numbers = dict(said["alike"]), dict[str, "np.ndarray[Any, Any]"]()
+    for name in table.column_names:
+        if name != NUMBERS:
+            values[name] = _objects(table[name])
+    if names := said["numbers"]:
+        packed = table[NUMBERS].combine_chunks().buffers()[1]
+        lines = np.frombuffer(packed, dtype=float, count=len(names) * len(table))
+        numbers = dict(zip(names, lines.reshape(len(names), -1), strict=True))
+    return Kept(said["columns"], values, numbers, said["looked_at"])
+
+
+def _objects(column: pa.ChunkedArray) -> Any:
     """Return the objects of a column as they were."""
     import numpy as np
     import pyarrow as pa
