@@ -2,7 +2,7 @@
 
 ``frame.parquet`` holds a run's rows. Each column of each run is a thing to open, so there are few:
 one with the same value throughout, as most are within a run, is a word of the metadata, and all
-numbers are one column, as they lie in memory, cut into as many pieces as there are rows.
+numbers and flags are one column, as they lie in memory, cut into as many pieces as there are rows.
 
 Records are what counts: a cache is read only where it names the very files that lie beside it, and
 the code and libraries that read them now; and it is kept only where it says exactly what the
@@ -37,7 +37,7 @@ OF = ("run.json", "trials.jsonl")
 """The files that rows are read from."""
 KEY = b"llm_latency"
 NUMBERS = "numbers"
-"""The column that holds all that are numbers, one after another."""
+"""The column that holds all numbers and flags, one after another: eight bytes each."""
 ALWAYS = "trial_id"
 """A column that is one in any case: a table has to have some."""
 
